@@ -1,0 +1,1 @@
+//! OCI images in, EROFS layers and appliance disks out.

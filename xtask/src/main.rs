@@ -1,0 +1,2 @@
+//! Everything a person or CI starts.
+fn main() {}
