@@ -1,1 +1,4 @@
 //! OCI images in, EROFS layers and appliance disks out.
+
+pub mod ext4;
+pub mod initrd;

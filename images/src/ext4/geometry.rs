@@ -1,0 +1,106 @@
+//! Where everything is on a scratch disk of a given size.
+
+/// Bytes in a block.
+pub(super) const BLOCK: usize = 4096;
+/// Blocks in a full group: as many as a one-block bitmap has bits.
+pub(super) const BLOCKS_PER_GROUP: u32 = 8 * BLOCK as u32;
+/// Bytes in an inode: room for nanoseconds and for small extended attributes (overlayfs writes them).
+pub(super) const INODE: usize = 256;
+/// Bytes in a group descriptor without the `64bit` feature.
+pub(super) const DESCRIPTOR: usize = 32;
+
+/// The smallest disk that can be formatted, in bytes: 16 MiB.
+pub const SMALLEST: u64 = 16 << 20;
+/// The largest disk that can be formatted, in bytes: 16 TiB.
+pub const LARGEST: u64 = 16 << 40;
+
+/// A last group with fewer data blocks than this is not worth its metadata, and is left out.
+const FEWEST_DATA_BLOCKS: u32 = 50;
+
+/// The numbers that decide where everything is. Every group has the same layout: (in the first one the
+/// superblock and the descriptors,) block bitmap, inode bitmap, inode table, data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Geometry {
+    pub blocks: u32,
+    pub groups: u32,
+    pub inodes_per_group: u32,
+}
+
+impl Geometry {
+    /// The layout for a disk of `bytes`, if it is one that can be formatted.
+    pub fn of(bytes: u64) -> Option<Geometry> {
+        if !(SMALLEST..=LARGEST).contains(&bytes) {
+            return None;
+        }
+        // Block numbers have 32 bits: at 16 TiB the very last block stays unused.
+        let mut blocks = u32::try_from(bytes / BLOCK as u64).unwrap_or(u32::MAX);
+        // One inode for so many bytes, as mke2fs does it for a small and for an ordinary disk.
+        let bytes_per_inode = if bytes < 512 << 20 { 4096 } else { 16384 };
+        let inodes_per_group = if blocks < BLOCKS_PER_GROUP {
+            // Sized to the only group; a whole number of inode-table blocks.
+            (bytes / bytes_per_inode).next_multiple_of((BLOCK / INODE) as u64) as u32
+        } else {
+            (u64::from(BLOCKS_PER_GROUP) * BLOCK as u64 / bytes_per_inode) as u32
+        };
+        let overhead = 2 + inodes_per_group / (BLOCK / INODE) as u32;
+        let short = blocks % BLOCKS_PER_GROUP;
+        if blocks > BLOCKS_PER_GROUP && short != 0 && short < overhead + FEWEST_DATA_BLOCKS {
+            blocks -= short;
+        }
+        Some(Geometry { blocks, groups: blocks.div_ceil(BLOCKS_PER_GROUP), inodes_per_group })
+    }
+
+    /// Blocks of `group`: all full but perhaps the last.
+    pub fn blocks_in(&self, group: u32) -> u32 {
+        (self.blocks - group * BLOCKS_PER_GROUP).min(BLOCKS_PER_GROUP)
+    }
+
+    /// Blocks that the group descriptors take, after the superblock's.
+    pub fn descriptor_blocks(&self) -> u32 {
+        (self.groups as usize * DESCRIPTOR).div_ceil(BLOCK) as u32
+    }
+
+    /// Blocks of each group's inode table.
+    pub fn inode_table_blocks(&self) -> u32 {
+        self.inodes_per_group / (BLOCK / INODE) as u32
+    }
+
+    pub fn block_bitmap(&self, group: u32) -> u32 {
+        let before = if group == 0 { 1 + self.descriptor_blocks() } else { 0 };
+        group * BLOCKS_PER_GROUP + before
+    }
+
+    pub fn inode_bitmap(&self, group: u32) -> u32 {
+        self.block_bitmap(group) + 1
+    }
+
+    pub fn inode_table(&self, group: u32) -> u32 {
+        self.block_bitmap(group) + 2
+    }
+
+    /// The root directory's one block.
+    pub fn root_directory(&self) -> u32 {
+        self.inode_table(0) + self.inode_table_blocks()
+    }
+
+    /// The one block of `/lost+found`.
+    pub fn lost_and_found(&self) -> u32 {
+        self.root_directory() + 1
+    }
+
+    /// Blocks of `group` in use: its metadata and, in the first group, the two directories.
+    pub fn used_blocks_in(&self, group: u32) -> u32 {
+        if group == 0 { self.lost_and_found() + 1 } else { 2 + self.inode_table_blocks() }
+    }
+
+    /// Free blocks in all groups.
+    pub fn free_blocks(&self) -> u32 {
+        let used = (self.groups - 1) * (2 + self.inode_table_blocks()) + self.used_blocks_in(0);
+        self.blocks - used
+    }
+
+    /// Blocks that can never hold file data: everything in use but the two directories.
+    pub fn overhead_blocks(&self) -> u32 {
+        self.blocks - self.free_blocks() - 2
+    }
+}

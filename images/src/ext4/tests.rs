@@ -1,0 +1,116 @@
+use super::*;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+fn formatted(bytes: u64) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    format(file.as_file(), bytes).unwrap();
+    file
+}
+
+/// Whether `program` can be started here.
+fn installed(program: &str) -> bool {
+    Command::new(program).arg("-V").output().is_ok()
+}
+
+fn fsck(path: &Path) {
+    let output = Command::new("e2fsck").args(["-f", "-n"]).arg(path).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+}
+
+#[test]
+fn refuses_sizes_out_of_range() {
+    let file = tempfile::tempfile().unwrap();
+    for bytes in [0, SMALLEST - 1, LARGEST + 1, u64::MAX] {
+        let error = format(&file, bytes).unwrap_err();
+        assert!(error.to_string().contains("from 16 MiB to 16 TiB"), "{error}");
+    }
+}
+
+#[test]
+fn writes_next_to_nothing_of_a_large_disk() {
+    let file = formatted(10 * GIB);
+    let metadata = file.as_file().metadata().unwrap();
+    assert_eq!(metadata.len(), 10 * GIB);
+    assert!(metadata.blocks() * 512 <= 64 * 1024, "{} bytes", metadata.blocks() * 512);
+}
+
+#[test]
+fn is_a_function_of_the_size() {
+    let (a, b) = (formatted(16 * MIB), formatted(16 * MIB));
+    format(b.as_file(), 64 * MIB).unwrap();
+    format(b.as_file(), 16 * MIB).unwrap();
+    assert!(std::fs::read(a.path()).unwrap() == std::fs::read(b.path()).unwrap());
+}
+
+#[test]
+fn e2fsck_finds_nothing_to_complain_about() {
+    if !installed("e2fsck") {
+        eprintln!("skipped: no e2fsck");
+        return;
+    }
+    let group = 128 * MIB;
+    let sizes = [
+        SMALLEST,
+        16 * MIB + 4097,
+        group - 4096,
+        group,
+        group + 4096,
+        group + 9 * MIB,
+        512 * MIB - 1,
+        512 * MIB,
+        3 * GIB + 4096,
+        10 * GIB,
+        200 * GIB + 5 * MIB,
+    ];
+    for bytes in sizes {
+        fsck(formatted(bytes).path());
+    }
+}
+
+#[test]
+fn the_largest_geometry_has_32_bit_numbers() {
+    let geometry = Geometry::of(LARGEST).unwrap();
+    assert_eq!(geometry.groups, 1 << 17);
+    assert_eq!(geometry.blocks, u32::MAX);
+    assert!(geometry.groups.checked_mul(geometry.inodes_per_group).is_some());
+    assert!(geometry.lost_and_found() < geometry::BLOCKS_PER_GROUP);
+}
+
+/// Mounts a disk through a loop device, uses it as overlayfs would, and checks it again. Only as root on a
+/// host with loop devices; says so otherwise.
+#[test]
+fn the_kernel_mounts_and_fills_it() {
+    let file = formatted(96 * MIB);
+    let directory = tempfile::tempdir().unwrap();
+    let script = r#"
+        set -e
+        mount -o loop "$1" "$2" || exit 99
+        trap 'umount "$2"' EXIT
+        mkdir "$2/upper" "$2/work" "$2/lower" "$2/merged"
+        echo below > "$2/lower/gone"
+        mount -t overlay overlay -o "lowerdir=$2/lower,upperdir=$2/upper,workdir=$2/work" "$2/merged" || exit 99
+        trap 'umount "$2/merged"; umount "$2"' EXIT
+        rm "$2/merged/gone"
+        for i in $(seq 300); do echo $i > "$2/merged/file-with-a-rather-long-name-$i"; done
+        head -c 20000000 /dev/urandom > "$2/merged/big"
+        ln -s "$(printf 'x%.0s' $(seq 2000))" "$2/merged/long"
+        test -c "$2/upper/gone" && ! test -e "$2/merged/gone"
+    "#;
+    let output =
+        Command::new("sh").args(["-c", script, "sh"]).arg(file.path()).arg(directory.path()).output();
+    let output = output.unwrap();
+    if output.status.code() == Some(99) {
+        eprintln!("skipped: {}", String::from_utf8_lossy(&output.stderr));
+        return;
+    }
+    assert!(output.status.success(), "{output:?}");
+    if installed("e2fsck") {
+        fsck(file.path());
+    }
+}
