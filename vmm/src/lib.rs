@@ -1,1 +1,9 @@
-//! The ferry VMM.
+//! The ferry VMM: a library of the machine and its devices, and the `ferry` command above it.
+//!
+//! [`machine`] is what the guest sees, [`devices`] what it talks to, [`backends`] what those stand on, and
+//! [`payload`] the kernel and initrd that the binary carries.
+
+pub mod backends;
+pub mod devices;
+pub mod machine;
+pub mod payload;

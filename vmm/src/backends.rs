@@ -1,0 +1,3 @@
+//! What devices stand on: disks, and the Unix sockets behind vsock. Nothing here knows of KVM or virtio.
+
+pub mod disk;

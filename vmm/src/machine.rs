@@ -1,0 +1,173 @@
+//! What the guest sees: memory, vCPUs, interrupt controllers, the device tree, and how it is entered and left.
+//!
+//! A [`Machine`] is made from a [`Config`] and runs once. It knows nothing of containers or images: it boots a kernel
+//! with an initrd, disks and a vsock, and tells how that ended.
+
+pub mod cmdline;
+mod probe;
+
+pub use probe::{Kvm, ProbeError, probe};
+
+use crate::backends::disk::Disk;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use thiserror::Error;
+
+/// Bytes the guest is started with: its kernel or its initrd.
+#[derive(Clone, Debug)]
+pub enum Image {
+    /// A file, mapped or read when the machine is made.
+    File(PathBuf),
+    /// Part of this binary's writable data, from a page boundary on: mapped copy-on-write where possible.
+    Embedded(&'static [u8]),
+    /// Bytes in memory, copied.
+    Bytes(Arc<[u8]>),
+}
+
+/// A machine to be made.
+pub struct Config {
+    /// Number of vCPUs, 1 to 64.
+    pub vcpus: u8,
+    /// Guest memory in MiB.
+    pub memory_mib: u64,
+    /// The kernel: an x86-64 ELF `vmlinux`.
+    pub kernel: Image,
+    /// The initrd, if any.
+    pub initrd: Option<Image>,
+    /// Words appended to the kernel's command line.
+    pub cmdline_extra: String,
+    /// Disks, in the order in which the guest finds them.
+    pub disks: Vec<DiskConfig>,
+    /// The vsock device, if any.
+    pub vsock: Option<VsockConfig>,
+    /// Where the serial port's output goes: kernel panics, and everything if `console=ttyS0` is not quiet.
+    pub serial: Output,
+    /// A virtio console, if any.
+    pub console: Option<ConsoleConfig>,
+}
+
+impl Config {
+    /// A machine of default size (1 vCPU, 512 MiB) with a kernel and nothing else.
+    pub fn new(kernel: Image) -> Self {
+        Self {
+            vcpus: 1,
+            memory_mib: 512,
+            kernel,
+            initrd: None,
+            cmdline_extra: String::new(),
+            disks: Vec::new(),
+            vsock: None,
+            serial: Output::Discard,
+            console: None,
+        }
+    }
+}
+
+/// A virtio-blk disk.
+pub struct DiskConfig {
+    /// What the guest reads as the disk's serial number: at most 20 bytes of ASCII.
+    pub serial: String,
+    /// The storage behind it.
+    pub backend: Box<dyn Disk>,
+}
+
+/// The virtio-vsock device.
+#[derive(Clone, Debug)]
+pub struct VsockConfig {
+    /// The guest's context id, at least 3.
+    pub cid: u64,
+    /// The Unix socket the device listens on. A client connects, writes `CONNECT <port>\n`, reads `OK <port>\n`, and
+    /// is then connected to that port of the guest. A guest that connects to port N of CID 2 reaches the listener on
+    /// `<socket>_<N>`.
+    pub socket: PathBuf,
+}
+
+/// The virtio-console device's ends on the host.
+#[derive(Debug)]
+pub struct ConsoleConfig {
+    /// Where the guest's input comes from, if anywhere. End of file is not passed on.
+    pub input: Option<File>,
+    /// Where the guest's output goes.
+    pub output: File,
+}
+
+/// Where a stream of guest output goes. The machine keeps its last part besides, for error messages.
+#[derive(Debug)]
+pub enum Output {
+    /// Nowhere.
+    Discard,
+    /// This process's standard error.
+    Stderr,
+    /// A file or pipe.
+    File(File),
+}
+
+/// How a machine's run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// The guest asked for a reset: the regular end.
+    Reset,
+    /// The guest kernel panicked; with the last lines of its serial output.
+    GuestPanic(String),
+    /// A vCPU shut down: an exception that could not be delivered.
+    TripleFault {
+        /// Where, and with which registers.
+        detail: String,
+    },
+    /// KVM gave up.
+    InternalError {
+        /// KVM's reason: `KVM_INTERNAL_ERROR_*`, or the exit reason itself where there is none.
+        suberror: u32,
+        /// The instruction KVM could not emulate, if that was it.
+        instruction: Vec<u8>,
+        /// What happened, in words, with the registers.
+        detail: String,
+    },
+    /// [`Handle::stop`] was called.
+    Killed,
+}
+
+/// Why a machine could not be made or could not go on.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// KVM cannot be used.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+}
+
+/// A machine, ready to run.
+pub struct Machine {}
+
+impl Machine {
+    /// Makes a machine: memory, kernel, devices, vCPUs. Nothing runs yet.
+    pub fn new(config: Config) -> Result<Self, Error> {
+        drop(config);
+        probe()?;
+        Ok(Self {})
+    }
+
+    /// A handle with which another thread stops the machine.
+    pub fn handle(&self) -> Handle {
+        Handle {}
+    }
+
+    /// Runs the guest until it ends or is stopped.
+    pub fn run(self) -> Result<Exit, Error> {
+        Ok(Exit::Killed)
+    }
+}
+
+/// Reaches into a running machine from any thread. It outlives the machine harmlessly.
+#[derive(Clone, Debug)]
+pub struct Handle {}
+
+impl Handle {
+    /// Ends the run: [`Machine::run`] returns [`Exit::Killed`] unless the guest ended first.
+    pub fn stop(&self) {}
+
+    /// The last lines of the guest's serial output.
+    pub fn serial_tail(&self) -> String {
+        String::new()
+    }
+}

@@ -1,0 +1,70 @@
+//! The guest kernel's command line, for ferry's own machine and for QEMU: the one place that knows it.
+//!
+//! See Linux's Documentation/admin-guide/kernel-parameters.txt for every word.
+
+/// The kernel's limit on x86, its terminating zero included (`COMMAND_LINE_SIZE`).
+pub const LIMIT: usize = 2048;
+
+/// What every boot gets: the serial console for panics only, and a panic that ends the machine at once.
+const ALWAYS: &str = "console=ttyS0 quiet panic=-1";
+
+/// What a kernel needs on a KVM that interprets ring 0 instruction by instruction (see [`crate::machine::Kvm`]).
+///
+/// Its emulator knows no XSAVE, POPCNT or CMPXCHG16B, features it cannot mask in CPUID, and every instruction counts;
+/// `ferry.emulated_ring0` switches on what the kernel itself must do differently there.
+const EMULATED_RING0: &str = "noxsave \
+    clearcpuid=popcnt,erms,fsrm,smap,smep,fsgsbase,invpcid,cx16,avx,avx2,rdpid,rdtscp \
+    mitigations=off ferry.emulated_ring0";
+
+/// How the guest's processor is provided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Processor {
+    /// By hardware, or by a complete emulator such as QEMU's TCG.
+    Complete,
+    /// By a KVM that emulates ring 0.
+    EmulatedRing0,
+}
+
+/// The command line for ferry's machine: a reset is the keyboard controller's.
+pub fn for_ferry(processor: Processor, extra: &str) -> String {
+    join(&["reboot=k"], processor, extra)
+}
+
+/// The command line for QEMU's microvm: it has no keyboard controller, but resets at a triple fault.
+pub fn for_qemu(processor: Processor, extra: &str) -> String {
+    join(&["reboot=t"], processor, extra)
+}
+
+fn join(reset: &[&str], processor: Processor, extra: &str) -> String {
+    let mut words = vec![ALWAYS];
+    words.extend(reset);
+    if processor == Processor::EmulatedRing0 {
+        words.push(EMULATED_RING0);
+    }
+    if !extra.trim().is_empty() {
+        words.push(extra.trim());
+    }
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn puts_extra_words_last() {
+        assert_eq!(
+            for_ferry(Processor::Complete, " init=/x "),
+            "console=ttyS0 quiet panic=-1 reboot=k init=/x"
+        );
+        assert_eq!(for_qemu(Processor::Complete, ""), "console=ttyS0 quiet panic=-1 reboot=t");
+    }
+
+    #[test]
+    fn switches_the_kernel_over_where_ring_0_is_emulated() {
+        let line = for_ferry(Processor::EmulatedRing0, "");
+        assert!(line.split(' ').any(|word| word == "ferry.emulated_ring0"));
+        assert!(line.split(' ').all(|word| !word.is_empty()), "{line}");
+        assert!(line.len() < LIMIT);
+    }
+}
