@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::setup::{self, Need};
 use crate::workshop::Workshop;
 
 /// Builds, runs and tests Ferry.
@@ -95,9 +96,11 @@ struct Test {
 
 /// Does what the command line asks.
 pub fn dispatch(cli: Cli) -> Result<ExitCode> {
-    let workshop = Workshop::open()?;
+    let mut workshop = Workshop::open()?;
     match cli.command {
+        Command::Doctor => Ok(ExitCode::from(u8::from(!setup::doctor(&workshop)))),
         Command::Build { part: Some(Part::Kernel) } => {
+            setup::prepare(&mut workshop, &[Need::Kernel])?;
             let kernel = crate::kernel::build(&workshop)?;
             workshop.report.built("kernel", &kernel.vmlinux);
             Ok(ExitCode::SUCCESS)

@@ -4,10 +4,12 @@
 //! what is missing, says what it will do about it, builds the guest's kernel and PID 1 once, and starts the image.
 //! Nothing but the guest's own output goes to standard output; everything xtask has to say goes to standard error.
 
+mod apt;
 mod cache;
 mod cli;
 mod kernel;
 mod report;
+mod setup;
 mod tools;
 mod workshop;
 

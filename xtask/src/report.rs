@@ -37,8 +37,8 @@ impl Report {
 
     /// Says what was built, where it is and how big it is.
     pub fn built(&self, what: &str, path: &Path) {
-        let size = fs::metadata(path).map(|m| m.len()).unwrap_or(0);
-        self.say(format!("{what}: {} ({})", path.display(), indicatif::BinaryBytes(size)));
+        let bytes = fs::metadata(path).map(|m| m.len()).unwrap_or(0);
+        self.say(format!("{what}: {} ({})", path.display(), self::size(bytes)));
     }
 
     /// Starts a step that may take long. `what` is a noun ("guest kernel"), `expected` what it usually takes.
@@ -162,6 +162,15 @@ fn beat(what: &str, notes: &mpsc::Receiver<String>) {
     }
 }
 
+/// A number of bytes as one would say it.
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{} kB", bytes.div_ceil(1000)),
+        1_000_000..1_000_000_000 => format!("{} MB", bytes.div_ceil(1_000_000)),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}
+
 /// A duration as one would say it.
 pub fn roughly(duration: Duration) -> String {
     match duration.as_secs() {
@@ -196,5 +205,12 @@ mod tests {
         assert_eq!(roughly(Duration::from_millis(10)), "a moment");
         assert_eq!(roughly(Duration::from_secs(20)), "about 20 s");
         assert_eq!(roughly(Duration::from_secs(300)), "about 5 minutes");
+    }
+
+    #[test]
+    fn sizes_are_said_roughly() {
+        assert_eq!(size(900), "1 kB");
+        assert_eq!(size(1_450_000), "2 MB");
+        assert_eq!(size(1_450_000_000), "1.4 GB");
     }
 }
