@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::build;
+use crate::kernel;
 use crate::setup::{self, Need};
 use crate::workshop::Workshop;
 
@@ -15,6 +17,9 @@ use crate::workshop::Workshop;
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// Work in this checkout instead of the one that xtask was built from
+    #[arg(long, global = true, value_name = "DIR", hide_short_help = true)]
+    checkout: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -96,15 +101,37 @@ struct Test {
 
 /// Does what the command line asks.
 pub fn dispatch(cli: Cli) -> Result<ExitCode> {
-    let mut workshop = Workshop::open()?;
+    let mut workshop = Workshop::open(cli.checkout.as_deref())?;
     match cli.command {
-        Command::Doctor => Ok(ExitCode::from(u8::from(!setup::doctor(&workshop)))),
-        Command::Build { part: Some(Part::Kernel) } => {
+        Command::Doctor => return Ok(ExitCode::from(u8::from(!setup::doctor(&workshop)))),
+        Command::Build { part } => build_parts(&mut workshop, part)?,
+        Command::Dist { output } => {
             setup::prepare(&mut workshop, &[Need::Kernel])?;
-            let kernel = crate::kernel::build(&workshop)?;
-            workshop.report.built("kernel", &kernel.vmlinux);
-            Ok(ExitCode::SUCCESS)
+            let kernel = kernel::build(&workshop)?;
+            let init = build::init::build(&workshop)?;
+            let output = workshop.checkout.join(output);
+            let ferry = build::ferry::distribution(&workshop, &kernel, &init.initrd, &output)?;
+            workshop.report.built("ferry", &ferry);
         }
         _ => bail!("not there yet"),
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn build_parts(workshop: &mut Workshop, part: Option<Part>) -> Result<()> {
+    let all = part.is_none();
+    if all || part == Some(Part::Kernel) {
+        setup::prepare(workshop, &[Need::Kernel])?;
+        let kernel = kernel::build(workshop)?;
+        workshop.report.built("kernel", &kernel.vmlinux);
+    }
+    if all || part == Some(Part::Init) {
+        let init = build::init::build(workshop)?;
+        workshop.report.built("PID 1", &init.program);
+        workshop.report.built("initrd", &init.initrd);
+    }
+    if all || part == Some(Part::Ferry) {
+        workshop.report.built("ferry", &build::ferry::development(workshop)?);
+    }
+    Ok(())
 }

@@ -5,6 +5,7 @@
 //! Nothing but the guest's own output goes to standard output; everything xtask has to say goes to standard error.
 
 mod apt;
+mod build;
 mod cache;
 mod cli;
 mod kernel;

@@ -1,0 +1,102 @@
+//! The `ferry` command: for work on it as a plain development build, for users as one static file.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::{TARGET, cargo, encoded, reproducible};
+use crate::kernel::Kernel;
+use crate::workshop::Workshop;
+
+/// Builds `ferry` as it is run from the checkout: quick to build, kernel and PID 1 named by its environment.
+pub fn development(workshop: &Workshop) -> Result<PathBuf> {
+    // The very target directory that xtask came from: nearly everything in it is built already.
+    let mut command = cargo(workshop, &workshop.target_dir);
+    command.args(["build", "--locked", "--package", "ferry-vmm", "--bin", "ferry"]);
+    command.env_remove("FERRY_KERNEL").env_remove("FERRY_INITRD");
+    let log = workshop.cache.dir("logs")?.join("ferry.log");
+    let step = workshop.report.step("ferry", Duration::from_secs(20));
+    workshop.report.run(&step, &mut command, &log).context("ferry")?;
+    Ok(workshop.target_dir.join("debug/ferry"))
+}
+
+/// Builds the one static file with the kernel and PID 1 inside, and leaves it in `output`.
+pub fn distribution(workshop: &Workshop, kernel: &Kernel, initrd: &Path, output: &Path) -> Result<PathBuf> {
+    let target = workshop.target_dir.join("dist");
+    let mut flags = reproducible(workshop)?;
+    flags.extend(["-C", "target-feature=+crt-static", "-C", "relocation-model=static"].map(Into::into));
+    let mut command = cargo(workshop, &target);
+    command
+        .args([
+            "build",
+            "--locked",
+            "--release",
+            "--package",
+            "ferry-vmm",
+            "--bin",
+            "ferry",
+            "--target",
+            TARGET,
+        ])
+        .env("CARGO_ENCODED_RUSTFLAGS", encoded(&flags))
+        // C code that came with a dependency must not carry this machine's paths either.
+        .env("CFLAGS", format!("-ffile-prefix-map={}=/ferry", workshop.checkout.display()))
+        .env("FERRY_KERNEL", &kernel.vmlinux)
+        .env("FERRY_INITRD", initrd);
+    let log = workshop.cache.dir("logs")?.join("dist.log");
+    let step = workshop.report.step("ferry, optimised and static", Duration::from_secs(240));
+    workshop.report.run(&step, &mut command, &log).context("ferry")?;
+    drop(step);
+    let built = target.join(TARGET).join("release/ferry");
+    is_static(&built)?;
+    fs::create_dir_all(output).with_context(|| format!("cannot make {}", output.display()))?;
+    let path = output.join("ferry");
+    let new = output.join(".ferry.new");
+    fs::copy(&built, &new).with_context(|| format!("cannot write {}", new.display()))?;
+    fs::rename(&new, &path)?;
+    Ok(path)
+}
+
+/// Fails where the program asks for a dynamic linker or a shared library.
+fn is_static(program: &Path) -> Result<()> {
+    let bytes = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
+    match segment_types(&bytes) {
+        None => bail!("{} is no 64-bit ELF file", program.display()),
+        Some(types) if types.iter().any(|t| [PT_DYNAMIC, PT_INTERP].contains(t)) => {
+            bail!("{} is not static: it has a dynamic section", program.display())
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// ELF program header types (System V ABI, chapter 5).
+const PT_DYNAMIC: u32 = 2;
+const PT_INTERP: u32 = 3;
+
+/// The types of the program headers of a little-endian 64-bit ELF file.
+fn segment_types(elf: &[u8]) -> Option<Vec<u32>> {
+    let number = |at: usize, length: usize| {
+        let bytes = elf.get(at..at.checked_add(length)?)?;
+        Some(bytes.iter().rev().fold(0u64, |value, byte| value << 8 | u64::from(*byte)))
+    };
+    if elf.get(..6)? != b"\x7fELF\x02\x01" {
+        return None;
+    }
+    let (offset, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
+    (0..count).map(|i| Some(number((offset + i * size) as usize, 4)? as u32)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_a_dynamic_program_from_a_static_one() {
+        let this = fs::read(std::env::current_exe().unwrap()).unwrap();
+        assert!(segment_types(&this).unwrap().contains(&PT_DYNAMIC), "test programs are dynamic");
+        assert_eq!(segment_types(b"\x7fELF\x02\x01 and no more"), None);
+        assert_eq!(segment_types(b"#!/bin/sh"), None);
+    }
+}

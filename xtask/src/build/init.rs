@@ -1,0 +1,42 @@
+//! PID 1, and the initial file system around it.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::{TARGET, cargo, encoded, reproducible};
+use crate::cache::Key;
+use crate::workshop::Workshop;
+
+/// PID 1 as it was built.
+#[derive(Clone, Debug)]
+pub struct Init {
+    /// The program: a static ELF file.
+    pub program: PathBuf,
+    /// The cpio archive with it that a kernel starts from.
+    pub initrd: PathBuf,
+}
+
+/// Builds PID 1.
+pub fn build(workshop: &Workshop) -> Result<Init> {
+    let target = workshop.target_dir.join("init");
+    let mut command = cargo(workshop, &target);
+    command
+        .args(["build", "--locked", "--release", "--package", "ferry-init", "--bin", "ferry-init"])
+        .args(["--features", "bin", "--target", TARGET])
+        .env("CARGO_ENCODED_RUSTFLAGS", encoded(&reproducible(workshop)?));
+    let log = workshop.cache.dir("logs")?.join("init.log");
+    let step = workshop.report.step("PID 1", Duration::from_secs(15));
+    workshop.report.run(&step, &mut command, &log).context("PID 1")?;
+    drop(step);
+    let program = target.join(TARGET).join("release/ferry-init");
+    let bytes = fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?;
+    let archive = ferry_images::initrd::write(&bytes);
+    let key = Key::default().add("initrd", &archive).finish();
+    let entry = workshop.cache.get_or_make("initrd", &key, |dir| {
+        fs::write(dir.join("initrd.cpio"), &archive).context("cannot write the initrd")
+    })?;
+    Ok(Init { program, initrd: entry.join("initrd.cpio") })
+}

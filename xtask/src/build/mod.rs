@@ -1,0 +1,75 @@
+//! Builds the parts: PID 1 and the file system around it, the `ferry` command, images from recipes.
+//!
+//! What ends up in front of users is built the same wherever it is built: paths of this machine are taken out, and
+//! nothing of the time or the place goes in.
+
+pub mod ferry;
+pub mod init;
+pub mod recipe;
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::workshop::Workshop;
+
+/// The only target there is. Named even though it is the host's, so that flags for the product do not reach build
+/// scripts and procedural macros.
+pub const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// A cargo that builds in this checkout, in a target directory of its own below the usual one: flags that differ from
+/// those of a plain `cargo build` would otherwise make each undo the other's work.
+fn cargo(workshop: &Workshop, target_dir: &Path) -> Command {
+    let mut command = workshop.tools.command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(&workshop.checkout);
+    forget_the_outer_cargo(&mut command);
+    command.env("CARGO_TARGET_DIR", target_dir);
+    command
+}
+
+/// Takes out what the `cargo run` that started xtask has set for it: it says nothing about what is built now.
+pub fn forget_the_outer_cargo(command: &mut Command) {
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_")
+            || text.starts_with("CARGO_MANIFEST_")
+            || text.starts_with("CARGO_BIN_")
+            || [
+                "CARGO_PRIMARY_PACKAGE",
+                "CARGO_CRATE_NAME",
+                "OUT_DIR",
+                "RUSTFLAGS",
+                "CARGO_ENCODED_RUSTFLAGS",
+            ]
+            .contains(&text.as_ref())
+        {
+            command.env_remove(&name);
+        }
+    }
+}
+
+/// Flags under which the result does not depend on where it was built.
+fn reproducible(workshop: &Workshop) -> Result<Vec<OsString>> {
+    let home = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")))
+        .context("neither CARGO_HOME nor HOME is set")?;
+    let mut flags = Vec::new();
+    for (from, to) in [(home.as_path(), "/cargo"), (workshop.checkout.as_path(), "/ferry")] {
+        flags.push(OsString::from("--remap-path-prefix"));
+        let mut mapping = from.as_os_str().to_owned();
+        mapping.push("=");
+        mapping.push(to);
+        flags.push(mapping);
+    }
+    flags.extend(["-C", "link-arg=-Wl,--build-id=none"].map(OsString::from));
+    Ok(flags)
+}
+
+/// Flags as cargo takes them from the environment: apart from each other even where a path has spaces.
+fn encoded(flags: &[OsString]) -> OsString {
+    flags.join(std::ffi::OsStr::new("\u{1f}"))
+}
