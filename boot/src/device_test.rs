@@ -1,0 +1,90 @@
+//! The device tests: every virtio device that the device tree names, used as it should be and then as it should not.
+//!
+//! Words of the command line: `vsock=PORT` asks for a connection to that port of the host, which must answer what it is
+//! sent.
+
+mod behaved;
+mod hostile;
+mod interrupt;
+
+use crate::boot_params::{IdentityMap, command_line, device_tree};
+use crate::report::Report;
+use crate::virtio_mmio::Registers;
+use core::ptr::NonNull;
+use flat_device_tree::Fdt;
+use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
+use virtio_drivers::transport::{DeviceType, Transport};
+
+/// Where a device is: its registers, their size in bytes, and its interrupt line.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    base: NonNull<u8>,
+    size: usize,
+    line: u32,
+}
+
+impl Slot {
+    /// The device for a driver that keeps the rules.
+    fn transport(self) -> Result<MmioTransport<'static>, &'static str> {
+        // SAFETY: the device tree names this region as virtio-mmio; one driver at a time is made for it.
+        unsafe { MmioTransport::new(self.base.cast::<VirtIOHeader>(), self.size) }
+            .map_err(|_| "no virtio device behind its node")
+    }
+
+    /// The device for a driver that breaks them.
+    fn registers(self) -> Registers {
+        // SAFETY: as in `transport`.
+        unsafe { Registers::new(self.base) }
+    }
+}
+
+/// Runs every test and ends the machine.
+pub fn run(zero_page: u64) -> ! {
+    let mut report = Report::default();
+    if let Err(why) = all(zero_page, &mut report) {
+        report.result("finds the devices in the device tree", Err(why));
+    }
+    report.finish()
+}
+
+fn all(zero_page: u64, report: &mut Report) -> Result<(), &'static str> {
+    let blob = device_tree(&IdentityMap, zero_page).ok_or("no device tree in setup_data")?;
+    let tree = Fdt::new(blob).map_err(|_| "the device tree cannot be read")?;
+    let vsock_port = command_line(&IdentityMap, zero_page)
+        .and_then(|line| line.split(' ').find_map(|word| word.strip_prefix("vsock=")))
+        .and_then(|port| port.parse().ok());
+    for node in tree.all_nodes() {
+        let named = node.compatible().is_some_and(|names| names.all().any(|name| name == "virtio,mmio"));
+        if !named {
+            continue;
+        }
+        let slot = slot(&node).ok_or("a virtio node without registers or interrupt")?;
+        let kind = slot.transport()?.device_type();
+        match kind {
+            DeviceType::Block => {
+                report.result("blk reads what it wrote", behaved::blk(slot));
+                report.result("blk raises its interrupt", interrupt::blk(slot));
+                hostile::all(slot, report);
+            }
+            DeviceType::EntropySource => report.result("rng fills a buffer", behaved::rng(slot)),
+            DeviceType::Console => report.result("console takes a line", behaved::console(slot)),
+            DeviceType::Socket => {
+                if let Some(port) = vsock_port {
+                    report.result("vsock carries a conversation", behaved::vsock(slot, port));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn slot(node: &flat_device_tree::node::FdtNode<'_, '_>) -> Option<Slot> {
+    let region = node.reg().next()?;
+    let interrupts = node.property("interrupts")?.value;
+    Some(Slot {
+        base: NonNull::new(region.starting_address.cast_mut())?,
+        size: region.size?,
+        line: u32::from_be_bytes(interrupts.get(..4)?.try_into().ok()?),
+    })
+}

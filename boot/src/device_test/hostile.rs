@@ -1,0 +1,210 @@
+//! A driver that breaks the rules. Whatever it does, the device must stay within its own affairs: no crash of the VMM, no
+//! endless work, and after a reset it serves a well-behaved driver again.
+
+use super::{Slot, behaved};
+use crate::memory::pages;
+use crate::report::Report;
+use crate::virtio_mmio::{Descriptor, QUEUE_SIZE, RawQueue, Registers, flag, register};
+
+/// How often a device is asked what it makes of an insult before the test goes on.
+const PATIENCE: usize = 200;
+/// An address that no machine here has memory at.
+const NOWHERE: u64 = 0xffff_ffff_ffff_f000;
+
+type Insult = fn(Registers, &mut RawQueue) -> Result<(), &'static str>;
+
+/// Every misdeed by name.
+const INSULTS: &[(&str, Insult)] = &[
+    ("blk outlives a chain that loops", chain_that_loops),
+    ("blk outlives a chain out of the table", chain_out_of_the_table),
+    ("blk outlives a head out of the table", head_out_of_the_table),
+    ("blk outlives a buffer outside memory", buffer_outside_memory),
+    ("blk outlives a buffer that wraps around", buffer_that_wraps),
+    ("blk outlives an empty chain", empty_chain),
+    ("blk outlives a status it may not write", unwritable_status),
+    ("blk outlives nested indirect tables", nested_indirect),
+    ("blk outlives an index far ahead", index_far_ahead),
+    ("blk outlives rings outside memory", rings_outside_memory),
+    ("blk outlives a queue moved while live", queue_moved_while_live),
+    ("blk outlives a reset in mid-request", reset_in_mid_request),
+    ("blk outlives accesses all over its registers", accesses_all_over),
+    ("blk outlives kicks of queues it does not have", kicks_of_nothing),
+];
+
+/// Commits every misdeed against the disk at `slot`, and checks after each that the disk still works.
+pub fn all(slot: Slot, report: &mut Report) {
+    for (name, insult) in INSULTS {
+        report.result(name, commit(slot, *insult));
+    }
+}
+
+fn commit(slot: Slot, insult: Insult) -> Result<(), &'static str> {
+    let device = slot.registers();
+    let mut queue = RawQueue::new().ok_or("the guest's memory is used up")?;
+    if !(device.reset() && device.negotiate()) {
+        return Err("does not start");
+    }
+    queue.install(device, 0);
+    device.go();
+    insult(device, &mut queue)?;
+    if !device.reset() {
+        return Err("does not reset");
+    }
+    behaved::blk(slot)
+}
+
+/// Kicks queue 0 and waits a little for whatever the device does: an answer, a cry for reset, or nothing.
+fn kick(device: Registers, queue: &RawQueue) {
+    let before = queue.given_back();
+    device.write(register::QUEUE_NOTIFY, 0);
+    for _ in 0..PATIENCE {
+        if device.needs_reset() || queue.given_back() != before {
+            break;
+        }
+    }
+}
+
+/// A block of memory for requests: 16 bytes of header (a read of sector 0), then a place for data.
+fn request() -> Result<u64, &'static str> {
+    Ok(pages(1).ok_or("the guest's memory is used up")?.as_ptr() as u64)
+}
+
+fn readable(address: u64, length: u32, next: u16) -> Descriptor {
+    Descriptor { address, length, flags: flag::NEXT, next }
+}
+
+fn chain_that_loops(device: Registers, queue: &mut RawQueue) -> Result<(), &'static str> {
+    let page = request()?;
+    queue.describe(0, readable(page, 16, 1));
+    queue.describe(1, readable(page, 16, 0));
+    queue.offer(0);
+    kick(device, queue);
+    Ok(())
+}
+
+fn chain_out_of_the_table(device: Registers, queue: &mut RawQueue) -> Result<(), &'static str> {
+    queue.describe(0, readable(request()?, 16, QUEUE_SIZE + 5));
+    queue.offer(0);
+    kick(device, queue);
+    Ok(())
+}
+
+fn head_out_of_the_table(device: Registers, queue: &mut RawQueue) -> Result<(), &'static str> {
+    queue.offer(u16::MAX);
+    kick(device, queue);
+    Ok(())
+}
+
+fn buffer_outside_memory(device: Registers, queue: &mut RawQueue) -> Result<(), &'static str> {
+    let page = request()?;
+    queue.describe(0, readable(page, 16, 1));
+    queue.describe(1, Descriptor { address: NOWHERE, length: 512, flags: flag::NEXT | flag::WRITE, next: 2 });
+    queue.describe(2, Descriptor { address: page + 64, length: 1, flags: flag::WRITE, next: 0 });
+    queue.offer(0);
+    kick(device, queue);
+    Ok(())
+}
+
+fn buffer_that_wraps(device: Registers, queue: &mut RawQueue) -> Result<(), &'static str> {
+    let page = request()?;
+    queue.describe(0, readable(page, 16, 1));
+    let flags = flag::NEXT | flag::WRITE;
+    queue.describe(1, Descriptor { address: page, length: u32::MAX, flags, next: 2 });
+    queue.describe(2, Descriptor { address: u64::MAX - 3, length: 16, flags: flag::WRITE, next: 0 });
+    queue.offer(0);
+    kick(device, queue);
+    Ok(())
+}
+
+fn empty_chain(device: Registers, queue: &mut RawQueue) -> Result<(), &'static str> {
+    queue.describe(0, Descriptor { address: request()?, ..Descriptor::default() });
+    queue.offer(0);
+    kick(device, queue);
+    Ok(())
+}
+
+fn unwritable_status(device: Registers, queue: &mut RawQueue) -> Result<(), &'static str> {
+    let page = request()?;
+    queue.describe(0, readable(page, 16, 1));
+    queue.describe(1, Descriptor { address: page + 64, length: 513, ..Descriptor::default() });
+    queue.offer(0);
+    kick(device, queue);
+    Ok(())
+}
+
+fn nested_indirect(device: Registers, queue: &mut RawQueue) -> Result<(), &'static str> {
+    let table = request()?;
+    // The table's first entry is an indirect table again: itself.
+    let nested = Descriptor { address: table, length: 16, flags: flag::INDIRECT, next: 0 };
+    // SAFETY: the page was just taken and is ours.
+    unsafe { (table as *mut Descriptor).write_volatile(nested) };
+    queue.describe(0, nested);
+    queue.offer(0);
+    kick(device, queue);
+    Ok(())
+}
+
+fn index_far_ahead(device: Registers, queue: &mut RawQueue) -> Result<(), &'static str> {
+    queue.publish(0x8000);
+    kick(device, queue);
+    Ok(())
+}
+
+fn rings_outside_memory(device: Registers, queue: &mut RawQueue) -> Result<(), &'static str> {
+    if !(device.reset() && device.negotiate()) {
+        return Err("does not restart");
+    }
+    device.write(register::QUEUE_SEL, 0);
+    device.write(register::QUEUE_NUM, u32::from(QUEUE_SIZE));
+    for ring in [register::QUEUE_DESC_LOW, register::QUEUE_DRIVER_LOW, register::QUEUE_DEVICE_LOW] {
+        device.write_address(ring, NOWHERE);
+    }
+    device.write(register::QUEUE_READY, 1);
+    device.go();
+    kick(device, queue);
+    Ok(())
+}
+
+fn queue_moved_while_live(device: Registers, queue: &mut RawQueue) -> Result<(), &'static str> {
+    device.write(register::QUEUE_SEL, 0);
+    device.write_address(register::QUEUE_DESC_LOW, NOWHERE);
+    device.write(register::QUEUE_NUM, 0xffff);
+    queue.describe(0, readable(request()?, 16, 0));
+    queue.offer(0);
+    kick(device, queue);
+    Ok(())
+}
+
+fn reset_in_mid_request(device: Registers, queue: &mut RawQueue) -> Result<(), &'static str> {
+    let page = request()?;
+    queue.describe(0, readable(page, 16, 1));
+    queue.describe(
+        1,
+        Descriptor { address: page + 512, length: 512, flags: flag::NEXT | flag::WRITE, next: 2 },
+    );
+    queue.describe(2, Descriptor { address: page + 64, length: 1, flags: flag::WRITE, next: 0 });
+    queue.offer(0);
+    device.write(register::QUEUE_NOTIFY, 0);
+    if device.reset() { Ok(()) } else { Err("does not reset while busy") }
+}
+
+fn accesses_all_over(device: Registers, _queue: &mut RawQueue) -> Result<(), &'static str> {
+    // Every eighth word keeps the count of exits low; the offsets still meet every register bank and the last word.
+    for offset in (0..0x1000).step_by(32).chain([0xffc]) {
+        device.read(offset);
+    }
+    for offset in (register::CONFIG..0x1000).step_by(64).chain([0xffc]) {
+        device.write(offset, u32::MAX);
+    }
+    Ok(())
+}
+
+fn kicks_of_nothing(device: Registers, queue: &mut RawQueue) -> Result<(), &'static str> {
+    for number in [1, 7, 0xffff, u32::MAX] {
+        device.write(register::QUEUE_SEL, number);
+        device.write(register::QUEUE_READY, 1);
+        device.write(register::QUEUE_NOTIFY, number);
+    }
+    kick(device, queue);
+    Ok(())
+}
