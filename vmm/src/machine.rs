@@ -3,12 +3,18 @@
 //! A [`Machine`] is made from a [`Config`] and runs once. It knows nothing of containers or images: it boots a kernel
 //! with an initrd, disks and a vsock, and tells how that ended.
 
+pub mod boot_params;
 pub mod cmdline;
+pub mod fdt;
+pub mod kernel;
+pub mod layout;
+pub mod memory;
 mod probe;
 
 pub use probe::{Kvm, ProbeError, probe};
 
 use crate::backends::disk::Disk;
+use crate::payload::Embedded;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,8 +25,8 @@ use thiserror::Error;
 pub enum Image {
     /// A file, mapped or read when the machine is made.
     File(PathBuf),
-    /// Part of this binary's writable data, from a page boundary on: mapped copy-on-write where possible.
-    Embedded(&'static [u8]),
+    /// Part of this binary, mapped copy-on-write.
+    Embedded(Embedded),
     /// Bytes in memory, copied.
     Bytes(Arc<[u8]>),
 }

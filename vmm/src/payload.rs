@@ -21,10 +21,24 @@ impl<T> Pages<T> {
     }
 }
 
-impl Pages<[u8]> {
-    fn bytes(&'static self) -> &'static [u8] {
-        // SAFETY: the contents are never written: guest memory takes private copies of the pages.
-        unsafe { &*self.0.get() }
+/// Bytes of this binary that can be mapped copy-on-write into guest memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Embedded(&'static [u8]);
+
+impl Embedded {
+    /// Takes bytes that start on a page boundary; `None` if they do not.
+    ///
+    /// # Safety
+    ///
+    /// Up to the end of their last whole page, the bytes are part of the binary's private, writable, file-backed data
+    /// and nothing in this process has written or will ever write to them.
+    pub unsafe fn new(bytes: &'static [u8]) -> Option<Self> {
+        if (bytes.as_ptr() as usize).is_multiple_of(4096) { Some(Self(bytes)) } else { None }
+    }
+
+    /// The bytes.
+    pub const fn bytes(self) -> &'static [u8] {
+        self.0
     }
 }
 
@@ -42,7 +56,8 @@ pub fn initrd() -> Option<Image> {
 
 fn choose(embedded: Option<&'static Pages<[u8]>>, variable: &str) -> Option<Image> {
     match embedded {
-        Some(pages) => Some(Image::Embedded(pages.bytes())),
+        // SAFETY: `Pages` lies in writable data, which the linker keeps file-backed, and is never written.
+        Some(pages) => unsafe { Embedded::new(&*pages.0.get()) }.map(Image::Embedded),
         None => env::var_os(variable).filter(|path| !path.is_empty()).map(|path| Image::File(path.into())),
     }
 }
