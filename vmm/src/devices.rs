@@ -1,1 +1,6 @@
 //! The devices a guest talks to. None of them knows of KVM: they see guest memory, queues and an interrupt handle.
+
+pub mod bus;
+pub mod panic;
+pub mod reset;
+pub mod serial;

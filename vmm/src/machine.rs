@@ -4,21 +4,34 @@
 //! with an initrd, disks and a vsock, and tells how that ended.
 
 pub mod boot_params;
+mod build;
 pub mod cmdline;
+mod cpuid;
+mod ending;
+mod entry;
+mod explain;
 pub mod fdt;
 pub mod kernel;
 pub mod layout;
 pub mod memory;
 mod probe;
+mod vcpu;
 
+pub use crate::devices::serial::Output;
 pub use probe::{Kvm, ProbeError, probe};
 
 use crate::backends::disk::Disk;
+use crate::devices::serial::Tail;
 use crate::payload::Embedded;
+use ending::Ending;
+use kvm_ioctls::VmFd;
 use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use thiserror::Error;
+use vcpu::{Buses, Vcpu, VcpuThread};
+use vm_memory::GuestMemoryMmap;
 
 /// Bytes the guest is started with: its kernel or its initrd.
 #[derive(Clone, Debug)]
@@ -98,17 +111,6 @@ pub struct ConsoleConfig {
     pub output: File,
 }
 
-/// Where a stream of guest output goes. The machine keeps its last part besides, for error messages.
-#[derive(Debug)]
-pub enum Output {
-    /// Nowhere.
-    Discard,
-    /// This process's standard error.
-    Stderr,
-    /// A file or pipe.
-    File(File),
-}
-
 /// How a machine's run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -140,40 +142,136 @@ pub enum Error {
     /// KVM cannot be used.
     #[error(transparent)]
     Probe(#[from] ProbeError),
+    /// KVM refused a step.
+    #[error("KVM refused to {what}: {source}")]
+    Kvm {
+        /// The step.
+        what: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+    /// The number of vCPUs is out of range.
+    #[error("{0} vCPUs: it must be between 1 and {max}", max = layout::MAX_VCPUS)]
+    Vcpus(u8),
+    /// There are more virtio devices than interrupt lines for them.
+    #[error("{0} virtio devices: there are interrupt lines for {max}", max = layout::MAX_VIRTIO_DEVICES)]
+    Devices(usize),
+    /// Guest memory could not be made or filled.
+    #[error(transparent)]
+    Memory(#[from] memory::MemoryError),
+    /// The kernel could not be loaded.
+    #[error(transparent)]
+    Kernel(#[from] kernel::KernelError),
+    /// The boot parameters could not be written.
+    #[error(transparent)]
+    BootParams(#[from] boot_params::BootParamsError),
+    /// The system refused something.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// What it said.
+        source: io::Error,
+    },
+    /// A mistake in this program.
+    #[error("internal error: {0}")]
+    Internal(&'static str),
+}
+
+impl Error {
+    /// Wraps KVM's refusal of a step.
+    fn kvm(what: &'static str) -> impl Fn(kvm_ioctls::Error) -> Self + Copy {
+        move |error| Self::Kvm { what, source: error.into() }
+    }
+
+    /// Wraps the system's refusal of a step.
+    fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { what: what.into(), source }
+    }
 }
 
 /// A machine, ready to run.
-pub struct Machine {}
+///
+/// Dropping it without running releases everything.
+pub struct Machine {
+    // In the order in which things must go: vCPUs and VM before the memory they use.
+    vcpus: Vec<Vcpu>,
+    #[expect(dead_code, reason = "owned: the vCPUs run in it")]
+    vm: VmFd,
+    #[expect(dead_code, reason = "owned: KVM maps it")]
+    memory: GuestMemoryMmap,
+    buses: Arc<Buses>,
+    ending: Arc<Ending>,
+    tail: Tail,
+}
 
 impl Machine {
     /// Makes a machine: memory, kernel, devices, vCPUs. Nothing runs yet.
     pub fn new(config: Config) -> Result<Self, Error> {
-        drop(config);
-        probe()?;
-        Ok(Self {})
+        build::build(config)
     }
 
     /// A handle with which another thread stops the machine.
     pub fn handle(&self) -> Handle {
-        Handle {}
+        Handle { ending: self.ending.clone(), tail: self.tail.clone() }
     }
 
     /// Runs the guest until it ends or is stopped.
     pub fn run(self) -> Result<Exit, Error> {
-        Ok(Exit::Killed)
+        vcpu::install_kick().map_err(Error::system("install a signal handler"))?;
+        let mut threads = Vec::with_capacity(self.vcpus.len());
+        let mut refused = None;
+        for (number, vcpu) in self.vcpus.into_iter().enumerate() {
+            match VcpuThread::spawn(number, vcpu, self.buses.clone(), self.ending.clone()) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    self.ending.set(Exit::Killed);
+                    refused = Some(Error::system("start a vCPU's thread")(error));
+                    break;
+                }
+            }
+        }
+        let explain = || {
+            let output = self.tail.text();
+            explain::panic_text(&output).unwrap_or(explain::last_lines(&output)).to_owned()
+        };
+        let mut exit = self.ending.wait(explain);
+        for thread in &threads {
+            thread.kick();
+        }
+        for thread in threads {
+            if let Err(error) = thread.join() {
+                refused.get_or_insert(error);
+            }
+        }
+        if let Some(error) = refused {
+            return Err(error);
+        }
+        // A panic so early that the guest had not yet found the register for it.
+        if exit == Exit::Reset
+            && let Some(text) = explain::panic_text(&self.tail.text())
+        {
+            exit = Exit::GuestPanic(text.to_owned());
+        }
+        Ok(exit)
     }
 }
 
 /// Reaches into a running machine from any thread. It outlives the machine harmlessly.
-#[derive(Clone, Debug)]
-pub struct Handle {}
+#[derive(Clone)]
+pub struct Handle {
+    ending: Arc<Ending>,
+    tail: Tail,
+}
 
 impl Handle {
     /// Ends the run: [`Machine::run`] returns [`Exit::Killed`] unless the guest ended first.
-    pub fn stop(&self) {}
+    pub fn stop(&self) {
+        self.ending.set(Exit::Killed);
+    }
 
-    /// The last lines of the guest's serial output.
+    /// The last part of the guest's serial output.
     pub fn serial_tail(&self) -> String {
-        String::new()
+        self.tail.text()
     }
 }

@@ -1,0 +1,117 @@
+//! Making a machine, step by step: memory, kernel, devices, vCPUs.
+
+use super::boot_params::BootParams;
+use super::ending::Ending;
+use super::memory::{self, Source};
+use super::vcpu::{Buses, Vcpu};
+use super::{Config, Error, Exit, Image, Machine, cmdline, entry, fdt, kernel, layout, probe};
+use crate::devices::bus::Bus;
+use crate::devices::panic::Pvpanic;
+use crate::devices::reset::KeyboardController;
+use crate::devices::serial::{Output, SerialPort, Tail};
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
+use kvm_ioctls::VmFd;
+use std::io;
+use std::sync::Arc;
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+pub(super) fn build(config: Config) -> Result<Machine, Error> {
+    if config.vcpus == 0 || config.vcpus > layout::MAX_VCPUS {
+        return Err(Error::Vcpus(config.vcpus));
+    }
+    let features = probe()?;
+    let kvm = super::probe::open()?;
+    let vm = kvm.create_vm().map_err(Error::kvm("create a VM"))?;
+    vm.set_identity_map_address(layout::KVM_IDENTITY_MAP).map_err(Error::kvm("place its identity map"))?;
+    vm.set_tss_address(layout::KVM_TSS as usize).map_err(Error::kvm("place its task state segment"))?;
+    vm.create_irq_chip().map_err(Error::kvm("create interrupt controllers"))?;
+
+    let memory = memory::allocate(config.memory_mib)?;
+    give_memory(&vm, &memory)?;
+
+    let ending = Arc::new(Ending::default());
+    let tail = Tail::default();
+    let ports = port_bus(&vm, config.serial, &tail, &ending)?;
+    let memory_bus = memory_bus(&ending);
+
+    let kernel = kernel::load(&Source::open(&config.kernel, "kernel")?, &memory)?;
+    let initrd = match &config.initrd {
+        Some(image) => Some(load_initrd(image, &memory, kernel)?),
+        None => None,
+    };
+    let processor = match features.emulates_ring0 {
+        true => cmdline::Processor::EmulatedRing0,
+        false => cmdline::Processor::Complete,
+    };
+    let tree =
+        fdt::describe(config.vcpus, &[]).map_err(|_| Error::Internal("the device tree does not close"))?;
+    let cmdline = cmdline::for_ferry(processor, &config.cmdline_extra);
+    let seed = random_seed()?;
+    BootParams { cmdline: &cmdline, initrd, tree: &tree, seed }.write(&memory)?;
+    entry::write_tables(&memory).map_err(|_| Error::Internal("no memory for the page tables"))?;
+
+    let supported =
+        kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("tell the supported features"))?;
+    let mut vcpus = Vec::with_capacity(config.vcpus.into());
+    for id in 0..config.vcpus {
+        let fd = vm.create_vcpu(id.into()).map_err(Error::kvm("create a vCPU"))?;
+        vcpus.push(Vcpu::new(fd, id, config.vcpus, &supported, features.emulates_ring0)?);
+    }
+    vcpus[0].start_at(kernel.entry)?;
+    let buses = Arc::new(Buses { ports, memory: memory_bus });
+    Ok(Machine { vcpus, vm, memory, buses, ending, tail })
+}
+
+/// Hands guest memory to KVM, a slot for each region.
+fn give_memory(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), Error> {
+    for (slot, region) in memory.iter().enumerate() {
+        let slot = kvm_userspace_memory_region {
+            slot: slot as u32,
+            flags: 0,
+            guest_phys_addr: region.start_addr().0,
+            memory_size: region.len(),
+            userspace_addr: region.as_ptr() as u64,
+        };
+        // SAFETY: the machine owns memory, VM and vCPUs, and drops the memory last.
+        unsafe { vm.set_user_memory_region(slot) }.map_err(Error::kvm("take the guest's memory"))?;
+    }
+    Ok(())
+}
+
+fn load_initrd(image: &Image, memory: &GuestMemoryMmap, kernel: kernel::Kernel) -> Result<(u64, u64), Error> {
+    let source = Source::open(image, "initrd")?;
+    Ok((kernel::load_initrd(&source, memory, kernel)?, source.length()))
+}
+
+fn port_bus(vm: &VmFd, output: Output, tail: &Tail, ending: &Arc<Ending>) -> Result<Bus, Error> {
+    let interrupt = EventFd::new(EFD_NONBLOCK).map_err(Error::system("make an event descriptor"))?;
+    vm.register_irqfd(&interrupt, layout::SERIAL_GSI).map_err(Error::kvm("connect an interrupt line"))?;
+    let mut ports = Bus::default();
+    let serial = SerialPort::new(interrupt, output, tail.clone());
+    ports.add(layout::SERIAL_PORT.into(), 8, Arc::new(serial));
+    let on_reset = ending.clone();
+    let keyboard =
+        KeyboardController::new(layout::KEYBOARD_RESET, Box::new(move || on_reset.set(Exit::Reset)));
+    ports.add(layout::KEYBOARD_PORT.into(), 1, Arc::new(keyboard));
+    Ok(ports)
+}
+
+fn memory_bus(ending: &Arc<Ending>) -> Bus {
+    let mut bus = Bus::default();
+    let on_panic = ending.clone();
+    let register = Pvpanic::new(Box::new(move || on_panic.panicked()));
+    bus.add(layout::PVPANIC, layout::PVPANIC_SIZE, Arc::new(register));
+    bus
+}
+
+/// Random bytes from the host's kernel.
+fn random_seed() -> Result<[u8; 32], Error> {
+    let mut seed = [0; 32];
+    // SAFETY: the buffer is as long as said.
+    let filled = unsafe { libc::getrandom(seed.as_mut_ptr().cast(), seed.len(), 0) };
+    match filled {
+        32 => Ok(seed),
+        _ => Err(Error::system("read random bytes")(io::Error::last_os_error())),
+    }
+}

@@ -1,0 +1,245 @@
+//! One vCPU: its state at entry, and the loop that runs it and deals with what comes out.
+
+use super::ending::Ending;
+use super::{Error, Exit, cpuid, entry, explain};
+use crate::devices::bus::Bus;
+use kvm_bindings::{CpuId, Msrs, kvm_msr_entry};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use std::cell::Cell;
+use std::io;
+use std::ptr;
+use std::sync::Arc;
+
+/// IA32_MISC_ENABLE with fast string operations on.
+const MISC_ENABLE: (u32, u64) = (0x1a0, 1);
+/// IA32_MTRR_DEF_TYPE: enabled, and everything write-back. The holes are KVM's own business.
+const MTRR_DEFAULT: (u32, u64) = (0x2ff, 1 << 11 | 6);
+/// Offsets in the local APIC of its two local interrupt pins, and their delivery modes ExtINT and NMI.
+const LINTS: [(usize, u32); 2] = [(0x350, 7 << 8), (0x360, 4 << 8)];
+
+/// `KVM_INTERNAL_ERROR_EMULATION`: an instruction that KVM's emulator does not know.
+const EMULATION_FAILURE: u32 = 1;
+
+/// The buses a vCPU's accesses go to.
+pub struct Buses {
+    /// Ports.
+    pub ports: Bus,
+    /// Memory-mapped registers.
+    pub memory: Bus,
+}
+
+/// A vCPU that belongs to the thread that runs it.
+pub struct Vcpu {
+    fd: VcpuFd,
+}
+
+impl Vcpu {
+    /// Takes a new vCPU and sets what all of them have in common.
+    pub fn new(
+        fd: VcpuFd,
+        id: u8,
+        count: u8,
+        supported: &CpuId,
+        without_hypercalls: bool,
+    ) -> Result<Self, Error> {
+        let step = Error::kvm;
+        let leaves = cpuid::for_vcpu(supported, id, count, without_hypercalls);
+        fd.set_cpuid2(&leaves).map_err(step("set the CPUID leaves"))?;
+        for (index, data) in [MISC_ENABLE, MTRR_DEFAULT] {
+            let entry = kvm_msr_entry { index, data, ..Default::default() };
+            let list = Msrs::from_entries(&[entry])
+                .map_err(|_| Error::Internal("an MSR list of one is too long"))?;
+            // A register that this KVM does not have stays as it is.
+            let _ = fd.set_msrs(&list).map_err(step("set an MSR"))?;
+        }
+        let mut lapic = fd.get_lapic().map_err(step("read the local APIC"))?;
+        for (offset, mode) in LINTS {
+            let register = &mut lapic.regs[offset..offset + 4];
+            for (byte, value) in register.iter_mut().zip(mode.to_le_bytes()) {
+                *byte = value as _;
+            }
+        }
+        fd.set_lapic(&lapic).map_err(step("set up the local APIC"))?;
+        Ok(Self { fd })
+    }
+
+    /// Makes this the boot processor, which starts at `entry` in 64-bit mode.
+    pub fn start_at(&self, entry: u64) -> Result<(), Error> {
+        let mut special = self.fd.get_sregs().map_err(Error::kvm("read the special registers"))?;
+        entry::enter_long_mode(&mut special);
+        self.fd.set_sregs(&special).map_err(Error::kvm("set the special registers"))?;
+        self.fd.set_regs(&entry::registers(entry)).map_err(Error::kvm("set the registers"))
+    }
+
+    /// Runs the vCPU until the machine's run is over, and ends the run itself where the guest does.
+    pub fn run(&mut self, buses: &Buses, ending: &Ending) -> Result<(), Error> {
+        let _kickable = Kickable::new(&mut self.fd);
+        while !ending.is_over() {
+            match self.fd.run() {
+                Ok(VcpuExit::IoOut(port, data)) => buses.ports.write(port.into(), data),
+                Ok(VcpuExit::IoIn(port, data)) => buses.ports.read(port.into(), data),
+                Ok(VcpuExit::MmioWrite(address, data)) => buses.memory.write(address, data),
+                Ok(VcpuExit::MmioRead(address, data)) => buses.memory.read(address, data),
+                Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => {}
+                Ok(VcpuExit::Shutdown) => {
+                    ending.set(Exit::TripleFault { detail: explain::registers(&self.fd) });
+                }
+                Ok(VcpuExit::SystemEvent(..)) => ending.set(Exit::Reset),
+                Ok(VcpuExit::InternalError) => {
+                    if !self.complete_instruction() {
+                        ending.set(self.internal_error());
+                    }
+                }
+                Ok(other) => {
+                    let detail = format!("an exit that means nothing here: {other:?}");
+                    ending.set(self.unexpected(detail));
+                }
+                Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+                    self.fd.set_kvm_immediate_exit(0);
+                }
+                Err(error) => return Err(Error::kvm("run a vCPU")(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// What KVM said in its run page of an emulation failure: its reason and the instruction's bytes.
+    fn failure(&mut self) -> (u32, Vec<u8>, String) {
+        /// `KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES`.
+        const HAS_BYTES: u64 = 1;
+        // SAFETY: the exit reason is KVM_EXIT_INTERNAL_ERROR, so this is the union's live member.
+        let internal = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal };
+        let data = internal.data;
+        let words = &data[..data.len().min(internal.ndata as usize)];
+        let mut instruction = Vec::new();
+        if internal.suberror == EMULATION_FAILURE && words.len() >= 3 && words[0] & HAS_BYTES != 0 {
+            let bytes: Vec<u8> = words[1..3].iter().flat_map(|word| word.to_le_bytes()).collect();
+            let length = usize::from(bytes[0]).min(15);
+            instruction = bytes[1..=length].to_vec();
+        }
+        let words: Vec<_> = words.iter().map(|word| format!("{word:#x}")).collect();
+        (internal.suberror, instruction, words.join(" "))
+    }
+
+    /// Completes an instruction that KVM's emulator does not know and that has no effect here or a simple one: `fwait`
+    /// with no exception pending, and `int3`.
+    fn complete_instruction(&mut self) -> bool {
+        /// #BP.
+        const BREAKPOINT: u8 = 3;
+        let (suberror, instruction, _) = self.failure();
+        let breakpoint = match instruction.first() {
+            _ if suberror != EMULATION_FAILURE => return false,
+            Some(0x9b) => false,
+            Some(0xcc) => true,
+            _ => return false,
+        };
+        let (Ok(mut registers), Ok(mut events)) = (self.fd.get_regs(), self.fd.get_vcpu_events()) else {
+            return false;
+        };
+        registers.rip = registers.rip.wrapping_add(1);
+        // KVM has queued an invalid-opcode exception for the instruction: it is replaced or taken back.
+        events.exception.injected = u8::from(breakpoint);
+        events.exception.pending = 0;
+        events.exception.nr = BREAKPOINT;
+        events.exception.has_error_code = 0;
+        self.fd.set_regs(&registers).is_ok() && self.fd.set_vcpu_events(&events).is_ok()
+    }
+
+    fn internal_error(&mut self) -> Exit {
+        let (suberror, instruction, words) = self.failure();
+        let what = match suberror {
+            EMULATION_FAILURE => "an instruction KVM cannot emulate",
+            2 => "simultaneous exceptions",
+            3 => "an event that could not be delivered",
+            4 => "an unexpected exit reason",
+            _ => "an unknown reason",
+        };
+        let detail = format!("{what} (data {words}); {}", explain::registers(&self.fd));
+        Exit::InternalError { suberror, instruction, detail }
+    }
+
+    fn unexpected(&mut self, detail: String) -> Exit {
+        let suberror = self.fd.get_kvm_run().exit_reason;
+        let detail = format!("{detail}; {}", explain::registers(&self.fd));
+        Exit::InternalError { suberror, instruction: Vec::new(), detail }
+    }
+}
+
+thread_local! {
+    /// The `immediate_exit` byte of the vCPU that this thread runs, if it runs one.
+    static IMMEDIATE_EXIT: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
+}
+
+/// While it lives, the kick signal takes this thread out of KVM_RUN, and the next KVM_RUN returns at once.
+struct Kickable;
+
+impl Kickable {
+    fn new(fd: &mut VcpuFd) -> Self {
+        IMMEDIATE_EXIT.set(&raw mut fd.get_kvm_run().immediate_exit);
+        Self
+    }
+}
+
+impl Drop for Kickable {
+    fn drop(&mut self) {
+        IMMEDIATE_EXIT.set(ptr::null_mut());
+    }
+}
+
+/// The signal that kicks a vCPU's thread.
+pub fn kick_signal() -> libc::c_int {
+    libc::SIGRTMIN()
+}
+
+/// Installs the kick signal's handler for this process.
+pub fn install_kick() -> io::Result<()> {
+    extern "C" fn kicked(_: libc::c_int) {
+        let byte = IMMEDIATE_EXIT.get();
+        if !byte.is_null() {
+            // SAFETY: set by this very thread to a byte of the run page of the vCPU it owns, and cleared before that
+            // is unmapped. KVM reads it; a volatile store of a byte is all that a signal handler does.
+            unsafe { byte.write_volatile(1) };
+        }
+    }
+    // SAFETY: an all-zero sigaction is a valid one, filled in below.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = kicked as *const () as usize;
+    // SAFETY: `action` is a complete sigaction whose handler only stores a byte (see there).
+    match unsafe { libc::sigaction(kick_signal(), &action, ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// A vCPU's thread, to be kicked from others.
+pub struct VcpuThread {
+    thread: std::thread::JoinHandle<Result<(), Error>>,
+}
+
+impl VcpuThread {
+    /// Starts the thread that runs `vcpu`.
+    pub fn spawn(number: usize, mut vcpu: Vcpu, buses: Arc<Buses>, ending: Arc<Ending>) -> io::Result<Self> {
+        let run = move || {
+            let result = vcpu.run(&buses, &ending);
+            if result.is_err() {
+                // Whoever waits for the end must not wait for ever; the error itself comes with the join.
+                ending.set(Exit::Killed);
+            }
+            result
+        };
+        let thread = std::thread::Builder::new().name(format!("vcpu{number}")).spawn(run)?;
+        Ok(Self { thread })
+    }
+
+    /// Takes the thread out of the guest.
+    pub fn kick(&self) {
+        use std::os::unix::thread::JoinHandleExt;
+        // SAFETY: the thread has not been joined, so its id is valid; the signal has a handler.
+        unsafe { libc::pthread_kill(self.thread.as_pthread_t(), kick_signal()) };
+    }
+
+    /// Waits for the thread.
+    pub fn join(self) -> Result<(), Error> {
+        self.thread.join().unwrap_or(Err(Error::Internal("a vCPU's thread panicked")))
+    }
+}
