@@ -1,9 +1,22 @@
 //! OCI images in, EROFS layers and appliance disks out.
+//!
+//! [`reference`] reads how people name an image, [`source`] brings it into the [`store`], [`recipe`] builds images from
+//! Debian packages. A layer becomes an EROFS image once; an image's [`source::Disk`] joins its layers.
 
+pub mod config;
 pub mod debian;
 pub mod digest;
 pub mod ext4;
 pub mod initrd;
 pub mod progress;
+pub mod recipe;
+pub mod reference;
+pub mod source;
+pub mod store;
 
+pub use config::ImageConfig;
+pub use digest::{DiffId, Digest};
 pub use progress::Progress;
+pub use reference::{Grammar, Reference};
+pub use source::{Disk, Image, Segment};
+pub use store::Store;

@@ -1,0 +1,93 @@
+//! What an image says about how it is to be run: the `config` object of the OCI image configuration (image-spec,
+//! config.md), which Docker's is but for names of media types.
+
+use std::collections::BTreeMap;
+
+use oci_spec::image::ImageConfiguration;
+
+/// How to run an image. Everything is as written in the image; empty where the image says nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageConfig {
+    /// `name`, `uid`, `name:group`, `uid:gid`…; empty for root.
+    pub user: String,
+    /// `NAME=value` entries in order.
+    pub env: Vec<String>,
+    /// Words put in front of the command.
+    pub entrypoint: Vec<String>,
+    /// The command when the user gives none.
+    pub cmd: Vec<String>,
+    /// Where the process starts; empty for `/`.
+    pub working_dir: String,
+    /// The signal that asks it to stop, by name or number; SIGTERM where there is none.
+    pub stop_signal: Option<String>,
+    /// Directories that are meant to hold data of their own.
+    pub volumes: Vec<String>,
+    /// `port`, `port/tcp` or `port/udp`.
+    pub exposed_ports: Vec<String>,
+    /// Free-form labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl From<&ImageConfiguration> for ImageConfig {
+    fn from(configuration: &ImageConfiguration) -> Self {
+        let Some(config) = configuration.config() else { return Self::default() };
+        let words = |field: &Option<Vec<String>>| field.clone().unwrap_or_default();
+        let sorted = |field: &Option<Vec<String>>| {
+            let mut words = field.clone().unwrap_or_default();
+            words.sort();
+            words
+        };
+        Self {
+            user: config.user().clone().unwrap_or_default(),
+            env: words(config.env()),
+            entrypoint: words(config.entrypoint()),
+            cmd: words(config.cmd()),
+            working_dir: config.working_dir().clone().unwrap_or_default(),
+            stop_signal: config.stop_signal().clone().filter(|signal| !signal.is_empty()),
+            volumes: sorted(config.volumes()),
+            exposed_ports: sorted(config.exposed_ports()),
+            labels: config.labels().clone().unwrap_or_default().into_iter().collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(json: &str) -> ImageConfig {
+        ImageConfig::from(&ImageConfiguration::from_reader(json.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn takes_what_docker_writes() {
+        let config = parsed(
+            r#"{"architecture":"amd64","os":"linux","docker_version":"24","container_config":{"Hostname":"x"},
+                "rootfs":{"type":"layers","diff_ids":[]},
+                "config":{"Hostname":"","User":"redis:999","Env":["PATH=/bin","A=b=c"],"Entrypoint":["/e.sh"],
+                "Cmd":["redis-server"],"WorkingDir":"/data","StopSignal":"SIGINT","ArgsEscaped":true,"OnBuild":null,
+                "Volumes":{"/data":{}},"ExposedPorts":{"6379/tcp":{},"53/udp":{}},"Labels":{"a":"b"},
+                "Healthcheck":{"Test":["CMD","x"]}}}"#,
+        );
+        assert_eq!(config.user, "redis:999");
+        assert_eq!(config.env, ["PATH=/bin", "A=b=c"]);
+        assert_eq!(
+            (config.entrypoint, config.cmd),
+            (vec!["/e.sh".to_owned()], vec!["redis-server".to_owned()])
+        );
+        assert_eq!(
+            (config.volumes, config.exposed_ports),
+            (vec!["/data".into()], vec!["53/udp".into(), "6379/tcp".into()])
+        );
+        assert_eq!((config.working_dir.as_str(), config.stop_signal.as_deref()), ("/data", Some("SIGINT")));
+        assert_eq!(config.labels["a"], "b");
+    }
+
+    #[test]
+    fn an_image_may_say_nothing() {
+        let rootfs = r#""architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}"#;
+        assert_eq!(parsed(&format!("{{{rootfs}}}")), ImageConfig::default());
+        let nulls = r#""config":{"Env":null,"Entrypoint":null,"Cmd":null,"Volumes":null,"Labels":null,"StopSignal":""}"#;
+        assert_eq!(parsed(&format!("{{{rootfs},{nulls}}}")), ImageConfig::default());
+    }
+}
