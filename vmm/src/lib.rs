@@ -3,7 +3,11 @@
 //! [`machine`] is what the guest sees, [`devices`] what it talks to, [`backends`] what those stand on, and
 //! [`payload`] the kernel and initrd that the binary carries.
 
+#[cfg(feature = "cli")]
+pub mod agent;
 pub mod backends;
 pub mod devices;
 pub mod machine;
 pub mod payload;
+#[cfg(feature = "cli")]
+pub mod runtime;

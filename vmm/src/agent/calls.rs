@@ -1,0 +1,181 @@
+//! The agent's calls that a run needs, typed. Names and messages are those of the Kata Containers agent.
+
+use super::client::{CallError, Client, Wait};
+use super::signals::Signal;
+use super::terminal::Window;
+use ferry_init::api::agent::{self, Empty};
+use ferry_init::api::prost::Message;
+use ferry_init::api::ttrpc::Code;
+use ferry_init::api::{health, method, ttrpc};
+use std::time::Duration;
+
+/// One of a process's two output streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputStream {
+    /// Standard output, or everything where the process has a terminal.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Whether reading came to a stream's end.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Read {
+    /// Bytes of it, at least one.
+    Data(Vec<u8>),
+    /// There will be none any more.
+    End,
+}
+
+impl Client {
+    fn agent<A: Message + Default>(
+        &self,
+        method: &'static str,
+        message: &impl Message,
+        wait: Wait<'_>,
+    ) -> Result<A, CallError> {
+        self.call(method::AGENT_SERVICE, method, message, wait)
+    }
+
+    /// Asks whether the agent serves.
+    pub fn check(&self, wait: Wait<'_>) -> Result<(), CallError> {
+        let answer: health::HealthCheckResponse =
+            self.call(method::HEALTH_SERVICE, method::CHECK, &health::CheckRequest::default(), wait)?;
+        if answer.status == health::ServingStatus::Serving as i32 {
+            Ok(())
+        } else {
+            let message = "the agent says that it does not serve".to_owned();
+            Err(CallError::Status { code: Code::Unavailable as i32, message })
+        }
+    }
+
+    /// Prepares what containers share.
+    pub fn create_sandbox(&self, request: &agent::CreateSandboxRequest) -> Result<(), CallError> {
+        self.agent(method::CREATE_SANDBOX, request, Wait::Forever).map(|Empty {}| ())
+    }
+
+    /// Stops everything, unmounts and syncs; the guest resets a moment after its answer.
+    pub fn destroy_sandbox(&self, at_most: Duration) -> Result<(), CallError> {
+        let request = agent::DestroySandboxRequest {};
+        self.agent(method::DESTROY_SANDBOX, &request, Wait::AtMost(at_most)).map(|Empty {}| ())
+    }
+
+    /// Mounts a container's storages and prepares its process.
+    pub fn create_container(&self, request: &agent::CreateContainerRequest) -> Result<(), CallError> {
+        self.agent(method::CREATE_CONTAINER, request, Wait::Forever).map(|Empty {}| ())
+    }
+
+    /// Lets a container's process begin.
+    pub fn start_container(&self, container: &str) -> Result<(), CallError> {
+        let request = agent::StartContainerRequest { container_id: container.to_owned() };
+        self.agent(method::START_CONTAINER, &request, Wait::Forever).map(|Empty {}| ())
+    }
+
+    /// Kills what is left of a container and unmounts it.
+    pub fn remove_container(&self, container: &str, at_most: Duration) -> Result<(), CallError> {
+        let request = agent::RemoveContainerRequest { container_id: container.to_owned(), timeout: 0 };
+        self.agent(method::REMOVE_CONTAINER, &request, Wait::AtMost(at_most)).map(|Empty {}| ())
+    }
+
+    /// Waits until a process has ended; its exit status, or 128 and the signal's number.
+    pub fn wait_process(&self, container: &str, exec: &str) -> Result<i32, CallError> {
+        let request =
+            agent::WaitProcessRequest { container_id: container.to_owned(), exec_id: exec.to_owned() };
+        let answer: agent::WaitProcessResponse = self.agent(method::WAIT_PROCESS, &request, Wait::Forever)?;
+        Ok(answer.status)
+    }
+
+    /// Sends a signal to a process.
+    pub fn signal_process(
+        &self,
+        container: &str,
+        exec: &str,
+        signal: Signal,
+        wait: Wait<'_>,
+    ) -> Result<(), CallError> {
+        let request = agent::SignalProcessRequest {
+            container_id: container.to_owned(),
+            exec_id: exec.to_owned(),
+            signal: u32::from(signal.number()),
+        };
+        self.agent(method::SIGNAL_PROCESS, &request, wait).map(|Empty {}| ())
+    }
+
+    /// Writes to a process's stdin; how many of the bytes were taken.
+    pub fn write_stdin(
+        &self,
+        container: &str,
+        exec: &str,
+        data: &[u8],
+        wait: Wait<'_>,
+    ) -> Result<usize, CallError> {
+        let request = agent::WriteStreamRequest {
+            container_id: container.to_owned(),
+            exec_id: exec.to_owned(),
+            data: data.to_vec(),
+        };
+        let answer: agent::WriteStreamResponse = self.agent(method::WRITE_STDIN, &request, wait)?;
+        match usize::try_from(answer.len) {
+            Ok(taken) if (1..=data.len()).contains(&taken) => Ok(taken),
+            _ => Err(CallError::Malformed(method::WRITE_STDIN)),
+        }
+    }
+
+    /// Ends a process's stdin.
+    pub fn close_stdin(&self, container: &str, exec: &str, wait: Wait<'_>) -> Result<(), CallError> {
+        let request =
+            agent::CloseStdinRequest { container_id: container.to_owned(), exec_id: exec.to_owned() };
+        self.agent(method::CLOSE_STDIN, &request, wait).map(|Empty {}| ())
+    }
+
+    /// Reads what a process has written, waiting until there is something.
+    pub fn read_stream(
+        &self,
+        stream: OutputStream,
+        container: &str,
+        exec: &str,
+        len: u32,
+        wait: Wait<'_>,
+    ) -> Result<Read, CallError> {
+        let request =
+            agent::ReadStreamRequest { container_id: container.to_owned(), exec_id: exec.to_owned(), len };
+        let method = match stream {
+            OutputStream::Stdout => method::READ_STDOUT,
+            OutputStream::Stderr => method::READ_STDERR,
+        };
+        match self.agent::<agent::ReadStreamResponse>(method, &request, wait) {
+            Ok(answer) if answer.data.is_empty() => Ok(Read::End),
+            Ok(answer) => Ok(Read::Data(answer.data)),
+            Err(error) if is_end_of_stream(&error) => Ok(Read::End),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives a process's terminal a size.
+    pub fn resize_terminal(
+        &self,
+        container: &str,
+        exec: &str,
+        window: Window,
+        wait: Wait<'_>,
+    ) -> Result<(), CallError> {
+        let request = agent::TtyWinResizeRequest {
+            container_id: container.to_owned(),
+            exec_id: exec.to_owned(),
+            row: u32::from(window.rows),
+            column: u32::from(window.columns),
+        };
+        self.agent(method::TTY_WIN_RESIZE, &request, wait).map(|Empty {}| ())
+    }
+}
+
+/// The agent says `INVALID_ARGUMENT` with this message where a stream has ended; other agents of the family have used
+/// `OUT_OF_RANGE`.
+fn is_end_of_stream(error: &CallError) -> bool {
+    match error {
+        CallError::Status { message, .. } if error.is(Code::InvalidArgument) => {
+            message.eq_ignore_ascii_case(ttrpc::EOF)
+        }
+        _ => error.is(Code::OutOfRange),
+    }
+}

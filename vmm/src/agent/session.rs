@@ -1,0 +1,350 @@
+//! One container's life over an agent's connection: created, started, its streams and signals carried, its exit status
+//! returned. The caller brings the guest up before and takes it down afterwards.
+
+use super::calls::OutputStream;
+use super::client::{CallError, Client, Wait};
+use super::pump::{DrainError, Ended, Process};
+use super::signals::Signal;
+use super::terminal::{RawMode, Window};
+use ferry_init::api::agent::{CreateContainerRequest, CreateSandboxRequest, Storage};
+use ferry_init::api::oci::Spec;
+use ferry_init::api::ttrpc::Code;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+/// A container as the agent is told of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ContainerSpec {
+    /// Its id, also that of the sandbox it is alone in.
+    pub id: String,
+    /// What the guest mounts for it, in order.
+    pub storages: Vec<Storage>,
+    /// The container itself.
+    pub oci: Spec,
+}
+
+/// The host's ends of a container's standard streams.
+#[derive(Debug)]
+pub struct Stdio {
+    /// What the process reads; `None`: nothing, its stdin ends at once.
+    pub stdin: Option<OwnedFd>,
+    /// Where its output goes (everything, where it has a terminal).
+    pub stdout: OwnedFd,
+    /// Where its error output goes.
+    pub stderr: OwnedFd,
+    /// What stdin is on the host.
+    pub keyboard: Keyboard,
+}
+
+/// What stdin is on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keyboard {
+    /// Bytes, whatever their source: nothing is done to it.
+    Untouched,
+    /// This process's terminal, which the container takes over: raw mode while it runs.
+    Raw,
+}
+
+impl Stdio {
+    /// This process's own streams; stdin only where it is wanted.
+    pub fn inherited(interactive: bool, keyboard: Keyboard) -> io::Result<Self> {
+        let copy = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned();
+        Ok(Self {
+            stdin: interactive.then(|| copy(io::stdin().as_fd())).transpose()?,
+            stdout: copy(io::stdout().as_fd())?,
+            stderr: copy(io::stderr().as_fd())?,
+            keyboard,
+        })
+    }
+}
+
+/// What reaches the container from outside while it runs.
+enum Event {
+    Signal(Signal),
+    Resize(Window),
+    Over,
+}
+
+/// The session's end of the way in; see [`Remote`].
+#[derive(Debug)]
+pub struct Control {
+    events: Receiver<Event>,
+    remote: Remote,
+}
+
+/// Reaches into a running session from any thread. What comes before the container's start waits for it.
+#[derive(Debug, Clone)]
+pub struct Remote {
+    events: Sender<Event>,
+    unanswered: Arc<AtomicU32>,
+}
+
+impl std::fmt::Debug for Event {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Signal(signal) => write!(f, "{signal}"),
+            Self::Resize(window) => write!(f, "{window:?}"),
+            Self::Over => write!(f, "over"),
+        }
+    }
+}
+
+impl Control {
+    /// A way into one session.
+    pub fn new() -> Self {
+        let (sender, events) = channel();
+        Self { events, remote: Remote { events: sender, unanswered: Arc::default() } }
+    }
+
+    /// The other end.
+    pub fn remote(&self) -> Remote {
+        self.remote.clone()
+    }
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Remote {
+    /// Sends a signal to the container's process.
+    pub fn signal(&self, signal: Signal) {
+        self.unanswered.fetch_add(1, Ordering::Relaxed);
+        let _ = self.events.send(Event::Signal(signal));
+    }
+
+    /// Gives the container's terminal a size.
+    pub fn resize(&self, window: Window) {
+        let _ = self.events.send(Event::Resize(window));
+    }
+
+    /// How many signals the guest has not yet said to have delivered.
+    pub fn unanswered(&self) -> u32 {
+        self.unanswered.load(Ordering::Relaxed)
+    }
+}
+
+/// How far a container has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// Its process runs.
+    Started,
+    /// Its process has ended with this status; its output may not have been read to the end.
+    Ended(u8),
+}
+
+/// Why a container did not come to an exit status.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The program is not in the image.
+    #[error("'{program}' was not found in the image or in its PATH: {message}")]
+    NotFound {
+        /// What was to be run.
+        program: String,
+        /// The guest's words.
+        message: String,
+    },
+    /// The program cannot be executed.
+    #[error("'{program}' cannot be executed: {message}")]
+    NotExecutable {
+        /// What was to be run.
+        program: String,
+        /// The guest's words.
+        message: String,
+    },
+    /// The guest refused a step.
+    #[error("the guest could not {step}: {error}")]
+    Refused {
+        /// The step, as a verb.
+        step: &'static str,
+        /// The guest's words.
+        error: CallError,
+    },
+    /// The connection ended, most likely with the VM.
+    #[error("the guest is gone: {0}")]
+    Lost(String),
+    /// The container's output has nowhere to go.
+    #[error("the container's output cannot be written: {0}")]
+    Output(io::Error),
+    /// The host refused what a session needs.
+    #[error("{what}: {error}")]
+    Host {
+        /// What was tried.
+        what: &'static str,
+        /// What the system says.
+        error: io::Error,
+    },
+}
+
+impl RunError {
+    /// ferry's exit status for it: 127 and 126 as in a shell, 125 for everything that is not the container's own doing.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::NotFound { .. } => 127,
+            Self::NotExecutable { .. } => 126,
+            _ => 125,
+        }
+    }
+
+    fn refused(step: &'static str) -> impl Fn(CallError) -> Self {
+        move |error| match error {
+            CallError::Closed(reason) => Self::Lost(reason),
+            error => Self::Refused { step, error },
+        }
+    }
+
+    /// The two codes have this meaning for the process's executable alone.
+    fn for_program(step: &'static str, spec: &Spec) -> impl Fn(CallError) -> Self {
+        let program = spec.process.as_ref().and_then(|p| p.args.first()).cloned().unwrap_or_default();
+        move |error| match &error {
+            CallError::Status { message, .. } if error.is(Code::NotFound) => {
+                Self::NotFound { program: program.clone(), message: message.clone() }
+            }
+            CallError::Status { message, .. } if error.is(Code::PermissionDenied) => {
+                Self::NotExecutable { program: program.clone(), message: message.clone() }
+            }
+            _ => Self::refused(step)(error),
+        }
+    }
+}
+
+/// Runs a container to its end; its exit status, 128 + N for signal N.
+///
+/// When this returns `Ok`, every byte of its output has been written. The container and the sandbox still exist in the
+/// guest: see [`take_down`].
+pub fn run_container(
+    client: &Client,
+    spec: &ContainerSpec,
+    stdio: &Stdio,
+    control: Control,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<u8, RunError> {
+    prepare(client, spec)?;
+    let raw =
+        match stdio.keyboard {
+            Keyboard::Untouched => None,
+            Keyboard::Raw => {
+                let enter = RawMode::enter();
+                Some(enter.map_err(|error| RunError::Host {
+                    what: "the terminal cannot be set to raw mode",
+                    error,
+                })?)
+            }
+        };
+    client.start_container(&spec.id).map_err(RunError::for_program("start the container", &spec.oci))?;
+    progress(Progress::Started);
+    let status = attend(client, spec, stdio, control, progress);
+    drop(raw);
+    status
+}
+
+/// The sandbox and the container in it.
+fn prepare(client: &Client, spec: &ContainerSpec) -> Result<(), RunError> {
+    let sandbox = CreateSandboxRequest {
+        hostname: spec.oci.hostname.clone(),
+        sandbox_id: spec.id.clone(),
+        ..Default::default()
+    };
+    client.create_sandbox(&sandbox).map_err(RunError::refused("prepare itself"))?;
+    let container = CreateContainerRequest {
+        container_id: spec.id.clone(),
+        exec_id: spec.id.clone(),
+        storages: spec.storages.clone(),
+        oci: Some(spec.oci.clone()),
+        ..Default::default()
+    };
+    client.create_container(&container).map_err(RunError::for_program("create the container", &spec.oci))
+}
+
+/// Carries streams, signals and sizes until the process has ended and its output is read.
+fn attend(
+    client: &Client,
+    spec: &ContainerSpec,
+    stdio: &Stdio,
+    control: Control,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<u8, RunError> {
+    let process = Process { client, container: &spec.id, exec: &spec.id };
+    let terminal = spec.oci.process.as_ref().is_some_and(|p| p.terminal);
+    let ended = Ended::new().map_err(|error| RunError::Host { what: "no event descriptor", error })?;
+    let (process, ended) = (&process, &ended);
+    let events = control.remote.events.clone();
+    std::thread::scope(|scope| {
+        scope.spawn(|| process.feed(stdio.stdin.as_ref().map(AsFd::as_fd), ended));
+        scope.spawn(move || relay(process, &control, ended));
+        let drain = |stream, to: &OwnedFd| {
+            let drained = process.drain(stream, to.as_fd(), ended);
+            if let Err(DrainError::Host(_)) = &drained {
+                // Output that goes nowhere is a failure of ours, and the process cannot be told of it.
+                let _ =
+                    client.signal_process(&spec.id, &spec.id, Signal::KILL, Wait::Until(&|| ended.is_over()));
+            }
+            drained
+        };
+        let stdout = scope.spawn(move || drain(OutputStream::Stdout, &stdio.stdout));
+        let stderr = (!terminal).then(|| scope.spawn(move || drain(OutputStream::Stderr, &stdio.stderr)));
+        let waited = client.wait_process(&spec.id, &spec.id);
+        ended.announce();
+        let _ = events.send(Event::Over);
+        let status = waited.as_ref().map(|status| status_byte(*status)).ok();
+        if let Some(status) = status {
+            progress(Progress::Ended(status));
+        }
+        for drained in [Some(stdout), stderr].into_iter().flatten() {
+            match drained.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(DrainError::Host(error))) => return Err(RunError::Output(error)),
+                Ok(Err(DrainError::Guest(error))) => {
+                    return Err(RunError::refused("deliver the output")(error));
+                }
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        waited.map(status_byte).map_err(RunError::refused("wait for the process"))
+    })
+}
+
+/// An exit status is a byte; a guest that says otherwise gets the byte, as from a shell.
+fn status_byte(status: i32) -> u8 {
+    (status & 0xff) as u8
+}
+
+/// Passes signals and window sizes on, in order.
+fn relay(process: &Process<'_>, control: &Control, ended: &Ended) {
+    let over = || ended.is_over();
+    let wait = Wait::Until(&over);
+    while let Ok(event) = control.events.recv() {
+        let (what, told) = match event {
+            Event::Over => return,
+            Event::Signal(signal) => {
+                let told = process.client.signal_process(process.container, process.exec, signal, wait);
+                if told.is_ok() {
+                    control.remote.unanswered.store(0, Ordering::Relaxed);
+                }
+                ("signal", told)
+            }
+            Event::Resize(window) => {
+                ("resize", process.client.resize_terminal(process.container, process.exec, window, wait))
+            }
+        };
+        if let Err(error) = told {
+            tracing::debug!(%error, "{what}");
+        }
+    }
+}
+
+/// Removes the container and destroys the sandbox, so that what it wrote is on its disk. The guest resets afterwards.
+pub fn take_down(client: &Client, container: &str, at_most: Duration) -> Result<(), CallError> {
+    client.remove_container(container, at_most)?;
+    client.destroy_sandbox(at_most)
+}
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;
