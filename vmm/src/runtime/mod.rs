@@ -1,6 +1,16 @@
-//! Containers as their users know them: what an image and its options make of a process, and what a run leaves behind.
+//! Containers as their users know them: what an image and its options make of a process ([`oci`]), the guest it runs in
+//! ([`guest`]), and what a run leaves behind.
+//!
+//! Everything but starting a guest is the same for every kind of guest: `ferry` starts one on its own VMM ([`own_vmm`]),
+//! the build automation also under QEMU.
 
 pub mod capabilities;
 pub mod command;
+pub mod directory;
 pub mod environment;
+pub mod guest;
+pub mod interrupt;
+pub mod oci;
+pub mod own_vmm;
 pub mod size;
+pub mod supervise;

@@ -1,0 +1,155 @@
+//! A guest from the outside: what it is started with, how its agent is reached, and how it ended. Whoever can start one
+//! (ferry's own VMM, QEMU) implements [`Launch`] and [`Guest`]; everything else of a run is the same.
+
+use crate::agent::Transport;
+use ferry_images::Segment;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a guest is started with.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Number of vCPUs.
+    pub vcpus: u8,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Disks, in the guest's order.
+    pub disks: Vec<PlannedDisk>,
+    /// Words appended to the kernel's command line.
+    pub cmdline_extra: String,
+    /// The kernel, where it is not the usual one.
+    pub kernel: Option<PathBuf>,
+    /// The initrd, where it is not the usual one.
+    pub initrd: Option<PathBuf>,
+    /// A directory of this run's own (mode 0700) for sockets; gone after the run.
+    pub directory: PathBuf,
+    /// Where the guest's serial output goes besides the error messages that quote it.
+    pub serial: Serial,
+}
+
+/// A disk of a guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedDisk {
+    /// What the guest finds it by.
+    pub serial: String,
+    /// What it is made of.
+    pub contents: Contents,
+}
+
+/// What a disk is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Contents {
+    /// Read-only files, joined end to end.
+    Layers(Vec<Segment>),
+    /// One file that the guest writes to.
+    Scratch(PathBuf),
+}
+
+/// Where the guest's serial output goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Serial {
+    /// Nowhere.
+    Quiet,
+    /// To our standard error.
+    Stderr,
+}
+
+/// Starts guests.
+pub trait Launch {
+    /// Starts one. It runs when this returns, or an error says why not in words for people.
+    fn launch(&self, plan: &Plan) -> Result<Arc<dyn Guest>, LaunchError>;
+}
+
+/// Why a guest could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct LaunchError(pub String);
+
+/// A guest that has been started.
+pub trait Guest: Send + Sync {
+    /// The way to its agent.
+    fn transport(&self) -> Transport;
+    /// Waits for its end, at most this long; `None` while it runs.
+    fn wait(&self, at_most: Duration) -> Option<End>;
+    /// Ends it now; what its disks have not been told is lost.
+    fn stop(&self);
+    /// The last part of its serial output.
+    fn serial_tail(&self) -> String;
+}
+
+/// How a guest ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// In one word.
+    pub reason: Reason,
+    /// In the words of whoever saw it; may be empty.
+    pub detail: String,
+}
+
+/// Why a container is not running any more, beyond its own exit; [`Reason::word`] is what `inspect` shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// The guest has reset itself, as it does after its work.
+    Reset,
+    /// Its kernel panicked.
+    GuestPanic,
+    /// A vCPU shut down.
+    TripleFault,
+    /// KVM gave up.
+    KvmInternalError,
+    /// The VMM was told to stop, or was killed.
+    VmmKilled,
+    /// The VMM failed.
+    VmmError,
+    /// The guest never came up, or refused what it was asked for.
+    StartFailed,
+}
+
+impl Reason {
+    /// The word for it, as `inspect` shows it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Reset => "guest-reset",
+            Self::GuestPanic => "guest-panic",
+            Self::TripleFault => "triple-fault",
+            Self::KvmInternalError => "kvm-internal-error",
+            Self::VmmKilled => "vmm-killed",
+            Self::VmmError => "vmm-error",
+            Self::StartFailed => "start-failed",
+        }
+    }
+}
+
+impl End {
+    /// One line for people: what happened, as the clause after "the VM has ended: ".
+    pub fn sentence(&self) -> String {
+        let line = self.detail.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+        let with = |what: &str| if line.is_empty() { what.to_owned() } else { format!("{what}: {line}") };
+        match self.reason {
+            Reason::Reset => with("the guest has reset itself before its time"),
+            Reason::GuestPanic => with("the guest's kernel panicked"),
+            Reason::TripleFault => with("the guest's processor shut down (triple fault)"),
+            Reason::KvmInternalError => with("KVM could not go on (internal error)"),
+            Reason::VmmKilled => with("the VM was stopped"),
+            Reason::VmmError => with("the VM failed"),
+            Reason::StartFailed => with("the guest did not start"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sentence_is_one_line() {
+        let end = End {
+            reason: Reason::GuestPanic,
+            detail: "\n  Kernel panic - not syncing: no init\nmore\n".into(),
+        };
+        assert_eq!(end.sentence(), "the guest's kernel panicked: Kernel panic - not syncing: no init");
+        let end = End { reason: Reason::Reset, detail: String::new() };
+        assert_eq!(end.sentence(), "the guest has reset itself before its time");
+    }
+}

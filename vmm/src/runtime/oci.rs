@@ -1,0 +1,441 @@
+//! From an image's configuration and a run's options to the container that the agent is told of: an OCI runtime
+//! specification as Docker would write it, and the storages its root is made of.
+//!
+//! What Docker sets by default is set here too: mounts, masked and read-only paths, capabilities, environment. What the VM
+//! already separates is left out: the container has the machine's network, and no user or cgroup namespace of its own is
+//! needed to keep it from anybody.
+
+use super::capabilities::{UnknownCapability, capabilities};
+use super::command::{self, Entrypoint, NoCommand};
+use super::environment;
+use crate::agent::session::ContainerSpec;
+use crate::agent::terminal::Window;
+use ferry_images::ImageConfig;
+use ferry_init::api::agent::Storage;
+use ferry_init::api::oci::{
+    Box as ConsoleSize, Linux, LinuxCapabilities, LinuxNamespace, LinuxResources, Mount, PosixRlimit,
+    Process, Root, Spec, User,
+};
+use thiserror::Error;
+
+/// The serial number of the disk that holds an image's layers.
+pub const LAYERS_SERIAL: &str = "layers";
+/// The serial number of the writable disk.
+pub const SCRATCH_SERIAL: &str = "scratch";
+
+/// The version of the OCI runtime specification that is written here.
+const OCI_VERSION: &str = "1.2.0";
+/// Where the guest mounts what belongs to a container, by its id (Kata's place for it).
+const GUEST_BASE: &str = "/run/kata-containers";
+/// The longest host name Linux takes.
+const MAX_HOSTNAME: usize = 64;
+
+/// Where what the container writes goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Writable {
+    /// To a scratch disk on the host.
+    #[default]
+    Disk,
+    /// To the guest's memory.
+    Tmpfs,
+    /// Nowhere: the root is read-only.
+    Nothing,
+}
+
+/// What a run's options say of the container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The words after the image; none: the image's own command.
+    pub command: Vec<String>,
+    /// What replaces the image's entrypoint.
+    pub entrypoint: Entrypoint,
+    /// Variables, `NAME=value` or a bare name that takes the variable away; see [`environment::from_option`].
+    pub environment: Vec<String>,
+    /// What replaces the image's working directory.
+    pub working_dir: Option<String>,
+    /// What replaces the image's user.
+    pub user: Option<String>,
+    /// The container's host name; none: its id.
+    pub hostname: Option<String>,
+    /// Whether the process has a terminal.
+    pub terminal: bool,
+    /// The terminal's first size.
+    pub window: Option<Window>,
+    /// Where what it writes goes.
+    pub writable: Writable,
+    /// Every capability, and nothing masked or read-only.
+    pub privileged: bool,
+    /// Capabilities besides the default ones.
+    pub cap_add: Vec<String>,
+    /// Default capabilities that it is not to have.
+    pub cap_drop: Vec<String>,
+}
+
+/// Options and an image that make no container.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum SpecError {
+    /// Nothing to run.
+    #[error(transparent)]
+    NoCommand(#[from] NoCommand),
+    /// An unknown capability.
+    #[error(transparent)]
+    Capability(#[from] UnknownCapability),
+    /// A working directory that is relative.
+    #[error("the working directory '{0}' is invalid: it needs to be an absolute path")]
+    RelativeWorkingDir(String),
+    /// A host name that Linux does not take.
+    #[error(
+        "invalid host name '{0}': at most {MAX_HOSTNAME} characters, none of them a blank or control character"
+    )]
+    Hostname(String),
+    /// A NUL byte in a word, which no process can be given.
+    #[error("{0} contains a NUL byte")]
+    Nul(&'static str),
+}
+
+/// The container `id` of an image run with these options.
+pub fn container_for(id: &str, image: &ImageConfig, options: &Options) -> Result<ContainerSpec, SpecError> {
+    let storages = storages(id, options.writable);
+    // Whatever is mounted last is the root.
+    let root = storages.last().map(|storage| storage.mount_point.clone()).unwrap_or_default();
+    let oci = spec_for(id, &root, image, options)?;
+    Ok(ContainerSpec { id: id.to_owned(), storages, oci })
+}
+
+/// The specification alone, of a container whose root the guest has mounted at `root`.
+pub fn spec_for(id: &str, root: &str, image: &ImageConfig, options: &Options) -> Result<Spec, SpecError> {
+    let hostname = hostname(id, options.hostname.as_deref())?;
+    let process = process(&hostname, image, options)?;
+    let paths = |list: &[&str]| {
+        let list = if options.privileged { &[][..] } else { list };
+        list.iter().map(|path| (*path).to_owned()).collect()
+    };
+    let linux = Linux {
+        resources: Some(LinuxResources::default()),
+        cgroups_path: format!("/{id}"),
+        namespaces: NAMESPACES
+            .iter()
+            .map(|kind| LinuxNamespace { r#type: (*kind).to_owned(), path: String::new() })
+            .collect(),
+        masked_paths: paths(&MASKED_PATHS),
+        readonly_paths: paths(&READONLY_PATHS),
+        ..Default::default()
+    };
+    Ok(Spec {
+        version: OCI_VERSION.to_owned(),
+        process: Some(process),
+        root: Some(Root { path: root.to_owned(), readonly: options.writable == Writable::Nothing }),
+        hostname,
+        mounts: mounts(options.privileged),
+        linux: Some(linux),
+        ..Default::default()
+    })
+}
+
+/// Namespaces of the container's own. The network is the machine's: nobody else is in it.
+const NAMESPACES: [&str; 5] = ["mount", "uts", "ipc", "pid", "cgroup"];
+
+/// What Docker hides.
+const MASKED_PATHS: [&str; 11] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+];
+
+/// What Docker makes read-only.
+const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Docker's mounts, in its order.
+fn mounts(privileged: bool) -> Vec<Mount> {
+    let access = if privileged { "rw" } else { "ro" };
+    let table: [(&str, &str, &str, &[&str]); 7] = [
+        ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        ("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        (
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        ("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
+        ("/sys/fs/cgroup", "cgroup", "cgroup", &[access, "nosuid", "noexec", "nodev"]),
+        ("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        ("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=67108864"]),
+    ];
+    table
+        .iter()
+        .map(|(destination, kind, source, options)| Mount {
+            destination: (*destination).to_owned(),
+            source: (*source).to_owned(),
+            r#type: (*kind).to_owned(),
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
+        })
+        .collect()
+}
+
+fn process(hostname: &str, image: &ImageConfig, options: &Options) -> Result<Process, SpecError> {
+    let args = command::resolve(&image.entrypoint, &image.cmd, &options.entrypoint, &options.command)?;
+    let term = options.terminal.then_some("xterm");
+    let env = environment::assemble(hostname, term, &image.env, &options.environment);
+    let cwd = match options.working_dir.as_deref().filter(|dir| !dir.is_empty()) {
+        Some(dir) if !dir.starts_with('/') => return Err(SpecError::RelativeWorkingDir(dir.to_owned())),
+        Some(dir) => dir.to_owned(),
+        None if image.working_dir.is_empty() => "/".to_owned(),
+        // An image may say `app`, which Docker takes from the root.
+        None if !image.working_dir.starts_with('/') => format!("/{}", image.working_dir),
+        None => image.working_dir.clone(),
+    };
+    let user = options.user.as_ref().unwrap_or(&image.user);
+    for (what, words) in [
+        ("the command", &args),
+        ("the environment", &env),
+        ("the working directory", &vec![cwd.clone()]),
+        ("the user", &vec![user.clone()]),
+    ] {
+        if words.iter().any(|word| word.contains('\0')) {
+            return Err(SpecError::Nul(what));
+        }
+    }
+    Ok(Process {
+        terminal: options.terminal,
+        console_size: options
+            .window
+            .filter(|_| options.terminal)
+            .map(|window| ConsoleSize { height: window.rows.into(), width: window.columns.into() }),
+        user: Some(self::user(user)),
+        args,
+        env,
+        cwd,
+        capabilities: Some(process_capabilities(user, options)?),
+        rlimits: vec![PosixRlimit { r#type: "RLIMIT_NOFILE".to_owned(), soft: 1024, hard: 524_288 }],
+        ..Default::default()
+    })
+}
+
+/// The user is looked up in the guest, where the container's passwd and group are.
+fn user(text: &str) -> User {
+    let username = if text.is_empty() || text == "0" || text == "root" { "" } else { text };
+    User { username: username.to_owned(), ..Default::default() }
+}
+
+/// As execve would have it: root gets the set, anybody else only its bound. A name that turns out to be another root's gets
+/// the set from the kernel at its exec.
+fn process_capabilities(user: &str, options: &Options) -> Result<LinuxCapabilities, SpecError> {
+    let set = capabilities(options.privileged, &options.cap_add, &options.cap_drop)?;
+    let name = user.split(':').next().unwrap_or_default();
+    let held = if matches!(name, "" | "0" | "root") { set.clone() } else { Vec::new() };
+    Ok(LinuxCapabilities { bounding: set, effective: held.clone(), permitted: held, ..Default::default() })
+}
+
+fn hostname(id: &str, wanted: Option<&str>) -> Result<String, SpecError> {
+    match wanted.filter(|name| !name.is_empty()) {
+        Some(name)
+            if name.len() > MAX_HOSTNAME || name.contains(|c: char| c.is_control() || c.is_whitespace()) =>
+        {
+            Err(SpecError::Hostname(name.to_owned()))
+        }
+        Some(name) => Ok(name.to_owned()),
+        None => Ok(id.chars().take(12).collect()),
+    }
+}
+
+/// What the guest mounts for the container's root, in order; the last one is the root.
+pub fn storages(id: &str, writable: Writable) -> Vec<Storage> {
+    let place = |name: &str| format!("{GUEST_BASE}/{id}/{name}");
+    let (layers, scratch) = (place("layers"), place("scratch"));
+    let mut storages = vec![Storage {
+        driver: "mmioblk".to_owned(),
+        source: format!("serial={LAYERS_SERIAL}"),
+        fstype: "erofs".to_owned(),
+        options: vec!["ro".to_owned()],
+        mount_point: layers.clone(),
+        ..Default::default()
+    }];
+    match writable {
+        Writable::Nothing => return storages,
+        Writable::Disk => storages.push(Storage {
+            driver: "mmioblk".to_owned(),
+            source: format!("serial={SCRATCH_SERIAL}"),
+            fstype: "ext4".to_owned(),
+            mount_point: scratch.clone(),
+            ..Default::default()
+        }),
+        Writable::Tmpfs => storages.push(Storage {
+            driver: "ephemeral".to_owned(),
+            source: "tmpfs".to_owned(),
+            fstype: "tmpfs".to_owned(),
+            options: vec!["mode=0755".to_owned()],
+            mount_point: scratch.clone(),
+            ..Default::default()
+        }),
+    }
+    let (upper, work) = (format!("{scratch}/upper"), format!("{scratch}/work"));
+    let make = |dir: &str| format!("io.katacontainers.volume.overlayfs.create_directory={dir}");
+    storages.push(Storage {
+        driver: "overlayfs".to_owned(),
+        driver_options: vec![make(&upper), make(&work)],
+        source: "overlay".to_owned(),
+        fstype: "overlay".to_owned(),
+        options: vec![format!("lowerdir={layers}"), format!("upperdir={upper}"), format!("workdir={work}")],
+        mount_point: place("rootfs"),
+        ..Default::default()
+    });
+    storages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "0123456789abcdef";
+
+    fn image() -> ImageConfig {
+        ImageConfig {
+            user: "redis:999".into(),
+            env: vec!["PATH=/bin".into(), "A=1".into()],
+            entrypoint: vec!["/entry.sh".into()],
+            cmd: vec!["serve".into()],
+            working_dir: "/data".into(),
+            ..Default::default()
+        }
+    }
+
+    fn options() -> Options {
+        Options::default()
+    }
+
+    #[test]
+    fn an_images_own_word_stands_without_options() {
+        let container = container_for(ID, &image(), &options()).unwrap();
+        let process = container.oci.process.unwrap();
+        assert_eq!(process.args, ["/entry.sh", "serve"]);
+        assert_eq!(process.env, ["PATH=/bin", "HOSTNAME=0123456789ab", "A=1"]);
+        assert_eq!(process.cwd, "/data");
+        assert_eq!(process.user.unwrap().username, "redis:999");
+        assert_eq!(container.oci.hostname, "0123456789ab");
+        assert!(!process.terminal && process.console_size.is_none());
+        assert_eq!(
+            container.oci.root.unwrap(),
+            Root { path: format!("/run/kata-containers/{ID}/rootfs"), readonly: false }
+        );
+    }
+
+    #[test]
+    fn options_replace_what_the_image_says() {
+        let options = Options {
+            command: vec!["id".into()],
+            entrypoint: Entrypoint::Cleared,
+            environment: vec!["A=2".into()],
+            working_dir: Some("/tmp".into()),
+            user: Some("0:5".into()),
+            hostname: Some("box".into()),
+            terminal: true,
+            window: Some(Window { rows: 24, columns: 80 }),
+            ..options()
+        };
+        let spec = container_for(ID, &image(), &options).unwrap().oci;
+        let process = spec.process.unwrap();
+        assert_eq!(process.args, ["id"]);
+        assert_eq!(process.env, ["PATH=/bin", "HOSTNAME=box", "TERM=xterm", "A=2"]);
+        assert_eq!((process.cwd.as_str(), spec.hostname.as_str()), ("/tmp", "box"));
+        assert_eq!(process.user.unwrap().username, "0:5");
+        assert!(process.terminal);
+        assert_eq!(process.console_size.unwrap(), ConsoleSize { height: 24, width: 80 });
+    }
+
+    #[test]
+    fn root_holds_its_capabilities_and_others_have_them_as_a_bound() {
+        for (user, holds) in
+            [("", true), ("root", true), ("0:0", true), ("root:adm", true), ("redis", false), ("1000", false)]
+        {
+            let options = Options { user: Some(user.into()), ..options() };
+            let process = container_for(ID, &image(), &options).unwrap().oci.process.unwrap();
+            let sets = process.capabilities.unwrap();
+            assert_eq!(sets.bounding.len(), 14);
+            assert_eq!(sets.effective.is_empty(), !holds, "{user}");
+            assert_eq!(sets.effective, sets.permitted);
+            assert!(sets.inheritable.is_empty() && sets.ambient.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_root_is_the_last_storage() {
+        for (writable, kinds, root, readonly) in [
+            (Writable::Disk, &["erofs", "ext4", "overlay"][..], "rootfs", false),
+            (Writable::Tmpfs, &["erofs", "tmpfs", "overlay"], "rootfs", false),
+            (Writable::Nothing, &["erofs"], "layers", true),
+        ] {
+            let container = container_for(ID, &image(), &Options { writable, ..options() }).unwrap();
+            assert_eq!(container.storages.iter().map(|s| s.fstype.as_str()).collect::<Vec<_>>(), kinds);
+            let path = format!("/run/kata-containers/{ID}/{root}");
+            assert_eq!(container.oci.root.unwrap(), Root { path, readonly });
+        }
+    }
+
+    #[test]
+    fn the_overlay_stands_on_the_storages_before_it() {
+        let storages = storages("c", Writable::Disk);
+        assert_eq!(storages[0].source, "serial=layers");
+        assert_eq!(storages[1].source, "serial=scratch");
+        assert_eq!(
+            storages[2].options,
+            [
+                format!("lowerdir={}", storages[0].mount_point),
+                format!("upperdir={}/upper", storages[1].mount_point),
+                format!("workdir={}/work", storages[1].mount_point),
+            ]
+        );
+    }
+
+    #[test]
+    fn privileged_hides_nothing() {
+        let linux = |privileged| {
+            let container = container_for(ID, &image(), &Options { privileged, ..options() }).unwrap();
+            (container.oci.linux.unwrap(), container.oci.mounts)
+        };
+        let (plain, mounts) = linux(false);
+        assert!(
+            plain.masked_paths.contains(&"/proc/kcore".into())
+                && plain.readonly_paths.contains(&"/proc/sys".into())
+        );
+        let sys = |mounts: &[Mount]| mounts.iter().find(|m| m.destination == "/sys").unwrap().options.clone();
+        assert!(sys(&mounts).contains(&"ro".into()));
+        let (open, mounts) = linux(true);
+        assert!(open.masked_paths.is_empty() && open.readonly_paths.is_empty());
+        assert!(sys(&mounts).contains(&"rw".into()));
+    }
+
+    #[test]
+    fn what_makes_no_container_is_said() {
+        let refused = |options: Options, image: &ImageConfig| {
+            container_for(ID, image, &options).unwrap_err().to_string()
+        };
+        let none = ImageConfig::default();
+        assert!(refused(options(), &none).starts_with("no command specified"));
+        let dir = Options { working_dir: Some("data".into()), ..options() };
+        assert!(refused(dir, &image()).contains("absolute path"));
+        for name in ["two words", &"x".repeat(65), "new\nline"] {
+            let named = Options { hostname: Some(name.to_owned()), ..options() };
+            assert!(refused(named, &image()).contains("host name"), "{name}");
+        }
+        let nul = Options { command: vec!["a\0b".into()], ..options() };
+        assert_eq!(refused(nul, &image()), "the command contains a NUL byte");
+        let capability = Options { cap_add: vec!["FLY".into()], ..options() };
+        assert!(refused(capability, &image()).contains("'FLY' is not a capability"));
+    }
+
+    #[test]
+    fn an_images_relative_working_directory_is_under_the_root() {
+        let image = ImageConfig { working_dir: "app".into(), ..image() };
+        let process = container_for(ID, &image, &options()).unwrap().oci.process.unwrap();
+        assert_eq!(process.cwd, "/app");
+    }
+}
