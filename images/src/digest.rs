@@ -55,6 +55,11 @@ impl Digest {
         Ok(Self(bytes))
     }
 
+    /// What a hasher has come to.
+    pub(crate) fn from_sha256(hasher: Sha256) -> Self {
+        Self(hasher.finalize().into())
+    }
+
     /// The 64 hex digits alone: safe as a file name.
     pub fn hex(&self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -139,7 +144,7 @@ impl<R: Read> Hashing<R> {
 
     /// The digest of everything read so far, and how many bytes that was.
     pub fn finish(self) -> (Digest, u64) {
-        (Digest(self.hasher.finalize().into()), self.bytes)
+        (Digest::from_sha256(self.hasher), self.bytes)
     }
 }
 

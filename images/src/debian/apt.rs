@@ -1,6 +1,7 @@
 //! `apt-get`, `apt-cache` and `apt-helper` run over a private state, see apt.conf(5).
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -119,10 +120,26 @@ impl Apt {
         run(command.args(["update", "-q"]), "fetching Debian's package lists").map(drop)
     }
 
-    /// What installing `names` on an empty system would fetch.
-    pub(super) fn closure(&self, names: &[&str]) -> Result<Vec<Package>, Error> {
+    /// What installing `names` on a system with only `installed` would fetch.
+    pub(super) fn closure(
+        &self,
+        installed: &[(String, String)],
+        names: &[&str],
+    ) -> Result<Vec<Package>, Error> {
         let doing = format!("resolving {}", names.join(" "));
+        let mut status = String::new();
+        for (name, version) in installed {
+            // A version that satisfies whoever asks for a newer one.
+            let version = if version.is_empty() { "9999:0" } else { version };
+            let _ = write!(
+                status,
+                "Package: {name}\nStatus: install ok installed\nArchitecture: amd64\nVersion: {version}\n\n"
+            );
+        }
+        let path = self.home.join("status-over");
+        fs::write(&path, status).map_err(|cause| Error::Cache { path: path.clone(), cause })?;
         let mut command = self.command("apt-get");
+        command.arg("-o").arg(format!("Dir::State::status={}", path.display()));
         command.args(["install", "--print-uris", "-qq", "-y", "--"]).args(names);
         let output = run(&mut command, &doing)?;
         let mut wanted = Vec::new();

@@ -5,7 +5,7 @@
 //! Packages are kept by SHA-256 and checked each time they are handed out.
 
 mod apt;
-mod deb;
+pub(crate) mod deb;
 mod sources;
 
 use std::fs;
@@ -178,19 +178,36 @@ impl Packages {
     /// `names` and everything they depend on (not what they only recommend), current versions, in name order.
     /// A name may carry `=VERSION`.
     pub fn resolve(&self, names: &[&str], progress: &dyn Progress) -> Result<Vec<Package>, Error> {
+        self.resolve_over(&[], names, progress)
+    }
+
+    /// The same on a system that has the packages `installed` already, as names and versions. One without a version is
+    /// only pretended: whatever needs it is content, and neither it nor what it would need comes along.
+    pub fn resolve_over(
+        &self,
+        installed: &[(String, String)],
+        names: &[&str],
+        progress: &dyn Progress,
+    ) -> Result<Vec<Package>, Error> {
         let _lock = self.apt.lock()?;
         let fresh = self.lists_are_recent();
         if !fresh {
             self.fetch_lists(progress)?;
         }
-        match self.apt.closure(names) {
+        let mut closure = match self.apt.closure(installed, names) {
             // A wanted version may be younger than the lists.
             Err(Error::Apt { .. }) if fresh => {
                 self.fetch_lists(progress)?;
-                self.apt.closure(names)
+                self.apt.closure(installed, names)?
             }
-            other => other,
-        }
+            other => other?,
+        };
+        // apt reinstalls what it finds installed with fewer dependencies than its index says: all that it is told here.
+        let there = |package: &Package| {
+            installed.iter().any(|(name, version)| *name == package.name && *version == package.version)
+        };
+        closure.retain(|package| !there(package));
+        Ok(closure)
     }
 
     /// The verified file of each package, from the cache or the mirror, in the same order.
