@@ -2,5 +2,7 @@
 
 pub mod bus;
 pub mod panic;
+pub mod reactor;
 pub mod reset;
 pub mod serial;
+pub mod virtio;
