@@ -6,8 +6,11 @@
 pub mod config;
 pub mod debian;
 pub mod digest;
+pub mod erofs;
 pub mod ext4;
 pub mod initrd;
+pub mod join;
+pub mod layer;
 pub mod progress;
 pub mod recipe;
 pub mod reference;
