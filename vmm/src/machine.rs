@@ -21,7 +21,9 @@ pub use crate::devices::serial::Output;
 pub use probe::{Kvm, ProbeError, probe};
 
 use crate::backends::disk::Disk;
+use crate::devices::reactor::Reactor;
 use crate::devices::serial::Tail;
+use crate::devices::virtio::Transport;
 use crate::payload::Embedded;
 use ending::Ending;
 use kvm_ioctls::VmFd;
@@ -201,6 +203,8 @@ pub struct Machine {
     #[expect(dead_code, reason = "owned: KVM maps it")]
     memory: GuestMemoryMmap,
     buses: Arc<Buses>,
+    reactor: Reactor,
+    transports: Arc<[Arc<Transport>]>,
     ending: Arc<Ending>,
     tail: Tail,
 }
@@ -213,40 +217,66 @@ impl Machine {
 
     /// A handle with which another thread stops the machine.
     pub fn handle(&self) -> Handle {
-        Handle { ending: self.ending.clone(), tail: self.tail.clone() }
+        Handle { ending: self.ending.clone(), tail: self.tail.clone(), transports: self.transports.clone() }
     }
 
     /// Runs the guest until it ends or is stopped.
-    pub fn run(self) -> Result<Exit, Error> {
+    pub fn run(mut self) -> Result<Exit, Error> {
         vcpu::install_kick().map_err(Error::system("install a signal handler"))?;
-        let mut threads = Vec::with_capacity(self.vcpus.len());
-        let mut refused = None;
-        for (number, vcpu) in self.vcpus.into_iter().enumerate() {
-            match VcpuThread::spawn(number, vcpu, self.buses.clone(), self.ending.clone()) {
-                Ok(thread) => threads.push(thread),
+        let Self { vcpus, buses, reactor, ending, tail, .. } = &mut self;
+        let stopper = reactor.stopper();
+        let mut threads = Vec::with_capacity(vcpus.len());
+        let mut problem = None;
+        let exit = std::thread::scope(|scope| {
+            let io = std::thread::Builder::new().name("io".into()).spawn_scoped(scope, || {
+                let result = reactor.run();
+                // Without its devices the guest would only hang.
+                ending.set(Exit::Killed);
+                result
+            });
+            match io {
+                Ok(_) => {
+                    for (number, vcpu) in vcpus.drain(..).enumerate() {
+                        match VcpuThread::spawn(number, vcpu, buses.clone(), ending.clone()) {
+                            Ok(thread) => threads.push(thread),
+                            Err(error) => {
+                                ending.set(Exit::Killed);
+                                problem = Some(Error::system("start a vCPU's thread")(error));
+                                break;
+                            }
+                        }
+                    }
+                }
                 Err(error) => {
-                    self.ending.set(Exit::Killed);
-                    refused = Some(Error::system("start a vCPU's thread")(error));
-                    break;
+                    ending.set(Exit::Killed);
+                    problem = Some(Error::system("start the devices' thread")(error));
+                    return Exit::Killed;
                 }
             }
-        }
-        let explain = || {
-            let output = self.tail.text();
-            explain::panic_text(&output).unwrap_or(explain::last_lines(&output)).to_owned()
-        };
-        let mut exit = self.ending.wait(explain);
-        for thread in &threads {
-            thread.kick();
-        }
-        for thread in threads {
-            if let Err(error) = thread.join() {
-                refused.get_or_insert(error);
+            let exit = ending.wait(|| {
+                let output = tail.text();
+                explain::panic_text(&output).unwrap_or(explain::last_lines(&output)).to_owned()
+            });
+            for thread in &threads {
+                thread.kick();
             }
+            for thread in threads.drain(..) {
+                if let Err(error) = thread.join() {
+                    problem.get_or_insert(error);
+                }
+            }
+            let _ = stopper.write(1);
+            if let Ok(io) = io
+                && let Ok(Err(error)) = io.join()
+            {
+                problem.get_or_insert(Error::system("wait for the devices' events")(error));
+            }
+            exit
+        });
+        if let Some(problem) = problem {
+            return Err(problem);
         }
-        if let Some(error) = refused {
-            return Err(error);
-        }
+        let mut exit = exit;
         // A panic so early that the guest had not yet found the register for it.
         if exit == Exit::Reset
             && let Some(text) = explain::panic_text(&self.tail.text())
@@ -262,6 +292,7 @@ impl Machine {
 pub struct Handle {
     ending: Arc<Ending>,
     tail: Tail,
+    transports: Arc<[Arc<Transport>]>,
 }
 
 impl Handle {
@@ -273,5 +304,13 @@ impl Handle {
     /// The last part of the guest's serial output.
     pub fn serial_tail(&self) -> String {
         self.tail.text()
+    }
+
+    /// What the guest's drivers did wrong, one sentence for each device that waits for a reset because of it.
+    pub fn device_faults(&self) -> Vec<String> {
+        let fault = |(number, transport): (usize, &Arc<Transport>)| {
+            transport.fault().map(|fault| format!("virtio device {number}: {fault}"))
+        };
+        self.transports.iter().enumerate().filter_map(fault).collect()
     }
 }

@@ -4,8 +4,11 @@
 //! reset and what happens when a guest breaks the rules are the [`transport`]'s. "The specification" below means the
 //! OASIS Virtual I/O Device (VIRTIO) specification, version 1.2.
 
+pub mod blk;
+pub mod console;
 pub mod interrupt;
 pub mod queue;
+pub mod rng;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod transport;

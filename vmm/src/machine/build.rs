@@ -2,15 +2,25 @@
 
 use super::boot_params::BootParams;
 use super::ending::Ending;
+use super::layout::Slot;
 use super::memory::{self, Source};
 use super::vcpu::{Buses, Vcpu};
-use super::{Config, Error, Exit, Image, Machine, cmdline, entry, fdt, kernel, layout, probe};
+use super::{
+    Config, ConsoleConfig, DiskConfig, Error, Exit, Image, Machine, cmdline, entry, fdt, kernel, layout,
+    probe,
+};
 use crate::devices::bus::Bus;
 use crate::devices::panic::Pvpanic;
+use crate::devices::reactor::Reactor;
 use crate::devices::reset::KeyboardController;
 use crate::devices::serial::{Output, SerialPort, Tail};
+use crate::devices::virtio::Device;
+use crate::devices::virtio::blk::Blk;
+use crate::devices::virtio::console::Console;
+use crate::devices::virtio::rng::Rng;
+use crate::devices::virtio::transport::{Transport, register};
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
-use kvm_ioctls::VmFd;
+use kvm_ioctls::{IoEventAddress, VmFd};
 use std::io;
 use std::sync::Arc;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
@@ -33,7 +43,10 @@ pub(super) fn build(config: Config) -> Result<Machine, Error> {
     let ending = Arc::new(Ending::default());
     let tail = Tail::default();
     let ports = port_bus(&vm, config.serial, &tail, &ending)?;
-    let memory_bus = memory_bus(&ending);
+    let mut memory_bus = memory_bus(&ending);
+    let mut reactor = Reactor::new().map_err(Error::system("make an event queue"))?;
+    let devices = devices(config.disks, config.console);
+    let (slots, transports) = attach(devices, &vm, &memory, &mut memory_bus, &mut reactor)?;
 
     let kernel = kernel::load(&Source::open(&config.kernel, "kernel")?, &memory)?;
     let initrd = match &config.initrd {
@@ -45,7 +58,7 @@ pub(super) fn build(config: Config) -> Result<Machine, Error> {
         false => cmdline::Processor::Complete,
     };
     let tree =
-        fdt::describe(config.vcpus, &[]).map_err(|_| Error::Internal("the device tree does not close"))?;
+        fdt::describe(config.vcpus, &slots).map_err(|_| Error::Internal("the device tree does not close"))?;
     let cmdline = cmdline::for_ferry(processor, &config.cmdline_extra);
     let seed = random_seed()?;
     BootParams { cmdline: &cmdline, initrd, tree: &tree, seed }.write(&memory)?;
@@ -60,7 +73,7 @@ pub(super) fn build(config: Config) -> Result<Machine, Error> {
     }
     vcpus[0].start_at(kernel.entry)?;
     let buses = Arc::new(Buses { ports, memory: memory_bus });
-    Ok(Machine { vcpus, vm, memory, buses, ending, tail })
+    Ok(Machine { vcpus, vm, memory, buses, reactor, transports: transports.into(), ending, tail })
 }
 
 /// Hands guest memory to KVM, a slot for each region.
@@ -103,6 +116,47 @@ fn memory_bus(ending: &Arc<Ending>) -> Bus {
     let register = Pvpanic::new(Box::new(move || on_panic.panicked()));
     bus.add(layout::PVPANIC, layout::PVPANIC_SIZE, Arc::new(register));
     bus
+}
+
+/// The virtio devices, in the order in which the guest finds them.
+fn devices(disks: Vec<DiskConfig>, console: Option<ConsoleConfig>) -> Vec<Box<dyn Device>> {
+    let mut devices: Vec<Box<dyn Device>> = Vec::new();
+    for DiskConfig { serial, backend } in disks {
+        devices.push(Box::new(Blk::new(backend, &serial)));
+    }
+    if let Some(ConsoleConfig { input, output }) = console {
+        devices.push(Box::new(Console::new(input, output)));
+    }
+    devices.push(Box::new(Rng));
+    devices
+}
+
+/// Gives each device a slot: registers on the bus, an interrupt line, and kicks that need no exit.
+fn attach(
+    devices: Vec<Box<dyn Device>>,
+    vm: &VmFd,
+    memory: &GuestMemoryMmap,
+    bus: &mut Bus,
+    reactor: &mut Reactor,
+) -> Result<(Vec<Slot>, Vec<Arc<Transport>>), Error> {
+    let count = devices.len();
+    let (mut slots, mut transports) = (Vec::with_capacity(count), Vec::with_capacity(count));
+    for (number, device) in devices.into_iter().enumerate() {
+        let slot = Slot::new(number).ok_or(Error::Devices(count))?;
+        let transport = Transport::new(device, memory.clone(), reactor.poller());
+        let transport = Arc::new(transport.map_err(Error::system("set up a device"))?);
+        let line = transport.interrupt().line();
+        vm.register_irqfd(line, slot.gsi()).map_err(Error::kvm("connect an interrupt line"))?;
+        let register = IoEventAddress::Mmio(slot.address() + register::QUEUE_NOTIFY);
+        for (queue, kick) in transport.kicks().iter().enumerate() {
+            vm.register_ioevent(kick, &register, queue as u32).map_err(Error::kvm("connect a kick"))?;
+        }
+        bus.add(slot.address(), layout::VIRTIO_MMIO_SIZE, transport.clone());
+        reactor.push(transport.clone());
+        slots.push(slot);
+        transports.push(transport);
+    }
+    Ok((slots, transports))
 }
 
 /// Random bytes from the host's kernel.

@@ -8,13 +8,11 @@ pub const LIMIT: usize = 2048;
 /// What every boot gets: the serial console for panics only, and a panic that ends the machine at once.
 const ALWAYS: &str = "console=ttyS0 quiet panic=-1";
 
-/// What a kernel needs on a KVM that interprets ring 0 instruction by instruction (see [`crate::machine::Kvm`]).
+/// What ferry's kernel needs on a KVM that interprets ring 0 instruction by instruction (see [`crate::machine::Kvm`]).
 ///
-/// Its emulator knows no XSAVE, POPCNT or CMPXCHG16B, features it cannot mask in CPUID, and every instruction counts;
-/// `ferry.emulated_ring0` switches on what the kernel itself must do differently there.
-const EMULATED_RING0: &str = "noxsave \
-    clearcpuid=popcnt,erms,fsrm,smap,smep,fsgsbase,invpcid,cx16,avx,avx2,rdpid,rdtscp \
-    mitigations=off ferry.emulated_ring0";
+/// `ferry.emulated_ring0` makes it do without what such an emulator does not know: features it cannot mask in CPUID, and
+/// breakpoints for patching code. Every instruction counts there, and no other guest is near, so mitigations are off.
+const EMULATED_RING0: &str = "mitigations=off ferry.emulated_ring0";
 
 /// How the guest's processor is provided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

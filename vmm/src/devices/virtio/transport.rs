@@ -296,11 +296,8 @@ impl State {
             return;
         }
         match offset {
-            register::QUEUE_NUM => match u16::try_from(value) {
-                Ok(size) => queue.set_size(size),
-                // Sizes that are no size leave the queue as it is, as `set_size` does with those beyond the maximum.
-                Err(_) => {}
-            },
+            // Sizes that are no size leave the queue as it is, as `set_size` does with those beyond the maximum.
+            register::QUEUE_NUM => queue.set_size(u16::try_from(value).unwrap_or(0)),
             register::QUEUE_DESC_LOW => queue.set_desc_table_address(Some(value), None),
             register::QUEUE_DESC_HIGH => queue.set_desc_table_address(None, Some(value)),
             register::QUEUE_DRIVER_LOW => queue.set_avail_ring_address(Some(value), None),

@@ -1,0 +1,70 @@
+//! `ferry-vmm`: boots a kernel in a machine, without images or containers. For measuring and debugging the machine.
+
+use ferry_vmm::backends::disk::{Access, Raw};
+use ferry_vmm::machine::{Config, DiskConfig, Exit, Image, Machine, Output, VsockConfig, probe};
+use ferry_vmm::payload;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+const USAGE: &str = "usage: ferry-vmm [--kernel FILE] [--initrd FILE] [--memory MIB] [--cpus N] [--append WORDS] \
+    [--disk FILE[:ro]]... [--vsock SOCKET]
+
+Boots the kernel and prints its serial output to standard error. Disks have the serial numbers disk0, disk1, ….
+Without --kernel and --initrd the embedded ones are used, or what FERRY_KERNEL and FERRY_INITRD name.";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(Exit::Reset) => ExitCode::SUCCESS,
+        Ok(exit) => {
+            eprintln!("ferry-vmm: {exit:?}");
+            ExitCode::from(125)
+        }
+        Err(error) => {
+            eprintln!("ferry-vmm: {error}");
+            ExitCode::from(125)
+        }
+    }
+}
+
+fn run() -> Result<Exit, Box<dyn std::error::Error>> {
+    let mut config = Config::new(Image::Bytes([].into()));
+    config.serial = Output::Stderr;
+    let (mut kernel, mut initrd) = (payload::kernel(), payload::initrd());
+    let mut arguments = std::env::args().skip(1);
+    while let Some(option) = arguments.next() {
+        let value = arguments.next().ok_or(USAGE)?;
+        match option.as_str() {
+            "--kernel" => kernel = Some(Image::File(value.into())),
+            "--initrd" => initrd = Some(Image::File(value.into())),
+            "--memory" => config.memory_mib = value.parse()?,
+            "--cpus" => config.vcpus = value.parse()?,
+            "--append" => config.cmdline_extra = value,
+            "--vsock" => config.vsock = Some(VsockConfig { cid: 3, socket: PathBuf::from(value) }),
+            "--disk" => {
+                let (path, access) = match value.strip_suffix(":ro") {
+                    Some(path) => (path, Access::ReadOnly),
+                    None => (value.as_str(), Access::ReadWrite),
+                };
+                let backend = Box::new(Raw::open(Path::new(path), access)?);
+                config.disks.push(DiskConfig { serial: format!("disk{}", config.disks.len()), backend });
+            }
+            _ => return Err(USAGE.into()),
+        }
+    }
+    config.kernel = kernel.ok_or("no kernel: name one with --kernel")?;
+    config.initrd = initrd;
+    if probe()?.emulates_ring0 {
+        eprintln!("ferry-vmm: this KVM emulates ring 0: expect a boot of many seconds");
+    }
+    let started = Instant::now();
+    let machine = Machine::new(config)?;
+    let handle = machine.handle();
+    eprintln!("ferry-vmm: machine made in {:?}", started.elapsed());
+    let exit = machine.run()?;
+    for fault in handle.device_faults() {
+        eprintln!("ferry-vmm: {fault}");
+    }
+    eprintln!("ferry-vmm: ended after {:?}", started.elapsed());
+    Ok(exit)
+}
