@@ -1,0 +1,184 @@
+//! The calls of the API: which method does what.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::process::{Caller, Channel};
+use super::system::Frozen;
+use super::{Agent, Outcome, System};
+use crate::api::prost::Message;
+use crate::api::{agent as api, guest, health, method, ttrpc};
+use crate::fault::Fault;
+
+/// Version of the agent protocol that is spoken here (Kata's, `grpc_version` of its `Version` call).
+const PROTOCOL_VERSION: &str = "0.0.1";
+
+/// Our own version.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+fn decode<M: Message + Default>(request: &ttrpc::Request) -> Result<M, Fault> {
+    M::decode(request.payload.as_slice())
+        .map_err(|error| Fault::invalid(format!("{}: the message does not decode: {error}", request.method)))
+}
+
+fn message(message: &impl Message) -> Outcome {
+    Ok(Some(message.encode_to_vec()))
+}
+
+fn nothing() -> Outcome {
+    Ok(Some(Vec::new()))
+}
+
+impl<S: System> Agent<S> {
+    pub(super) fn call(&mut self, caller: Caller, request: &ttrpc::Request) -> Outcome {
+        match request.service.as_str() {
+            method::AGENT_SERVICE => self.agent_call(caller, request),
+            method::HEALTH_SERVICE => health_call(request),
+            service => Err(Fault::unimplemented(format!("no service {service}"))),
+        }
+    }
+
+    fn agent_call(&mut self, caller: Caller, request: &ttrpc::Request) -> Outcome {
+        match request.method.as_str() {
+            method::CREATE_SANDBOX => self.create_sandbox(decode(request)?),
+            method::DESTROY_SANDBOX => {
+                self.ending = true;
+                nothing()
+            }
+            method::CREATE_CONTAINER => self.create_container(caller, decode(request)?),
+            method::START_CONTAINER => {
+                let call: api::StartContainerRequest = decode(request)?;
+                self.start_container(caller, &call.container_id)
+            }
+            method::REMOVE_CONTAINER => {
+                let call: api::RemoveContainerRequest = decode(request)?;
+                self.remove_container(caller, &call.container_id)
+            }
+            method::EXEC_PROCESS => self.exec_process(caller, decode(request)?),
+            method::SIGNAL_PROCESS => {
+                let call: api::SignalProcessRequest = decode(request)?;
+                self.signal_process(&call.container_id, &call.exec_id, call.signal)
+            }
+            method::WAIT_PROCESS => {
+                let call: api::WaitProcessRequest = decode(request)?;
+                self.wait_process(caller, self.key(&call.container_id, &call.exec_id)?)
+            }
+            method::WRITE_STDIN => {
+                let call: api::WriteStreamRequest = decode(request)?;
+                self.write_input(caller, self.key(&call.container_id, &call.exec_id)?, call.data)
+            }
+            method::READ_STDOUT => self.read_call(caller, request, Channel::Out),
+            method::READ_STDERR => self.read_call(caller, request, Channel::Err),
+            method::CLOSE_STDIN => {
+                let call: api::CloseStdinRequest = decode(request)?;
+                self.close_input(self.key(&call.container_id, &call.exec_id)?)
+            }
+            method::TTY_WIN_RESIZE => {
+                let call: api::TtyWinResizeRequest = decode(request)?;
+                self.resize(self.key(&call.container_id, &call.exec_id)?, call.row, call.column)
+            }
+            method::UPDATE_CONTAINER => {
+                let call: api::UpdateContainerRequest = decode(request)?;
+                let resources = call.resources.unwrap_or_default();
+                self.with_container(&call.container_id, |system, container| {
+                    system.update(container, &resources)
+                })
+            }
+            method::PAUSE_CONTAINER => {
+                let call: api::PauseContainerRequest = decode(request)?;
+                self.with_container(&call.container_id, |system, container| {
+                    system.freeze(container, Frozen::Yes)
+                })
+            }
+            method::RESUME_CONTAINER => {
+                let call: api::ResumeContainerRequest = decode(request)?;
+                self.with_container(&call.container_id, |system, container| {
+                    system.freeze(container, Frozen::No)
+                })
+            }
+            _ => self.guest_call(request),
+        }
+    }
+
+    /// Calls about the guest as a whole.
+    fn guest_call(&mut self, request: &ttrpc::Request) -> Outcome {
+        match request.method.as_str() {
+            method::GET_GUEST_DETAILS => {
+                let call: guest::GuestDetailsRequest = decode(request)?;
+                let size = if call.mem_block_size { self.system.memory_block_size() } else { 0 };
+                message(&guest::GuestDetailsResponse {
+                    mem_block_size_bytes: size,
+                    agent_details: Some(details()),
+                    support_mem_hotplug_probe: false,
+                })
+            }
+            method::SET_GUEST_DATE_TIME => {
+                let call: guest::SetGuestDateTimeRequest = decode(request)?;
+                self.system.set_clock(call.sec, call.usec)?;
+                nothing()
+            }
+            method::RESEED_RANDOM_DEV => {
+                let call: guest::ReseedRandomDevRequest = decode(request)?;
+                self.system.add_entropy(&call.data)?;
+                nothing()
+            }
+            // Hotplugged processors and memory come up by themselves here.
+            method::ONLINE_CPU_MEM => nothing(),
+            other => Err(Fault::unimplemented(format!("this agent has no {other}"))),
+        }
+    }
+
+    fn read_call(&mut self, caller: Caller, request: &ttrpc::Request, channel: Channel) -> Outcome {
+        let call: api::ReadStreamRequest = decode(request)?;
+        self.read_output(caller, self.key(&call.container_id, &call.exec_id)?, channel, call.len)
+    }
+
+    fn with_container(
+        &mut self,
+        id: &str,
+        act: impl FnOnce(&mut S, &S::Container) -> Result<(), Fault>,
+    ) -> Outcome {
+        let container =
+            self.containers.get(id).ok_or_else(|| Fault::invalid(format!("no container {id}")))?;
+        let container = container
+            .system
+            .as_ref()
+            .ok_or_else(|| Fault::state(format!("container {id} is not created yet")))?;
+        act(&mut self.system, container)?;
+        nothing()
+    }
+}
+
+fn health_call(request: &ttrpc::Request) -> Outcome {
+    match request.method.as_str() {
+        method::CHECK => {
+            message(&health::HealthCheckResponse { status: health::ServingStatus::Serving as i32 })
+        }
+        method::VERSION => message(&health::VersionCheckResponse {
+            grpc_version: PROTOCOL_VERSION.into(),
+            agent_version: VERSION.into(),
+        }),
+        other => Err(Fault::unimplemented(format!("no health method {other}"))),
+    }
+}
+
+fn details() -> guest::AgentDetails {
+    let strings = |names: &[&str]| names.iter().map(|name| String::from(*name)).collect();
+    guest::AgentDetails {
+        version: VERSION.into(),
+        init_daemon: true,
+        device_handlers: Vec::new(),
+        storage_handlers: strings(&[
+            "mmioblk",
+            "blk",
+            "ephemeral",
+            "local",
+            "overlayfs",
+            "bind",
+            "virtio-fs",
+        ]),
+        supports_seccomp: false,
+        extra_features: Vec::new(),
+    }
+}

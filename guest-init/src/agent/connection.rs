@@ -1,0 +1,307 @@
+//! One client: bytes in, calls out; answers in, bytes out. Nothing that a client sends is believed.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use prost::Message;
+
+use crate::api::frame::{HEADER_LEN, Header, Kind, MAX_MESSAGE};
+use crate::api::ttrpc::{Code, Request, Response, Status};
+use crate::fault::Fault;
+
+/// With this many bytes of answers not yet taken by the client, no more of its calls are read and none of its
+/// reads are answered. In bytes.
+pub const OUTPUT_LIMIT: usize = 256 << 10;
+
+/// Most calls of one client that may wait for their answer at once.
+pub const CALL_LIMIT: usize = 4096;
+
+/// A message this long is no mistake about the limit: ttrpc keeps the first byte of a frame zero.
+const NONSENSE: usize = 1 << 24;
+
+/// One client.
+#[derive(Default)]
+pub struct Connection {
+    input: Vec<u8>,
+    /// How much of `input` is done with.
+    taken: usize,
+    /// Bytes of a refused message still to come.
+    skip: usize,
+    output: Vec<u8>,
+    /// How much of `output` is sent.
+    sent: usize,
+    /// Calls not yet answered.
+    calls: usize,
+}
+
+/// What a client says.
+#[derive(Debug, PartialEq)]
+pub enum Incoming {
+    /// A call, to be answered with this stream id.
+    Call(u32, Request),
+    /// Something that is answered with a fault at once.
+    Refused(u32, Fault),
+    /// No ttrpc at all: the connection is of no use any more.
+    Nonsense,
+}
+
+impl Connection {
+    /// Takes bytes from the client; `false` when there is no memory for them.
+    pub fn feed(&mut self, bytes: &[u8]) -> bool {
+        if self.taken > 0 {
+            self.input.drain(..self.taken);
+            self.taken = 0;
+        }
+        let skipped = self.skip.min(bytes.len());
+        self.skip -= skipped;
+        let bytes = &bytes[skipped..];
+        if self.input.try_reserve(bytes.len()).is_err() {
+            return false;
+        }
+        self.input.extend_from_slice(bytes);
+        true
+    }
+
+    /// The next whole message, if there is one.
+    pub fn next(&mut self) -> Option<Incoming> {
+        loop {
+            let rest = &self.input[self.taken..];
+            let header = Header::decode(rest.first_chunk::<HEADER_LEN>()?);
+            let length = header.length as usize;
+            if length >= NONSENSE {
+                return Some(Incoming::Nonsense);
+            }
+            if length > MAX_MESSAGE {
+                let present = length.min(rest.len() - HEADER_LEN);
+                self.skip = length - present;
+                self.taken += HEADER_LEN + present;
+                return Some(refused(header.stream_id, Code::ResourceExhausted, "a message is over 4 MiB"));
+            }
+            let message = rest.get(HEADER_LEN..HEADER_LEN + length)?;
+            let request = match header.kind() {
+                Some(Kind::Request) => Some(Request::decode(message)),
+                Some(Kind::Response | Kind::Data) | None => None,
+            };
+            self.taken += HEADER_LEN + length;
+            if self.taken == self.input.len() && self.input.capacity() > OUTPUT_LIMIT {
+                // A large message came: its room is not kept for small ones.
+                self.input = Vec::new();
+                self.taken = 0;
+            }
+            return Some(match (header.kind(), request) {
+                (_, Some(_)) if header.stream_id.is_multiple_of(2) => {
+                    refused(header.stream_id, Code::InvalidArgument, "a client's stream ids are odd")
+                }
+                (_, Some(_)) if self.calls >= CALL_LIMIT => refused(
+                    header.stream_id,
+                    Code::ResourceExhausted,
+                    "too many calls wait for their answers",
+                ),
+                (_, Some(Ok(request))) => {
+                    self.calls += 1;
+                    Incoming::Call(header.stream_id, request)
+                }
+                (_, Some(Err(_))) => {
+                    refused(header.stream_id, Code::InvalidArgument, "a request does not decode")
+                }
+                (Some(Kind::Data), None) => {
+                    refused(header.stream_id, Code::Unimplemented, "no method takes a stream of messages")
+                }
+                // An answer to nobody's question, or a kind of the future.
+                (_, None) => continue,
+            });
+        }
+    }
+
+    /// Queues the answer to a call.
+    pub fn answer(&mut self, stream_id: u32, answer: Result<Vec<u8>, Fault>) {
+        self.calls = self.calls.saturating_sub(1);
+        self.refuse(stream_id, answer);
+    }
+
+    /// Queues the answer to something that was no call.
+    pub fn refuse(&mut self, stream_id: u32, answer: Result<Vec<u8>, Fault>) {
+        let response = match answer {
+            Ok(payload) => Response { status: Some(status(Code::Ok, String::new())), payload },
+            Err(fault) => Response { status: Some(status(fault.code, fault.message)), payload: Vec::new() },
+        };
+        let length = response.encoded_len();
+        // Everything answered here is far below the limit; a fault's sentence could quote a large request.
+        if length > MAX_MESSAGE {
+            return self.refuse(stream_id, Err(Fault::internal("the answer is over 4 MiB")));
+        }
+        let header = Header { length: length as u32, stream_id, kind: Kind::Response as u8, flags: 0 };
+        if self.output.try_reserve(HEADER_LEN + length).is_ok() {
+            self.output.extend_from_slice(&header.encode());
+            response.encode_raw(&mut self.output);
+        }
+    }
+
+    /// Queues data read for a `ReadStdout` or `ReadStderr`, without copying it through messages.
+    pub fn answer_data(&mut self, stream_id: u32, data: &[u8]) {
+        use prost::encoding::{encode_varint, encoded_len_varint};
+        // Response.payload (field 2) of ReadStreamResponse.data (field 1), both length-delimited. No status is
+        // success.
+        const PAYLOAD: u8 = 2 << 3 | 2;
+        const DATA: u8 = 1 << 3 | 2;
+        self.calls = self.calls.saturating_sub(1);
+        let inner = 1 + encoded_len_varint(data.len() as u64) + data.len();
+        let length = 1 + encoded_len_varint(inner as u64) + inner;
+        let header = Header { length: length as u32, stream_id, kind: Kind::Response as u8, flags: 0 };
+        if self.output.try_reserve(HEADER_LEN + length).is_err() {
+            return;
+        }
+        self.output.extend_from_slice(&header.encode());
+        self.output.push(PAYLOAD);
+        encode_varint(inner as u64, &mut self.output);
+        self.output.push(DATA);
+        encode_varint(data.len() as u64, &mut self.output);
+        self.output.extend_from_slice(data);
+    }
+
+    /// What is to be sent.
+    pub fn to_send(&self) -> &[u8] {
+        &self.output[self.sent..]
+    }
+
+    /// Says that so much of [`to_send`](Self::to_send) is sent.
+    pub fn mark_sent(&mut self, length: usize) {
+        self.sent += length;
+        if self.sent == self.output.len() {
+            self.sent = 0;
+            if self.output.capacity() > OUTPUT_LIMIT {
+                self.output = Vec::new();
+            } else {
+                self.output.clear();
+            }
+        } else if self.sent > OUTPUT_LIMIT {
+            self.output.drain(..self.sent);
+            self.sent = 0;
+        }
+    }
+
+    /// Whether the client takes its answers.
+    pub fn has_room(&self) -> bool {
+        self.to_send().len() < OUTPUT_LIMIT
+    }
+}
+
+fn status(code: Code, message: String) -> Status {
+    Status { code: code as i32, message, details: Vec::new() }
+}
+
+fn refused(stream_id: u32, code: Code, message: &str) -> Incoming {
+    Incoming::Refused(stream_id, Fault::new(code, message))
+}
+
+/// A whole frame around a request: for tests, which are clients.
+#[cfg(test)]
+pub fn frame_of(stream_id: u32, request: &Request) -> Vec<u8> {
+    crate::api::frame::encode(Kind::Request, stream_id, &request.encode_to_vec()).unwrap()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::agent::ReadStreamResponse;
+    use crate::api::frame;
+    use proptest::prelude::*;
+
+    fn request(method: &str) -> Request {
+        Request { service: "s".into(), method: method.into(), ..Default::default() }
+    }
+
+    #[test]
+    fn calls_come_out_however_the_bytes_are_cut() {
+        let bytes: Vec<u8> = (0..3).flat_map(|n| frame_of(2 * n + 1, &request("m"))).collect();
+        for size in [1, 3, 10, 11, bytes.len()] {
+            let mut connection = Connection::default();
+            let mut calls = 0;
+            for chunk in bytes.chunks(size) {
+                assert!(connection.feed(chunk));
+                while let Some(Incoming::Call(id, call)) = connection.next() {
+                    assert_eq!((id, call), (2 * calls + 1, request("m")));
+                    calls += 1;
+                }
+            }
+            assert_eq!(calls, 3);
+        }
+    }
+
+    #[test]
+    fn a_message_over_the_limit_fails_alone() {
+        let mut connection = Connection::default();
+        let header = Header { length: MAX_MESSAGE as u32 + 1, stream_id: 1, kind: 1, flags: 0 };
+        connection.feed(&header.encode());
+        assert!(
+            matches!(connection.next(), Some(Incoming::Refused(1, fault)) if fault.code == Code::ResourceExhausted)
+        );
+        for chunk in vec![0u8; MAX_MESSAGE + 1].chunks(60_000) {
+            connection.feed(chunk);
+            assert_eq!(connection.next(), None);
+        }
+        connection.feed(&frame_of(3, &request("after")));
+        assert_eq!(connection.next(), Some(Incoming::Call(3, request("after"))));
+    }
+
+    #[test]
+    fn what_is_no_ttrpc_is_nonsense() {
+        let mut connection = Connection::default();
+        connection.feed(b"GET / HTTP/1.1\r\n");
+        assert_eq!(connection.next(), Some(Incoming::Nonsense));
+    }
+
+    #[test]
+    fn even_stream_ids_and_broken_requests_are_refused() {
+        let mut connection = Connection::default();
+        connection.feed(&frame_of(2, &request("m")));
+        assert!(matches!(connection.next(), Some(Incoming::Refused(2, _))));
+        connection.feed(&frame::encode(Kind::Request, 5, &[0xff; 7]).unwrap());
+        assert!(matches!(connection.next(), Some(Incoming::Refused(5, _))));
+    }
+
+    #[test]
+    fn waiting_calls_are_counted_and_limited() {
+        let mut connection = Connection::default();
+        for n in 0..CALL_LIMIT as u32 {
+            connection.feed(&frame_of(2 * n + 1, &request("m")));
+            assert!(matches!(connection.next(), Some(Incoming::Call(..))));
+        }
+        connection.feed(&frame_of(9, &request("m")));
+        assert!(matches!(connection.next(), Some(Incoming::Refused(9, _))));
+        connection.answer(1, Ok(Vec::new()));
+        connection.feed(&frame_of(9, &request("m")));
+        assert!(matches!(connection.next(), Some(Incoming::Call(9, _))));
+    }
+
+    #[test]
+    fn data_answers_decode_as_the_messages_they_are() {
+        for length in [0, 1, 127, 128, 65536] {
+            let mut connection = Connection::default();
+            let data = vec![7; length];
+            connection.answer_data(11, &data);
+            let bytes = connection.to_send();
+            let header = Header::decode(bytes.first_chunk().unwrap());
+            assert_eq!((header.stream_id, header.kind()), (11, Some(Kind::Response)));
+            assert_eq!(header.length as usize, bytes.len() - HEADER_LEN);
+            let response = Response::decode(&bytes[HEADER_LEN..]).unwrap();
+            assert_eq!(ReadStreamResponse::decode(&response.payload[..]).unwrap().data, data);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(chunks in proptest::collection::vec(
+            proptest::collection::vec(prop_oneof![Just(0u8), Just(1u8), any::<u8>()], 0..40), 0..40)) {
+            let mut connection = Connection::default();
+            for chunk in chunks {
+                prop_assert!(connection.feed(&chunk));
+                while let Some(incoming) = connection.next() {
+                    if incoming == Incoming::Nonsense {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+}

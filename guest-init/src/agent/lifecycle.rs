@@ -1,0 +1,528 @@
+//! The lives of containers and processes: creation, start, end, removal.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::container::{Container, FIRST, Stage, check_id};
+use super::process::{Caller, Channel, Phase, Process};
+use super::streams::no_process;
+use super::system::{Created, Mounted, Sandbox, Which};
+use super::{Agent, Outcome, ProcessKey, Role, StreamId, System};
+use crate::api::agent as api;
+use crate::api::prost::Message;
+use crate::api::ttrpc::Code;
+use crate::fault::{Fault, REPORT_LIMIT};
+use crate::sys::Errno;
+use crate::sys::process::{Exit, SIGKILL};
+
+/// How long a storage's device is waited for, in milliseconds.
+const DEVICE_WAIT: u64 = 10_000;
+
+/// Between two looks for a device, in milliseconds.
+const DEVICE_RETRY: u32 = 10;
+
+/// What a report says, once it has ended or once it is a "ready".
+enum Report {
+    /// More is to come.
+    Open,
+    /// It ended with these bytes.
+    Ended(Vec<u8>),
+}
+
+impl<S: System> Agent<S> {
+    /// `CreateSandbox`.
+    pub(super) fn create_sandbox(&mut self, request: api::CreateSandboxRequest) -> Outcome {
+        if self.sandbox.is_some() {
+            return Err(Fault::state("there is a sandbox already; one guest has one"));
+        }
+        if !request.kernel_modules.is_empty() || !request.guest_hook_path.is_empty() || request.guest_userns {
+            return Err(Fault::unimplemented(
+                "this guest has no kernel modules, hooks or shared user namespace",
+            ));
+        }
+        let sandbox = Sandbox { id: request.sandbox_id, hostname: request.hostname, dns: request.dns };
+        self.system.begin_sandbox(&sandbox)?;
+        for storage in &request.storages {
+            if self.system.mount(storage)? == Mounted::NotYet {
+                return Err(Fault::internal(format!("storage {}: no such device", storage.source)));
+            }
+        }
+        self.sandbox = Some(sandbox);
+        Ok(Some(Vec::new()))
+    }
+
+    /// `CreateContainer`: answered when its storages are mounted and its namespaces stand.
+    pub(super) fn create_container(
+        &mut self,
+        caller: Caller,
+        request: api::CreateContainerRequest,
+    ) -> Outcome {
+        let id = request.container_id;
+        check_id(&id)?;
+        if self.containers.contains_key(&id) {
+            return Err(Fault::new(Code::AlreadyExists, format!("there is a container {id} already")));
+        }
+        if self.ending {
+            return Err(Fault::state("the sandbox is being destroyed"));
+        }
+        let mut spec = request.oci.ok_or_else(|| Fault::invalid("a container needs an OCI specification"))?;
+        let mut process =
+            spec.process.take().ok_or_else(|| Fault::invalid("the specification has no process"))?;
+        if !request.shared_mounts.is_empty()
+            || request.devices.iter().any(|device| !device.container_path.is_empty())
+        {
+            return Err(Fault::unimplemented("shared mounts and passed devices are not supported"));
+        }
+        if let Some(user) = request.string_user {
+            name_user(&mut process, &user);
+        }
+        if request.sandbox_pidns
+            && let Some(linux) = &mut spec.linux
+        {
+            linux.namespaces.retain(|namespace| namespace.r#type != "pid");
+        }
+        let deadline = self.system.now() + DEVICE_WAIT;
+        let container = Container {
+            spec,
+            stage: Stage::Mounting { caller, deadline },
+            storages: request.storages,
+            mounted: 0,
+            system: None,
+            holder: None,
+            processes: BTreeMap::from([(FIRST.into(), Process::new(process))]),
+            first_alias: request.exec_id,
+            removers: Vec::new(),
+        };
+        self.containers.insert(id.clone(), container);
+        self.go_on_creating(&id);
+        Ok(None)
+    }
+
+    /// Mounts the storages that are left, then begins the set-up.
+    fn go_on_creating(&mut self, id: &str) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let Stage::Mounting { caller, deadline } = container.stage else { return };
+        while let Some(storage) = container.storages.get(container.mounted) {
+            match self.system.mount(storage) {
+                Ok(Mounted::Yes) => container.mounted += 1,
+                Ok(Mounted::NotYet) if self.system.now() < deadline => return,
+                Ok(Mounted::NotYet) => {
+                    let fault = format!("storage {}: its device did not appear", storage.source);
+                    return self.fail_creation(id, caller, Fault::internal(fault));
+                }
+                Err(fault) => return self.fail_creation(id, caller, fault),
+            }
+        }
+        let nothing = Sandbox::default();
+        let sandbox = self.sandbox.as_ref().unwrap_or(&nothing);
+        let Some(first) = container.processes.get(FIRST) else { return };
+        match self.system.create(id, &container.spec, &first.spec, sandbox) {
+            Ok(Created { container: system, holder }) => {
+                container.system = Some(system);
+                container.holder = holder.map(|(pid, _)| pid);
+                match holder {
+                    Some((_, report)) => {
+                        container.stage = Stage::SettingUp { caller, report };
+                        self.roles.insert(report, Role::SetUp(id.into()));
+                    }
+                    None => {
+                        container.stage = Stage::Created;
+                        self.answer(caller, Ok(Vec::new()));
+                    }
+                }
+            }
+            Err(fault) => self.fail_creation(id, caller, fault),
+        }
+    }
+
+    /// Looks again for devices that were missing.
+    pub(super) fn retry_mounts(&mut self) -> Option<u32> {
+        let is_mounting = |container: &Container<_>| matches!(container.stage, Stage::Mounting { .. });
+        let waiting: Vec<String> = self
+            .containers
+            .iter()
+            .filter(|(_, container)| is_mounting(container))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in &waiting {
+            self.go_on_creating(id);
+        }
+        self.containers.values().any(is_mounting).then_some(DEVICE_RETRY)
+    }
+
+    fn fail_creation(&mut self, id: &str, caller: Caller, fault: Fault) {
+        self.answer(caller, Err(fault));
+        self.begin_removal(id);
+    }
+
+    /// The holder of a container has said something.
+    pub(super) fn set_up_reported(&mut self, id: &str) {
+        let Some(Stage::SettingUp { caller, report }) =
+            self.containers.get(id).map(|container| container.stage)
+        else {
+            return;
+        };
+        let Report::Ended(text) = self.read_report(report) else { return };
+        self.close([report]);
+        match text.as_slice() {
+            // One zero byte: ready.
+            [0] => {
+                if let Some(container) = self.containers.get_mut(id) {
+                    container.stage = Stage::Created;
+                }
+                self.answer(caller, Ok(Vec::new()));
+            }
+            [] => self.fail_creation(id, caller, Fault::internal("the container's set-up ended early")),
+            text => {
+                let fault = Fault::decode(text);
+                self.fail_creation(id, caller, fault);
+            }
+        }
+    }
+
+    fn read_report(&mut self, stream: StreamId) -> Report {
+        let mut text = Vec::new();
+        loop {
+            let mut chunk = [0; 256];
+            match self.system.read(stream, &mut chunk) {
+                // A report is written at once, so what is there is all of it.
+                Err(Errno::EAGAIN) if text.is_empty() => return Report::Open,
+                Ok(length) if length > 0 && text.len() < REPORT_LIMIT => {
+                    text.extend_from_slice(&chunk[..length])
+                }
+                Ok(_) | Err(_) => return Report::Ended(text),
+            }
+        }
+    }
+
+    /// `StartContainer`: answered when its program runs, or with why it does not.
+    pub(super) fn start_container(&mut self, caller: Caller, id: &str) -> Outcome {
+        let key = ProcessKey { container: id.into(), process: FIRST.into() };
+        let container = self.containers.get_mut(id).ok_or_else(|| no_process(&key))?;
+        if container.stage != Stage::Created {
+            return Err(Fault::state(format!("container {id} is not in the state to be started")));
+        }
+        container.stage = Stage::Running;
+        if let Err(fault) = self.begin(caller, &key, Which::First) {
+            self.first_ended(id);
+            return Err(fault);
+        }
+        Ok(None)
+    }
+
+    /// `ExecProcess`: the same for another process.
+    pub(super) fn exec_process(&mut self, caller: Caller, request: api::ExecProcessRequest) -> Outcome {
+        let id = request.container_id;
+        let key = ProcessKey { container: id.clone(), process: request.exec_id };
+        let missing = ProcessKey { container: id.clone(), process: FIRST.into() };
+        let container = self.containers.get_mut(&id).ok_or_else(|| no_process(&missing))?;
+        if container.stage != Stage::Running {
+            return Err(Fault::state(format!("container {id} does not run")));
+        }
+        if container.key(&id, &key.process) == FIRST || container.processes.contains_key(&key.process) {
+            return Err(Fault::new(
+                Code::AlreadyExists,
+                format!("there is a process {:?} already", key.process),
+            ));
+        }
+        let mut process = request.process.ok_or_else(|| Fault::invalid("nothing to execute"))?;
+        if let Some(user) = request.string_user {
+            name_user(&mut process, &user);
+        }
+        container.processes.insert(key.process.clone(), Process::new(process));
+        if let Err(fault) = self.begin(caller, &key, Which::Another) {
+            self.forget(&key);
+            return Err(fault);
+        }
+        Ok(None)
+    }
+
+    fn begin(&mut self, caller: Caller, key: &ProcessKey, which: Which) -> Result<(), Fault> {
+        let Agent { system, containers, roles, .. } = self;
+        let container = containers.get_mut(&key.container).ok_or_else(|| no_process(key))?;
+        let (Some(space), Some(process)) = (&mut container.system, container.processes.get_mut(&key.process))
+        else {
+            return Err(no_process(key));
+        };
+        let started = system.start(space, &container.spec, &process.spec, which)?;
+        process.phase = Phase::Starting { pid: started.pid, report: started.report, caller };
+        roles.insert(started.report, Role::Start(key.clone()));
+        process.input.stream = Some(started.stdin);
+        roles.insert(started.stdin, Role::Input(key.clone()));
+        for (channel, stream) in [(Channel::Out, Some(started.stdout)), (Channel::Err, started.stderr)] {
+            process.outputs[channel as usize].stream = stream;
+            if let Some(stream) = stream {
+                roles.insert(stream, Role::Output(key.clone(), channel));
+            }
+        }
+        self.pump_output(key, Channel::Out);
+        match started.stderr {
+            Some(_) => self.pump_output(key, Channel::Err),
+            None => self.end_output(key, Channel::Err),
+        }
+        self.pump_input(key);
+        Ok(())
+    }
+
+    /// A starting process has said something.
+    pub(super) fn start_reported(&mut self, key: &ProcessKey) {
+        let Some(Phase::Starting { pid, report, caller }) = self.process(key).map(|process| process.phase)
+        else {
+            return;
+        };
+        let Report::Ended(text) = self.read_report(report) else { return };
+        self.close([report]);
+        if let Some(process) = self.process(key) {
+            process.phase = Phase::Running { pid };
+        }
+        if text.is_empty() {
+            return self.answer(caller, Ok(Vec::new()));
+        }
+        self.answer(caller, Err(Fault::decode(&text)));
+        match key.process.as_str() {
+            // Its end, which follows, ends the container.
+            FIRST => {}
+            _ => self.forget(key),
+        }
+    }
+
+    /// Forgets a process that never ran its program.
+    fn forget(&mut self, key: &ProcessKey) {
+        let Some(process) = self
+            .containers
+            .get_mut(&key.container)
+            .and_then(|container| container.processes.remove(&key.process))
+        else {
+            return;
+        };
+        self.close(process.streams().collect::<Vec<_>>());
+        for write in process.input.writes {
+            self.answer(write.caller, Err(no_process(key)));
+        }
+        let readers = process.outputs.into_iter().flat_map(|output| output.readers).map(|(caller, _)| caller);
+        for caller in readers.chain(process.waiters).collect::<Vec<_>>() {
+            self.answer(caller, Err(no_process(key)));
+        }
+    }
+
+    /// A child of PID 1 has ended: a process, a holder, or an orphan that nobody knows.
+    pub fn child_ended(&mut self, exit: Exit) {
+        let mut found = None;
+        for (id, container) in &mut self.containers {
+            if container.holder == Some(exit.pid) {
+                container.holder = None;
+                found = Some((id.clone(), None));
+                break;
+            }
+            let process = container.processes.iter().find(|(_, process)| process.pid() == Some(exit.pid));
+            if let Some((name, _)) = process {
+                found = Some((id.clone(), Some(name.clone())));
+                break;
+            }
+        }
+        match found {
+            None => {}
+            Some((id, None)) => self.holder_ended(&id),
+            Some((container, Some(process))) => {
+                self.process_ended(&ProcessKey { container, process }, exit.status)
+            }
+        }
+    }
+
+    fn holder_ended(&mut self, id: &str) {
+        // In the middle of the set-up its report, or the lack of one, is the answer.
+        self.set_up_reported(id);
+        self.finish_removal(id);
+    }
+
+    fn process_ended(&mut self, key: &ProcessKey, status: i32) {
+        // A report not yet read says whether the program ever ran.
+        self.start_reported(key);
+        let Some(process) = self.process(key) else { return };
+        if let Phase::Starting { report, caller, .. } = process.phase {
+            process.phase = Phase::Ended { status };
+            self.close([report]);
+            self.answer(caller, Err(Fault::internal("the process ended before its program began")));
+        }
+        let Some(process) = self.process(key) else { return };
+        process.phase = Phase::Ended { status };
+        let waiters = core::mem::take(&mut process.waiters);
+        process.waited |= !waiters.is_empty();
+        for caller in waiters {
+            self.answer(caller, Ok(api::WaitProcessResponse { status }.encode_to_vec()));
+        }
+        self.end_input(key, Errno::EPIPE);
+        for channel in [Channel::Out, Channel::Err] {
+            self.pump_output(key, channel);
+        }
+        if key.process == FIRST {
+            self.first_ended(&key.container);
+        } else {
+            self.tidy(&key.container);
+        }
+        self.finish_removal(&key.container);
+    }
+
+    /// The container's own process is no more, and so nothing of the container runs on.
+    fn first_ended(&mut self, id: &str) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        if container.stage == Stage::Running {
+            container.stage = Stage::Ended;
+        }
+        if let Some(system) = &container.system {
+            self.system.end(system);
+        }
+        let key = ProcessKey { container: id.into(), process: FIRST.into() };
+        // One that could not even be forked has no end to come.
+        if self.process(&key).is_some_and(|process| process.phase == Phase::Waiting) {
+            self.never_began(&key);
+        }
+    }
+
+    fn never_began(&mut self, key: &ProcessKey) {
+        let Some(process) = self.process(key) else { return };
+        process.phase = Phase::Ended { status: 128 };
+        for caller in core::mem::take(&mut process.waiters) {
+            self.answer(caller, Err(Fault::state("the process was never started")));
+        }
+        self.end_input(key, Errno::EPIPE);
+        self.end_output(key, Channel::Out);
+        self.end_output(key, Channel::Err);
+    }
+
+    pub(super) fn tidy(&mut self, id: &str) {
+        if let Some(container) = self.containers.get_mut(id) {
+            let streams = container.tidy();
+            self.close(streams);
+        }
+    }
+
+    /// `WaitProcess`: answered at its end.
+    pub(super) fn wait_process(&mut self, caller: Caller, key: ProcessKey) -> Outcome {
+        let process = self.process(&key).ok_or_else(|| no_process(&key))?;
+        let Some(status) = process.status() else {
+            process.waiters.push(caller);
+            return Ok(None);
+        };
+        process.waited = true;
+        // What it wrote and nobody read stays readable.
+        for channel in [Channel::Out, Channel::Err] {
+            self.pump_output(&key, channel);
+        }
+        self.tidy(&key.container);
+        Ok(Some(api::WaitProcessResponse { status }.encode_to_vec()))
+    }
+
+    /// `SignalProcess`.
+    pub(super) fn signal_process(&mut self, id: &str, exec_id: &str, signal: u32) -> Outcome {
+        let key = self.key(id, exec_id)?;
+        if !(1..=64).contains(&signal) {
+            return Err(Fault::invalid(format!("{signal} is no signal")));
+        }
+        if exec_id.is_empty() {
+            if let Some(system) = self.containers.get(id).and_then(|container| container.system.as_ref()) {
+                self.system.signal_all(system, signal)?;
+            }
+            return Ok(Some(Vec::new()));
+        }
+        let process = self.process(&key).ok_or_else(|| no_process(&key))?;
+        match (process.pid(), process.status()) {
+            (Some(pid), _) => match self.system.signal(pid, signal) {
+                // It ended a moment ago.
+                Ok(()) | Err(Errno::ESRCH) => Ok(Some(Vec::new())),
+                Err(errno) => Err(Fault::system("signal", errno)),
+            },
+            (None, Some(_)) => Ok(Some(Vec::new())),
+            (None, None) => Err(Fault::state("the process is not started")),
+        }
+    }
+
+    /// `RemoveContainer`: answered when nothing of it is left.
+    pub(super) fn remove_container(&mut self, caller: Caller, id: &str) -> Outcome {
+        let missing = ProcessKey { container: id.into(), process: FIRST.into() };
+        let container = self.containers.get_mut(id).ok_or_else(|| no_process(&missing))?;
+        container.removers.push(caller);
+        self.begin_removal(id);
+        Ok(None)
+    }
+
+    fn begin_removal(&mut self, id: &str) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let interrupted = match container.stage {
+            Stage::Mounting { caller, .. } => Some((caller, None)),
+            Stage::SettingUp { caller, report } => Some((caller, Some(report))),
+            _ => None,
+        };
+        container.stage = Stage::Removing;
+        if let Some(holder) = container.holder {
+            let _ = self.system.signal(holder, SIGKILL);
+        }
+        for pid in container.processes.values().filter_map(Process::pid) {
+            let _ = self.system.signal(pid, SIGKILL);
+        }
+        if let Some(system) = &container.system {
+            self.system.end(system);
+        }
+        if let Some((caller, report)) = interrupted {
+            self.close(report);
+            self.answer(caller, Err(Fault::state("the container is being removed")));
+        }
+        self.finish_removal(id);
+    }
+
+    fn finish_removal(&mut self, id: &str) {
+        let is_over = |container: &mut Container<S::Container>| {
+            container.stage == Stage::Removing && container.alive() == 0
+        };
+        if !self.containers.get_mut(id).is_some_and(is_over) {
+            return;
+        }
+        let names: Vec<String> = self
+            .containers
+            .get(id)
+            .map(|container| container.processes.keys().cloned().collect())
+            .unwrap_or_default();
+        for process in names {
+            self.forget(&ProcessKey { container: id.into(), process });
+        }
+        let Some(container) = self.containers.remove(id) else { return };
+        if let Some(system) = container.system {
+            self.system.remove(system);
+        }
+        for storage in container.storages[..container.mounted].iter().rev().filter(|storage| !storage.shared)
+        {
+            self.system.unmount(&storage.mount_point);
+        }
+        for caller in container.removers {
+            self.answer(caller, Ok(Vec::new()));
+        }
+    }
+
+    /// Unmounts every container's storages, when nothing runs any more and the machine is about to end.
+    pub fn unmount_all(&mut self) {
+        for container in self.containers.values().rev() {
+            for storage in container.storages[..container.mounted].iter().rev() {
+                self.system.unmount(&storage.mount_point);
+            }
+        }
+    }
+
+    /// The process that a call is about.
+    pub(super) fn key(&self, id: &str, exec_id: &str) -> Result<ProcessKey, Fault> {
+        let container =
+            self.containers.get(id).ok_or_else(|| Fault::invalid(format!("no container {id}")))?;
+        Ok(ProcessKey { container: id.into(), process: container.key(id, exec_id).into() })
+    }
+}
+
+/// Turns a `StringUser` into the user string that the guest looks up.
+fn name_user(process: &mut crate::api::oci::Process, user: &api::StringUser) {
+    let target = process.user.get_or_insert_default();
+    if !user.uid.is_empty() || !user.gid.is_empty() {
+        target.username =
+            if user.gid.is_empty() { user.uid.clone() } else { format!("{}:{}", user.uid, user.gid) };
+    }
+    target.additional_gids.extend(user.additional_gids.iter().filter_map(|gid| gid.parse::<u32>().ok()));
+}

@@ -1,0 +1,221 @@
+//! stdio: moving bytes between the processes' streams and the calls parked at them.
+
+use super::process::{Caller, Channel, INPUT_LIMIT, Write};
+use super::{Agent, Outcome, ProcessKey, System};
+use crate::api::ttrpc::{Code, EOF};
+use crate::api::{agent as api, prost::Message};
+use crate::fault::{Fault, reason};
+use crate::sys::Errno;
+
+fn eof() -> Fault {
+    Fault::new(Code::InvalidArgument, EOF)
+}
+
+impl<S: System> Agent<S> {
+    /// `ReadStdout`, `ReadStderr`.
+    pub(super) fn read_output(
+        &mut self,
+        caller: Caller,
+        key: ProcessKey,
+        channel: Channel,
+        length: u32,
+    ) -> Outcome {
+        let process = self.process(&key).ok_or_else(|| no_process(&key))?;
+        let output = &mut process.outputs[channel as usize];
+        if output.ended {
+            return Err(eof());
+        }
+        if length == 0 {
+            return Err(Fault::invalid("a read of no bytes"));
+        }
+        output.readers.push_back((caller, length as usize));
+        self.pump_output(&key, channel);
+        Ok(None)
+    }
+
+    /// Answers reads while there is data.
+    pub(super) fn pump_output(&mut self, key: &ProcessKey, channel: Channel) {
+        loop {
+            let Agent { system, containers, clients, chunk, .. } = self;
+            let Some(process) = containers
+                .get_mut(&key.container)
+                .and_then(|container| container.processes.get_mut(&key.process))
+            else {
+                return;
+            };
+            let has_ended = process.status().is_some();
+            let output = &mut process.outputs[channel as usize];
+            let (Some(stream), Some(&(caller, length))) = (output.stream, output.readers.front()) else {
+                return;
+            };
+            let Some(client) = clients.get_mut(&caller.connection) else {
+                output.readers.pop_front();
+                continue;
+            };
+            if !client.has_room() {
+                return;
+            }
+            let length = length.min(chunk.len());
+            match system.read(stream, &mut chunk[..length]) {
+                Ok(length) if length > 0 => {
+                    output.readers.pop_front();
+                    client.answer_data(caller.stream_id, &chunk[..length]);
+                    self.send(caller.connection);
+                }
+                Err(Errno::EAGAIN) => return,
+                // A terminal that nobody has open just now; another process may open it again.
+                Err(Errno::EIO) if !has_ended => return,
+                Ok(_) | Err(_) => return self.end_output(key, channel),
+            }
+        }
+    }
+
+    /// The stream has ended: whoever waits is told.
+    pub(super) fn end_output(&mut self, key: &ProcessKey, channel: Channel) {
+        let Some(process) = self.process(key) else { return };
+        let output = &mut process.outputs[channel as usize];
+        output.ended = true;
+        let readers = core::mem::take(&mut output.readers);
+        let stream = output.stream.take();
+        self.close(stream);
+        for (caller, _) in readers {
+            self.answer(caller, Err(eof()));
+        }
+        self.tidy(&key.container);
+    }
+
+    /// Goes on with every parked read.
+    pub(super) fn pump_waiting_outputs(&mut self) {
+        let mut waiting = alloc::vec::Vec::new();
+        for (id, container) in &self.containers {
+            for (name, process) in &container.processes {
+                for channel in [Channel::Out, Channel::Err] {
+                    if !process.outputs[channel as usize].readers.is_empty() {
+                        let key = ProcessKey { container: id.clone(), process: name.clone() };
+                        waiting.push((key, channel));
+                    }
+                }
+            }
+        }
+        for (key, channel) in waiting {
+            self.pump_output(&key, channel);
+        }
+    }
+
+    /// `WriteStdin`.
+    pub(super) fn write_input(
+        &mut self,
+        caller: Caller,
+        key: ProcessKey,
+        data: alloc::vec::Vec<u8>,
+    ) -> Outcome {
+        let process = self.process(&key).ok_or_else(|| no_process(&key))?;
+        let has_ended = process.status().is_some();
+        let input = &mut process.input;
+        if input.closing || has_ended {
+            return Err(Fault::state("stdin is closed"));
+        }
+        if input.waiting + data.len() > INPUT_LIMIT {
+            return Err(Fault::new(
+                Code::ResourceExhausted,
+                "the process does not read its stdin; wait for an answer",
+            ));
+        }
+        input.waiting += data.len();
+        input.writes.push_back(Write { caller, data, done: 0 });
+        self.pump_input(&key);
+        Ok(None)
+    }
+
+    /// Writes while the process takes it.
+    pub(super) fn pump_input(&mut self, key: &ProcessKey) {
+        loop {
+            let Agent { system, containers, .. } = self;
+            let Some(process) = containers
+                .get_mut(&key.container)
+                .and_then(|container| container.processes.get_mut(&key.process))
+            else {
+                return;
+            };
+            let input = &mut process.input;
+            let Some(stream) = input.stream else { return };
+            let Some(write) = input.writes.front_mut() else {
+                if input.closing {
+                    let stream = input.stream.take();
+                    self.close(stream);
+                }
+                return;
+            };
+            let rest = &write.data[write.done..];
+            let result = if rest.is_empty() { Ok(0) } else { system.write(stream, rest) };
+            match result {
+                Ok(length) => {
+                    write.done += length;
+                    input.waiting -= length;
+                    if write.done == write.data.len() {
+                        let (caller, length) = (write.caller, write.data.len() as u32);
+                        input.writes.pop_front();
+                        self.answer(caller, Ok(api::WriteStreamResponse { len: length }.encode_to_vec()));
+                    }
+                }
+                Err(Errno::EAGAIN) => return,
+                Err(errno) => return self.end_input(key, errno),
+            }
+        }
+    }
+
+    /// The process does not read any more: whoever waits is told.
+    pub(super) fn end_input(&mut self, key: &ProcessKey, errno: Errno) {
+        let Some(process) = self.process(key) else { return };
+        let input = core::mem::take(&mut process.input);
+        process.input.closing = true;
+        self.close(input.stream);
+        for write in input.writes {
+            let why = match errno {
+                Errno::EPIPE => "stdin is closed",
+                other => reason(other),
+            };
+            self.answer(write.caller, Err(Fault::state(why)));
+        }
+    }
+
+    /// `CloseStdin`. A terminal's input has no end of its own, so there it does nothing.
+    pub(super) fn close_input(&mut self, key: ProcessKey) -> Outcome {
+        let process = self.process(&key).ok_or_else(|| no_process(&key))?;
+        if !process.spec.terminal {
+            process.input.closing = true;
+            self.pump_input(&key);
+        }
+        Ok(Some(alloc::vec::Vec::new()))
+    }
+
+    /// `TtyWinResize`.
+    pub(super) fn resize(&mut self, key: ProcessKey, rows: u32, columns: u32) -> Outcome {
+        let process = self.process(&key).ok_or_else(|| no_process(&key))?;
+        let (Ok(rows), Ok(columns)) = (u16::try_from(rows), u16::try_from(columns)) else {
+            return Err(Fault::invalid("a terminal has at most 65535 rows and columns"));
+        };
+        if !process.spec.terminal {
+            return Err(Fault::state("the process has no terminal"));
+        }
+        match process.outputs[Channel::Out as usize].stream {
+            Some(stream) => {
+                self.system.resize(stream, rows, columns).map_err(|errno| Fault::system("resize", errno))?;
+            }
+            // Not started: its first size. Ended: nothing to do.
+            None => {
+                let size = crate::api::oci::Box { height: rows.into(), width: columns.into() };
+                process.spec.console_size = Some(size);
+            }
+        }
+        Ok(Some(alloc::vec::Vec::new()))
+    }
+}
+
+/// No such process.
+pub(super) fn no_process(key: &ProcessKey) -> Fault {
+    Fault::invalid(match key.process.as_str() {
+        "" => alloc::format!("no container {}", key.container),
+        name => alloc::format!("no process {name} in container {}", key.container),
+    })
+}

@@ -1,0 +1,134 @@
+//! What the agent needs of the machine. The real one is `guest`; tests have one in memory.
+
+use crate::api::agent::Storage;
+use crate::api::oci::{self, LinuxResources, Spec};
+use crate::fault::Fault;
+use crate::sys;
+
+/// A byte stream that never blocks: a connection, a process's stdio, or a report. Never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StreamId(pub u64);
+
+/// How a mount went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mounted {
+    /// It is there.
+    Yes,
+    /// Its device is not there yet; worth another try.
+    NotYet,
+}
+
+/// A container being set up.
+pub struct Created<C> {
+    /// What the system keeps of it.
+    pub container: C,
+    /// The process that sets it up and then holds its namespaces, and the stream on which it reports. `None`
+    /// when the container's own process does all that on start.
+    pub holder: Option<(i32, StreamId)>,
+}
+
+/// A process being started.
+pub struct Started {
+    /// Its process id.
+    pub pid: i32,
+    /// Ends without a byte once the program runs; otherwise says why it does not.
+    pub report: StreamId,
+    /// Where its stdin is written.
+    pub stdin: StreamId,
+    /// Where its stdout (with a terminal: all it writes) is read.
+    pub stdout: StreamId,
+    /// Where its stderr is read; `None` with a terminal.
+    pub stderr: Option<StreamId>,
+}
+
+/// Which process of a container is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The container's own.
+    First,
+    /// One beside it.
+    Another,
+}
+
+/// What all containers share.
+#[derive(Clone, Debug, Default)]
+pub struct Sandbox {
+    /// Its name.
+    pub id: alloc::string::String,
+    /// Host name.
+    pub hostname: alloc::string::String,
+    /// Lines of resolv.conf, or bare addresses.
+    pub dns: alloc::vec::Vec<alloc::string::String>,
+}
+
+/// The machine, as the agent sees it. Nothing here waits for anything outside the kernel.
+pub trait System {
+    /// What the system keeps of a container: its namespaces, its root, its cgroup.
+    type Container;
+
+    /// Milliseconds since some moment.
+    fn now(&self) -> u64;
+
+    /// Reads: 0 at the end, `EAGAIN` when there is nothing now.
+    fn read(&mut self, stream: StreamId, buffer: &mut [u8]) -> sys::Result<usize>;
+    /// Writes: how much of it, `EAGAIN` when nothing can be written now.
+    fn write(&mut self, stream: StreamId, data: &[u8]) -> sys::Result<usize>;
+    /// Whether a stream that is read has ended, with nothing left to read.
+    fn at_end(&mut self, stream: StreamId) -> bool;
+    /// Gives a stream up.
+    fn close(&mut self, stream: StreamId);
+    /// Sets the size of the terminal behind a stream.
+    fn resize(&mut self, stream: StreamId, rows: u16, columns: u16) -> sys::Result<()>;
+
+    /// Sets up what all containers share.
+    fn begin_sandbox(&mut self, sandbox: &Sandbox) -> Result<(), Fault>;
+    /// Mounts a storage.
+    fn mount(&mut self, storage: &Storage) -> Result<Mounted, Fault>;
+    /// Unmounts what [`mount`](Self::mount) mounted there.
+    fn unmount(&mut self, mount_point: &str);
+
+    /// Begins to set a container up, for a first process that is started later.
+    fn create(
+        &mut self,
+        id: &str,
+        spec: &Spec,
+        process: &oci::Process,
+        sandbox: &Sandbox,
+    ) -> Result<Created<Self::Container>, Fault>;
+    /// Begins to start a process in a container.
+    fn start(
+        &mut self,
+        container: &mut Self::Container,
+        spec: &Spec,
+        process: &oci::Process,
+        which: Which,
+    ) -> Result<Started, Fault>;
+    /// Signals one process.
+    fn signal(&mut self, pid: i32, signal: u32) -> sys::Result<()>;
+    /// Signals every process of a container.
+    fn signal_all(&mut self, container: &Self::Container, signal: u32) -> Result<(), Fault>;
+    /// Kills whatever is left of a container, its holder too.
+    fn end(&mut self, container: &Self::Container);
+    /// Changes limits.
+    fn update(&mut self, container: &Self::Container, resources: &LinuxResources) -> Result<(), Fault>;
+    /// Stops or resumes every process of a container.
+    fn freeze(&mut self, container: &Self::Container, frozen: Frozen) -> Result<(), Fault>;
+    /// Forgets a container of which nothing runs any more.
+    fn remove(&mut self, container: Self::Container);
+
+    /// Sets the wall clock.
+    fn set_clock(&mut self, seconds: i64, microseconds: i64) -> Result<(), Fault>;
+    /// Feeds the random number generator.
+    fn add_entropy(&mut self, data: &[u8]) -> Result<(), Fault>;
+    /// Size of a memory hotplug block, in bytes; 0 when the kernel has none.
+    fn memory_block_size(&mut self) -> u64;
+}
+
+/// Whether a container is stopped or runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frozen {
+    /// Stopped.
+    Yes,
+    /// Runs.
+    No,
+}

@@ -1,0 +1,1 @@
+//! The agent with a machine in memory.

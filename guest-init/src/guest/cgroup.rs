@@ -1,0 +1,139 @@
+//! A container's cgroup (cgroup v2, mounted on /sys/fs/cgroup).
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::agent::Frozen;
+use crate::api::oci::LinuxResources;
+use crate::fault::{Context, Fault};
+use crate::spec::cgroup::{path, writes};
+use crate::sys::file::{CWD, O_DIRECTORY, O_RDONLY, open, read_control, read_to_end, rmdir, write_control};
+use crate::sys::{Fd, cstr, file};
+
+const ROOT: &str = "/sys/fs/cgroup";
+
+/// Most bytes of `cgroup.procs` read.
+const PROCS_LIMIT: usize = 1 << 20;
+
+/// A cgroup made for a container.
+pub struct Cgroup {
+    directory: Fd,
+    path: String,
+}
+
+impl Cgroup {
+    /// Makes the cgroup, with every controller that the kernel has, and sets its limits.
+    pub fn make(cgroups_path: &str, name: &str, resources: Option<&LinuxResources>) -> Result<Cgroup, Fault> {
+        let parts = path(cgroups_path, name)
+            .ok_or_else(|| Fault::invalid(format!("cgroup path {cgroups_path} leaves the hierarchy")))?;
+        let mut at = String::from(ROOT);
+        for part in parts {
+            enable_controllers(&at).context(format_args!("enable controllers in {at}"))?;
+            at = format!("{at}/{part}");
+            cstr(&at)
+                .and_then(|at| file::ensure_dir(CWD, &at, 0o755))
+                .context(format_args!("make cgroup {at}"))?;
+        }
+        let directory = cstr(&at)
+            .and_then(|at| open(CWD, &at, O_RDONLY | O_DIRECTORY, 0))
+            .context(format_args!("open cgroup {at}"))?;
+        let cgroup = Cgroup { directory, path: at };
+        if let Some(resources) = resources {
+            cgroup.update(resources)?;
+        }
+        Ok(cgroup)
+    }
+
+    /// Its directory, for a fork into it.
+    pub fn directory(&self) -> &Fd {
+        &self.directory
+    }
+
+    /// Sets limits.
+    pub fn update(&self, resources: &LinuxResources) -> Result<(), Fault> {
+        for write in writes(resources) {
+            cstr(&write.file)
+                .and_then(|name| write_control(self.directory.raw(), &name, write.value.as_bytes()))
+                .context(format_args!("set {} to {}", write.file, write.value))?;
+        }
+        Ok(())
+    }
+
+    /// Kills every process in it.
+    pub fn kill(&self) -> Result<(), Fault> {
+        write_control(self.directory.raw(), c"cgroup.kill", b"1").context("kill the cgroup")
+    }
+
+    /// Stops or resumes every process in it.
+    pub fn freeze(&self, frozen: Frozen) -> Result<(), Fault> {
+        let value: &[u8] = match frozen {
+            Frozen::Yes => b"1",
+            Frozen::No => b"0",
+        };
+        write_control(self.directory.raw(), c"cgroup.freeze", value).context("freeze the cgroup")
+    }
+
+    /// The processes in it.
+    pub fn processes(&self) -> Result<Vec<i32>, Fault> {
+        let text = open(self.directory.raw(), c"cgroup.procs", O_RDONLY, 0)
+            .and_then(|file| read_to_end(file.raw(), PROCS_LIMIT))
+            .context("list the cgroup's processes")?;
+        Ok(numbers(&text))
+    }
+
+    /// Removes it; one in which something still ends is left.
+    pub fn remove(self) {
+        if let Ok(path) = cstr(&self.path) {
+            let _ = rmdir(CWD, &path);
+        }
+    }
+}
+
+fn numbers(text: &[u8]) -> Vec<i32> {
+    text.split(|&byte| byte == b'\n')
+        .filter_map(|line| core::str::from_utf8(line).ok()?.parse().ok())
+        .filter(|&pid| pid > 1)
+        .collect()
+}
+
+/// Lets children of a cgroup use every controller that it has itself.
+fn enable_controllers(directory: &str) -> crate::sys::Result<()> {
+    let directory = open(CWD, &cstr(directory)?, O_RDONLY | O_DIRECTORY, 0)?;
+    let enabled = read_control(directory.raw(), c"cgroup.subtree_control")?;
+    let available = read_control(directory.raw(), c"cgroup.controllers")?;
+    match missing(&available, &enabled) {
+        text if text.is_empty() => Ok(()),
+        text => write_control(directory.raw(), c"cgroup.subtree_control", text.as_bytes()),
+    }
+}
+
+/// What to write to enable what is available and not enabled.
+fn missing(available: &[u8], enabled: &[u8]) -> String {
+    let words = |text| core::str::from_utf8(text).unwrap_or_default().split_ascii_whitespace();
+    let mut text = String::new();
+    for controller in words(available).filter(|word| words(enabled).all(|known| known != *word)) {
+        text.push('+');
+        text.push_str(controller);
+        text.push(' ');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_missing_is_enabled() {
+        assert_eq!(missing(b"cpuset cpu io memory pids\n", b"cpu pids\n"), "+cpuset +io +memory ");
+        assert_eq!(missing(b"cpu\n", b"cpu\n"), "");
+        assert_eq!(missing(b"", b""), "");
+    }
+
+    #[test]
+    fn nonsense_in_a_process_list_is_skipped() {
+        // 0 is a process outside the reader's namespace; 1 is ourselves; neither may be signalled by mistake.
+        assert_eq!(numbers(b"0\n12\n1\n-5\nx\n\n34"), [12, 34]);
+    }
+}

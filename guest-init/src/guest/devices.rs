@@ -1,0 +1,92 @@
+//! The device nodes and links that every container has, and those that its specification adds.
+
+use alloc::format;
+
+use super::inside::{Kind, reach, reach_parent};
+use crate::api::oci::{LinuxDevice, Spec};
+use crate::fault::{Context, Fault};
+use crate::sys::file::{CWD, S_IFBLK, S_IFCHR, S_IFIFO, chown, mknod, symlink};
+use crate::sys::{Errno, cstr, file};
+
+/// Nodes that the OCI specification wants in every container: name, major, minor.
+const NODES: [(&core::ffi::CStr, u32, u32); 6] = [
+    (c"null", 1, 3),
+    (c"zero", 1, 5),
+    (c"full", 1, 7),
+    (c"random", 1, 8),
+    (c"urandom", 1, 9),
+    (c"tty", 5, 0),
+];
+
+/// Links: target, name.
+const LINKS: [(&core::ffi::CStr, &core::ffi::CStr); 5] = [
+    (c"/proc/self/fd", c"fd"),
+    (c"/proc/self/fd/0", c"stdin"),
+    (c"/proc/self/fd/1", c"stdout"),
+    (c"/proc/self/fd/2", c"stderr"),
+    (c"pts/ptmx", c"ptmx"),
+];
+
+fn unless_there(result: crate::sys::Result<()>) -> crate::sys::Result<()> {
+    match result {
+        Err(Errno::EEXIST) => Ok(()),
+        other => other,
+    }
+}
+
+/// Fills /dev of the root that this process is in. A /dev that was bound from elsewhere is left as it is, and
+/// one that cannot be written (a read-only root without a tmpfs there) has what the image has.
+pub fn make(spec: &Spec) -> Result<(), Fault> {
+    let is_bound = |mount: &crate::api::oci::Mount| {
+        mount.destination.trim_end_matches('/') == "/dev"
+            && (mount.r#type == "bind"
+                || mount.options.iter().any(|option| option == "bind" || option == "rbind"))
+    };
+    if spec.mounts.iter().any(is_bound) {
+        return Ok(());
+    }
+    let dev = match reach(CWD, "/dev", Kind::Directory, 0o755) {
+        Err(Errno::EROFS) => return Ok(()),
+        other => other.context("make /dev")?,
+    };
+    for (name, major, minor) in NODES {
+        match unless_there(mknod(dev.raw(), name, S_IFCHR | 0o666, (major, minor))) {
+            Err(Errno::EROFS) => return Ok(()),
+            other => other.context(format_args!("make /dev/{}", name.to_str().unwrap_or_default()))?,
+        }
+    }
+    for (target, name) in LINKS {
+        unless_there(symlink(target, dev.raw(), name)).context("link in /dev")?;
+    }
+    spec.linux.iter().flat_map(|linux| &linux.devices).try_for_each(make_one)
+}
+
+fn make_one(device: &LinuxDevice) -> Result<(), Fault> {
+    let kind = match device.r#type.as_str() {
+        "c" | "u" => S_IFCHR,
+        "b" => S_IFBLK,
+        "p" => S_IFIFO,
+        other => return Err(Fault::invalid(format!("device {}: no type {other:?}", device.path))),
+    };
+    let number =
+        |number: i64| u32::try_from(number).map_err(|_| Fault::invalid("a device number is negative"));
+    let numbers = if kind == S_IFIFO { (0, 0) } else { (number(device.major)?, number(device.minor)?) };
+    let mode = if device.file_mode == 0 { 0o666 } else { device.file_mode & 0o7777 };
+    (|| {
+        let (parent, name) = reach_parent(&device.path)?;
+        let name = cstr(name)?;
+        match mknod(parent.raw(), &name, kind | mode, numbers) {
+            // The default nodes and those of an image's own /dev give way.
+            Err(Errno::EEXIST) => {
+                file::unlink(parent.raw(), &name)?;
+                mknod(parent.raw(), &name, kind | mode, numbers)?;
+            }
+            other => other?,
+        }
+        if (device.uid, device.gid) != (0, 0) {
+            chown(parent.raw(), &name, device.uid, device.gid)?;
+        }
+        Ok(())
+    })()
+    .context(format_args!("make device {}", device.path))
+}

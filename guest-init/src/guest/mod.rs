@@ -1,0 +1,317 @@
+//! The guest: the agent's [`System`] made of the real machine.
+
+pub mod boot;
+mod cgroup;
+mod devices;
+mod inside;
+mod mounts;
+mod program;
+pub mod run;
+mod space;
+mod stdio;
+mod storage;
+mod transport;
+
+use alloc::collections::BTreeMap;
+
+use space::Space;
+pub use space::{INITS, PID1_ANNOTATION};
+use stdio::ChildStdio;
+use transport::SerialPort;
+
+use crate::agent::{Created, Frozen, Mounted, Sandbox, Started, StreamId, System, Which};
+use crate::api::agent::Storage;
+use crate::api::oci::{LinuxResources, Process, Spec};
+use crate::fault::{Context, Fault};
+use crate::sys::event::{self, Poll};
+use crate::sys::file::{
+    CWD, O_PATH, O_RDONLY, O_WRONLY, open, pipe, read, read_control, set_nonblocking, write, write_all,
+};
+use crate::sys::process::{CLONE_NEWPID, Forked, SIGKILL, enter, exit, fork, kill};
+use crate::sys::{Errno, Fd, Result as SysResult, cstr};
+
+/// Says something on the kernel's log, which reaches the console.
+pub fn log(text: &str) {
+    if let Ok(log) = open(CWD, c"/dev/kmsg", O_WRONLY, 0) {
+        let _ = write(log.raw(), alloc::format!("<4>ferry-init: {text}\n").as_bytes());
+    }
+}
+
+/// The machine.
+pub struct Guest {
+    poll: Poll,
+    streams: BTreeMap<StreamId, Fd>,
+    next: u64,
+    serial: Option<SerialPort>,
+    /// Our own pid namespace, to come back to; opened when first needed.
+    own_pids: Option<Fd>,
+}
+
+impl Guest {
+    /// The machine, whose streams are watched by `poll`. Stream ids begin at `first`.
+    pub fn new(poll: Poll, first: u64) -> Guest {
+        Guest { poll, streams: BTreeMap::new(), next: first, serial: None, own_pids: None }
+    }
+
+    /// Watches a descriptor as a new stream.
+    fn add(&mut self, fd: Fd) -> Result<StreamId, Fault> {
+        let stream = self.next_id();
+        self.poll.watch(fd.raw(), stream.0).context("watch a stream")?;
+        self.streams.insert(stream, fd);
+        Ok(stream)
+    }
+
+    fn next_id(&mut self) -> StreamId {
+        self.next += 1;
+        StreamId(self.next)
+    }
+
+    /// A pipe on which a child reports.
+    fn report(&mut self) -> Result<(StreamId, Fd), Fault> {
+        let (reader, writer) = pipe(0).context("make a pipe")?;
+        set_nonblocking(reader.raw()).context("make a pipe")?;
+        Ok((self.add(reader)?, writer))
+    }
+
+    /// Forks into the namespaces and the cgroup of a container.
+    fn fork_into(&mut self, space: &Space) -> Result<Forked, Fault> {
+        let cgroup = space.cgroup.as_ref().map(cgroup::Cgroup::directory);
+        let Some((_, inhabitant)) = &space.inhabitant else {
+            return Err(Fault::state("the container is gone"));
+        };
+        if !space.has_pids() {
+            // SAFETY: PID 1 has one thread.
+            return unsafe { fork(0, cgroup) }.context("fork");
+        }
+        if self.own_pids.is_none() {
+            self.own_pids =
+                Some(open(CWD, c"/proc/self/ns/pid", O_RDONLY, 0).context("open our pid namespace")?);
+        }
+        let own = self.own_pids.as_ref().ok_or_else(|| Fault::internal("no pid namespace"))?;
+        enter(inhabitant, CLONE_NEWPID).context("enter the container's pid namespace")?;
+        // SAFETY: PID 1 has one thread.
+        let forked = unsafe { fork(0, cgroup) };
+        if !matches!(forked, Ok(Forked::Child)) {
+            enter(own, CLONE_NEWPID).context("come back to our pid namespace")?;
+        }
+        forked.context("fork")
+    }
+
+    fn stdio(&self, space: &Space, process: &Process) -> Result<(stdio::OurStdio, ChildStdio), Fault> {
+        if !process.terminal {
+            return stdio::pipes().context("make pipes");
+        }
+        let root = space.inhabitant.as_ref().and_then(|(pid, _)| {
+            let path = cstr(&alloc::format!("/proc/{pid}/root")).ok()?;
+            open(CWD, &path, O_PATH, 0).ok()
+        });
+        stdio::terminal(root.as_ref()).context("make a terminal")
+    }
+}
+
+impl System for Guest {
+    type Container = Space;
+
+    fn now(&self) -> u64 {
+        event::now()
+    }
+
+    fn read(&mut self, stream: StreamId, buffer: &mut [u8]) -> SysResult<usize> {
+        if let Some(serial) = self.serial.as_mut().filter(|serial| serial.stream() == stream) {
+            return serial.read(buffer);
+        }
+        read(self.streams.get(&stream).ok_or(Errno::EBADF)?.raw(), buffer)
+    }
+
+    fn write(&mut self, stream: StreamId, data: &[u8]) -> SysResult<usize> {
+        if let Some(serial) = self.serial.as_ref().filter(|serial| serial.stream() == stream) {
+            return serial.write(data);
+        }
+        write(self.streams.get(&stream).ok_or(Errno::EBADF)?.raw(), data)
+    }
+
+    fn at_end(&mut self, stream: StreamId) -> bool {
+        self.streams.get(&stream).is_none_or(|fd| event::is_hung_up(fd.raw()))
+    }
+
+    fn close(&mut self, stream: StreamId) {
+        if self.serial.as_ref().is_some_and(|serial| serial.stream() == stream) {
+            let next = self.next_id();
+            if let Some(serial) = &mut self.serial {
+                serial.renew(&self.poll, next);
+            }
+        }
+        self.streams.remove(&stream);
+    }
+
+    fn resize(&mut self, stream: StreamId, rows: u16, columns: u16) -> SysResult<()> {
+        crate::sys::terminal::resize(self.streams.get(&stream).ok_or(Errno::EBADF)?.raw(), rows, columns)
+    }
+
+    fn begin_sandbox(&mut self, sandbox: &Sandbox) -> Result<(), Fault> {
+        if sandbox.hostname.is_empty() {
+            return Ok(());
+        }
+        crate::sys::process::set_hostname(&sandbox.hostname).context("set the host name")
+    }
+
+    fn mount(&mut self, storage: &Storage) -> Result<Mounted, Fault> {
+        storage::mount(storage)
+    }
+
+    fn unmount(&mut self, mount_point: &str) {
+        storage::unmount(mount_point);
+    }
+
+    fn create(
+        &mut self,
+        id: &str,
+        spec: &Spec,
+        process: &Process,
+        sandbox: &Sandbox,
+    ) -> Result<Created<Space>, Fault> {
+        let is_init = space::wants_pid1(spec, process.args.first());
+        let mut space = Space::new(id, spec, sandbox, is_init)?;
+        if is_init {
+            return Ok(Created { container: space, holder: None });
+        }
+        let (report, writer) = self.report()?;
+        match space.fork_new(spec)? {
+            None => space::hold(&space, spec, writer),
+            Some(pid) => Ok(Created { container: space, holder: Some((pid, report)) }),
+        }
+    }
+
+    fn start(
+        &mut self,
+        space: &mut Space,
+        spec: &Spec,
+        process: &Process,
+        which: Which,
+    ) -> Result<Started, Fault> {
+        let (ours, childs) = self.stdio(space, process)?;
+        let (report, writer) = self.report()?;
+        let makes_space = space.is_init && which == Which::First;
+        let pid = if makes_space {
+            space.fork_new(spec)?
+        } else {
+            match self.fork_into(space)? {
+                Forked::Child => None,
+                Forked::Parent(pid, _) => Some(pid),
+            }
+        };
+        let Some(pid) = pid else {
+            let fault = enter_and_run(space, spec, process, &childs, which, makes_space);
+            let _ = write_all(writer.raw(), &fault.encode());
+            exit(127);
+        };
+        drop((writer, childs));
+        Ok(Started {
+            pid,
+            report,
+            stdin: self.add(ours.stdin)?,
+            stdout: self.add(ours.stdout)?,
+            stderr: ours.stderr.map(|stderr| self.add(stderr)).transpose()?,
+        })
+    }
+
+    fn signal(&mut self, pid: i32, signal: u32) -> SysResult<()> {
+        kill(pid, signal)
+    }
+
+    fn signal_all(&mut self, space: &Space, signal: u32) -> Result<(), Fault> {
+        let Some(cgroup) = &space.cgroup else {
+            return Err(Fault::unimplemented("this guest has no cgroups"));
+        };
+        if signal == SIGKILL {
+            return cgroup.kill();
+        }
+        let holder = space.inhabitant.as_ref().filter(|_| !space.is_init).map(|(pid, _)| *pid);
+        for pid in cgroup.processes()?.into_iter().filter(|pid| Some(*pid) != holder) {
+            match kill(pid, signal) {
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(errno) => return Err(Fault::system("signal", errno)),
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, space: &Space) {
+        // The end of a namespace's process 1 is the end of all in it.
+        if let Some((pid, _)) = space.inhabitant.as_ref().filter(|_| !space.is_init) {
+            let _ = kill(*pid, SIGKILL);
+        }
+        if !space.has_pids()
+            && let Some(cgroup) = &space.cgroup
+        {
+            let _ = cgroup.kill();
+        }
+    }
+
+    fn update(&mut self, space: &Space, resources: &LinuxResources) -> Result<(), Fault> {
+        let Some(cgroup) = &space.cgroup else {
+            return Err(Fault::unimplemented("this guest has no cgroups"));
+        };
+        cgroup.update(resources)
+    }
+
+    fn freeze(&mut self, space: &Space, frozen: Frozen) -> Result<(), Fault> {
+        let Some(cgroup) = &space.cgroup else {
+            return Err(Fault::unimplemented("this guest has no cgroups"));
+        };
+        cgroup.freeze(frozen)
+    }
+
+    fn remove(&mut self, space: Space) {
+        if let Some(cgroup) = space.cgroup {
+            cgroup.remove();
+        }
+        space::clear(&space.id);
+    }
+
+    fn set_clock(&mut self, seconds: i64, microseconds: i64) -> Result<(), Fault> {
+        let nanoseconds =
+            microseconds.checked_mul(1000).filter(|nanoseconds| (0..1_000_000_000).contains(nanoseconds));
+        let nanoseconds = nanoseconds.ok_or_else(|| Fault::invalid("microseconds are 0 to 999999"))?;
+        event::set_clock(seconds, nanoseconds).context("set the clock")
+    }
+
+    fn add_entropy(&mut self, data: &[u8]) -> Result<(), Fault> {
+        let random = open(CWD, c"/dev/random", O_WRONLY, 0).context("open /dev/random")?;
+        write_all(random.raw(), data).context("write to /dev/random")
+    }
+
+    fn memory_block_size(&mut self) -> u64 {
+        read_control(CWD, c"/sys/devices/system/memory/block_size_bytes")
+            .ok()
+            .and_then(|text| u64::from_str_radix(core::str::from_utf8(&text).ok()?.trim(), 16).ok())
+            .unwrap_or(0)
+    }
+}
+
+/// In the child: from the guest's namespaces to the program. Returns only with why that failed.
+fn enter_and_run(
+    space: &Space,
+    spec: &Spec,
+    process: &Process,
+    stdio: &ChildStdio,
+    which: Which,
+    makes_space: bool,
+) -> Fault {
+    let entered = program::before_entering(process).and_then(|()| {
+        if makes_space {
+            return space.set_up(spec);
+        }
+        match &space.inhabitant {
+            Some((_, inhabitant)) => {
+                // Its own process is in the pid namespace by birth.
+                enter(inhabitant, space.kinds & !CLONE_NEWPID).context("enter the container")
+            }
+            None => Err(Fault::state("the container is gone")),
+        }
+    });
+    match entered {
+        Ok(()) => program::become_program(process, stdio, which == Which::First),
+        Err(fault) => fault,
+    }
+}

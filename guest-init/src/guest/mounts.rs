@@ -1,0 +1,224 @@
+//! The mounts of a container: its root, and what the specification mounts in it.
+//!
+//! Everything here runs in the container's own mount namespace. Sources of bind mounts are taken hold of while
+//! the guest's root is still there; then the container's root becomes the root, and the rest is walked in it.
+
+use alloc::ffi::CString;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::inside::{Kind, reach};
+use super::storage::make_directories;
+use crate::api::oci::{Mount, Spec};
+use crate::fault::{Context, Fault};
+use crate::spec::mount_options::Options;
+use crate::spec::network_files;
+use crate::sys::file::{CWD, S_IFDIR, S_IFMT, chdir, stat, stat_fd, write_file};
+use crate::sys::mount::{self as m, Filesystem, Recursion, attach, clone_tree, set_attributes};
+use crate::sys::{Errno, Fd, cstr};
+
+/// A mount whose source, if it has one, is held.
+pub struct Prepared<'a> {
+    mount: &'a Mount,
+    options: Options,
+    /// The detached mount of a bind mount.
+    tree: Option<Fd>,
+}
+
+/// Where the guest keeps what it makes for a container.
+pub fn directory(id: &str) -> String {
+    format!("/run/kata-containers/{id}")
+}
+
+/// Takes hold of the sources of bind mounts, in the guest's root.
+pub fn prepare<'a>(id: &str, spec: &'a Spec, dns: &[String]) -> Result<Vec<Prepared<'a>>, Fault> {
+    spec.mounts
+        .iter()
+        .map(|mount| {
+            let options = Options::parse(&mount.options);
+            let is_bind = options.bind.is_some() || mount.r#type == "bind";
+            let tree = is_bind.then(|| hold_source(id, spec, mount, &options, dns)).transpose().map_err(
+                |fault| Fault::new(fault.code, format!("mount on {}: {}", mount.destination, fault.message)),
+            )?;
+            Ok(Prepared { mount, options, tree })
+        })
+        .collect()
+}
+
+fn hold_source(id: &str, spec: &Spec, mount: &Mount, options: &Options, dns: &[String]) -> Result<Fd, Fault> {
+    let recursive = options.bind.unwrap_or(Recursion::One);
+    let source = cstr(&mount.source).context("source")?;
+    match clone_tree(CWD, &source, recursive) {
+        // An empty source would be the working directory.
+        Ok(tree) if !mount.source.is_empty() => Ok(tree),
+        Ok(_) | Err(Errno::ENOENT) if network_files::PATHS.contains(&mount.destination.as_str()) => {
+            let path = write_network_file(id, spec, &mount.destination, dns)?;
+            clone_tree(CWD, &path, Recursion::One).context("bind")
+        }
+        Ok(_) => Err(Fault::invalid("a bind mount needs a source")),
+        Err(errno) => Err(Fault::system(format_args!("source {}", mount.source), errno)),
+    }
+}
+
+/// Writes one of the files that Docker writes for a container, for a mount that asks for it without a source.
+fn write_network_file(id: &str, spec: &Spec, destination: &str, dns: &[String]) -> Result<CString, Fault> {
+    let text = network_files::text(destination, &spec.hostname, dns).unwrap_or_default();
+    let directory = directory(id);
+    let name = destination.rsplit('/').next().unwrap_or_default();
+    let path = format!("{directory}/{name}");
+    (|| {
+        make_directories(&directory)?;
+        let path = cstr(&path)?;
+        write_file(CWD, &path, text.as_bytes(), 0o644)?;
+        Ok(path)
+    })()
+    .context(format_args!("write {path}"))
+}
+
+/// Makes the container's root the root of this mount namespace; the guest's is gone from it.
+pub fn enter_root(path: &str) -> Result<(), Fault> {
+    let root = cstr(path).context("root")?;
+    (|| {
+        chdir(&root)?;
+        match m::pivot_root(c".", c".") {
+            // A directory that is no mount becomes one.
+            Err(Errno::EINVAL) => {
+                m::mount(c".", &root, c"", m::MS_BIND | m::MS_REC, c"")?;
+                chdir(&root)?;
+                m::pivot_root(c".", c".")?;
+            }
+            other => other?,
+        }
+        // The old root lies on top of the new one.
+        m::detach(c".")?;
+        chdir(c"/")
+    })()
+    .context(format_args!("enter the root {path}"))
+}
+
+/// Mounts one of the specification's mounts. The root is the container's.
+pub fn mount(prepared: &Prepared<'_>) -> Result<(), Fault> {
+    let Prepared { mount, options, tree } = prepared;
+    let doing = format_args!("mount {} on {}", mount.r#type, mount.destination);
+    let tree = match tree {
+        Some(tree) => {
+            bind_attributes(tree, options).context(doing)?;
+            tree
+        }
+        None => &new_filesystem(mount, options).context(doing)?,
+    };
+    let is_directory = stat_fd(tree.raw()).context(doing)?.st_mode & S_IFMT == S_IFDIR;
+    let kind = if is_directory { Kind::Directory } else { Kind::File };
+    let target = reach(CWD, &mount.destination, kind, 0o755).context(doing)?;
+    attach(tree, target.raw()).context(doing)?;
+    if options.propagation != 0 {
+        let recursive = if options.propagate_tree { Recursion::Tree } else { Recursion::One };
+        // The target's descriptor is of what lies below the new mount.
+        set_attributes(tree.raw(), 0, 0, options.propagation, recursive).context(doing)?;
+    }
+    Ok(())
+}
+
+fn bind_attributes(tree: &Fd, options: &Options) -> crate::sys::Result<()> {
+    if options.set_tree | options.clear_tree != 0 {
+        set_attributes(tree.raw(), options.set_tree, options.clear_tree, 0, Recursion::Tree)?;
+    }
+    if options.set | options.clear != 0 {
+        set_attributes(tree.raw(), options.set, options.clear, 0, Recursion::One)?;
+    }
+    Ok(())
+}
+
+fn new_filesystem(mount: &Mount, options: &Options) -> crate::sys::Result<Fd> {
+    let (fstype, with_data) = match mount.r#type.as_str() {
+        // What cgroup v1's name means on a cgroup v2 system; its options named v1 hierarchies.
+        "cgroup" => ("cgroup2", false),
+        fstype => (fstype, true),
+    };
+    let filesystem = Filesystem::open(&cstr(fstype)?)?;
+    if with_data {
+        // The source is a name to be shown, and the device of a filesystem that has one.
+        let source = if mount.source.is_empty() { fstype } else { &mount.source };
+        filesystem.set(c"source", &cstr(source)?)?;
+        for (name, value) in &options.data {
+            match value {
+                Some(value) => filesystem.set(&cstr(name)?, &cstr(value)?)?,
+                None => filesystem.set_flag(&cstr(name)?)?,
+            }
+        }
+    }
+    filesystem.create(options.set)
+}
+
+/// Makes the root itself read-only, which the mounts on it are not.
+pub fn make_root_read_only() -> Result<(), Fault> {
+    let root = reach(CWD, "/", Kind::Directory, 0).context("root")?;
+    set_attributes(root.raw(), m::MOUNT_ATTR_RDONLY, 0, 0, Recursion::One).context("make the root read-only")
+}
+
+/// Sets the propagation of the root.
+pub fn set_root_propagation(name: &str) -> Result<(), Fault> {
+    let options = Options::parse(&[name.into()]);
+    if options.propagation == 0 {
+        return Err(Fault::invalid(format!("no propagation {name:?}")));
+    }
+    let recursive = if options.propagate_tree { Recursion::Tree } else { Recursion::One };
+    reach(CWD, "/", Kind::Directory, 0)
+        .and_then(|root| set_attributes(root.raw(), 0, 0, options.propagation, recursive))
+        .context("set the root's propagation")
+}
+
+/// Makes paths read-only; those that are not there need nothing.
+pub fn make_read_only(paths: &[String]) -> Result<(), Fault> {
+    for path in paths {
+        let result = (|| {
+            let tree = clone_tree(existing(path)?.raw(), c"", Recursion::Tree)?;
+            set_attributes(tree.raw(), m::MOUNT_ATTR_RDONLY, 0, 0, Recursion::Tree)?;
+            attach(&tree, existing(path)?.raw())
+        })();
+        unless_missing(result).context(format_args!("make {path} read-only"))?;
+    }
+    Ok(())
+}
+
+/// Hides paths: directories below an empty read-only tmpfs, files below the null device.
+pub fn mask(paths: &[String]) -> Result<(), Fault> {
+    // One empty filesystem serves for all directories.
+    let mut empty = None;
+    for path in paths {
+        let result = (|| {
+            let target = existing(path)?;
+            if stat_fd(target.raw())?.st_mode & S_IFMT != S_IFDIR {
+                return attach(&clone_tree(CWD, c"/dev/null", Recursion::One)?, target.raw());
+            }
+            if empty.is_none() {
+                empty = Some(Filesystem::open(c"tmpfs")?.create(m::MOUNT_ATTR_RDONLY)?);
+                // The first use takes the mount itself; later ones copy it from where it is.
+                return empty.as_ref().map_or(Ok(()), |empty| attach(empty, target.raw()));
+            }
+            let copy = empty
+                .as_ref()
+                .map_or(Err(Errno::EINVAL), |empty| clone_tree(empty.raw(), c"", Recursion::One));
+            attach(&copy?, target.raw())
+        })();
+        unless_missing(result).context(format_args!("mask {path}"))?;
+    }
+    Ok(())
+}
+
+fn existing(path: &str) -> crate::sys::Result<Fd> {
+    crate::sys::file::open_inside(CWD, &cstr(path)?, crate::sys::file::O_PATH, 0)
+}
+
+fn unless_missing(result: crate::sys::Result<()>) -> crate::sys::Result<()> {
+    match result {
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(()),
+        other => other,
+    }
+}
+
+/// Whether a path is there, links followed.
+pub fn exists(path: &core::ffi::CStr) -> bool {
+    stat(path).is_ok()
+}

@@ -1,0 +1,195 @@
+//! The last steps of a process on its way to its program: who it is, where it is, what it may, and exec.
+
+use alloc::ffi::CString;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::ffi::CStr;
+
+use super::inside::{Kind, reach};
+use super::stdio::ChildStdio;
+use crate::api::oci::Process;
+use crate::api::ttrpc::Code;
+use crate::fault::{Context, Fault, reason};
+use crate::spec::capability::{COUNT, Sets};
+use crate::spec::environment::{self, Terminal, candidates};
+use crate::spec::limit;
+use crate::spec::user::{Identity, home_of, look_up};
+use crate::sys::file::{
+    CWD, O_NONBLOCK, O_RDONLY, S_IFMT, S_IFREG, chdir, open, read_to_end, stat, stat_fd, write_control,
+};
+use crate::sys::process::{
+    drop_bounding, execute, keep_capabilities, new_session, no_new_privileges, raise_ambient,
+    set_blocked_signals, set_capabilities, set_gid, set_groups, set_limit, set_uid,
+};
+use crate::sys::{Errno, cstr};
+
+/// Largest passwd or group file read, in bytes.
+const FILE_LIMIT: usize = 4 << 20;
+
+/// What must be done before the container's namespaces are entered, because it needs the guest's /proc.
+pub fn before_entering(process: &Process) -> Result<(), Fault> {
+    if process.oom_score_adj != 0 {
+        write_control(CWD, c"/proc/self/oom_score_adj", format!("{}", process.oom_score_adj).as_bytes())
+            .context("set oom_score_adj")?;
+    }
+    Ok(())
+}
+
+/// Becomes the program, in the container. Returns only with why it cannot.
+pub fn become_program(process: &Process, stdio: &ChildStdio, first: bool) -> Fault {
+    match prepare(process, stdio, first) {
+        Ok((arguments, environment)) => run(process, &arguments, &environment),
+        Err(fault) => fault,
+    }
+}
+
+fn prepare(
+    process: &Process,
+    stdio: &ChildStdio,
+    first: bool,
+) -> Result<(Vec<CString>, Vec<CString>), Fault> {
+    if process.args.is_empty() {
+        return Err(Fault::invalid("no program to run: the process has no arguments"));
+    }
+    new_session().context("start a session")?;
+    stdio.install(process.console_size.as_ref(), first).context("set up stdio")?;
+    for limit in &process.rlimits {
+        let resource = limit::resource(limit)?;
+        set_limit(resource, limit.soft, limit.hard).context(format_args!("set {}", limit.r#type))?;
+    }
+    let identity = identify(process)?;
+    go_to(&process.cwd)?;
+    let terminal = if process.terminal { Terminal::Yes } else { Terminal::No };
+    let environment = environment::complete(&process.env, identity.home.as_deref(), terminal);
+    let strings = |strings: &[String]| {
+        strings
+            .iter()
+            .map(|text| cstr(text))
+            .collect::<Result<Vec<_>, _>>()
+            .context("arguments or environment")
+    };
+    let strings = (strings(&process.args)?, strings(&environment)?);
+    if identity.uid != 0 {
+        // A program that opens /dev/stdout opens the pipe again, as its own user.
+        stdio.give_to(identity.uid).context("give stdio to the user")?;
+    }
+    take_rights(process, &identity)?;
+    set_blocked_signals(0).context("unblock signals")?;
+    Ok(strings)
+}
+
+/// Whom the process runs as.
+fn identify(process: &Process) -> Result<Identity, Fault> {
+    let nobody = Default::default();
+    let user = process.user.as_ref().unwrap_or(&nobody);
+    let mut identity = if !user.username.is_empty() {
+        look_up(&user.username, &database(c"/etc/passwd")?, &database(c"/etc/group")?)?
+    } else {
+        let needs_home = environment::value(&process.env, "HOME").is_none();
+        let home = if needs_home { home_of(user.uid, &database(c"/etc/passwd")?) } else { None };
+        Identity { uid: user.uid, gid: user.gid, groups: Vec::new(), home }
+    };
+    identity.groups.extend(&user.additional_gids);
+    Ok(identity)
+}
+
+/// The bytes of passwd or group; none when the image has no such file.
+fn database(path: &CStr) -> Result<Vec<u8>, Fault> {
+    let path_name = path.to_str().unwrap_or_default();
+    let file = match open(CWD, path, O_RDONLY | O_NONBLOCK, 0) {
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EACCES) => return Ok(Vec::new()),
+        other => other.context(format_args!("open {path_name}"))?,
+    };
+    // A pipe or a device would never end.
+    match stat_fd(file.raw()).context(path_name)?.st_mode & S_IFMT {
+        S_IFREG => read_to_end(file.raw(), FILE_LIMIT).context(format_args!("read {path_name}")),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// Goes to the working directory, which is made when the image has it not, as Docker does.
+fn go_to(directory: &str) -> Result<(), Fault> {
+    let directory = if directory.is_empty() { "/" } else { directory };
+    if !directory.starts_with('/') {
+        return Err(Fault::invalid(format!("working directory {directory:?} is not absolute")));
+    }
+    let doing = format_args!("go to the working directory {directory}");
+    let path = cstr(directory).context(doing)?;
+    match chdir(&path) {
+        Err(Errno::ENOENT) => {
+            reach(CWD, directory, Kind::Directory, 0o755).context(doing)?;
+            chdir(&path).context(doing)
+        }
+        other => other.context(doing),
+    }
+}
+
+/// Changes to the user and leaves it the rights that it is to have.
+fn take_rights(process: &Process, identity: &Identity) -> Result<(), Fault> {
+    let sets = process.capabilities.as_ref().map(Sets::parse).transpose()?;
+    if let Some(sets) = &sets {
+        for capability in (0..COUNT).filter(|capability| sets.bounding & 1 << capability == 0) {
+            match drop_bounding(capability) {
+                // A kernel older than the list.
+                Err(Errno::EINVAL) => {}
+                other => other.context("limit capabilities")?,
+            }
+        }
+        if identity.uid != 0 {
+            keep_capabilities().context("keep capabilities")?;
+        }
+    }
+    set_groups(&identity.groups).context("set supplementary groups")?;
+    set_gid(identity.gid).context("set the group")?;
+    set_uid(identity.uid).context("set the user")?;
+    if let Some(sets) = sets {
+        set_capabilities(sets.effective, sets.permitted, sets.inheritable).context("set capabilities")?;
+        for capability in (0..COUNT).filter(|capability| sets.ambient & 1 << capability != 0) {
+            raise_ambient(capability).context("raise an ambient capability")?;
+        }
+    }
+    if process.no_new_privileges {
+        no_new_privileges().context("forbid new privileges")?;
+    }
+    Ok(())
+}
+
+/// Executes the program, which is looked for as execvp(3) does.
+fn run(process: &Process, arguments: &[CString], environment: &[CString]) -> Fault {
+    let program = &process.args[0];
+    let path = environment::value(&process.env, "PATH").unwrap_or(environment::DEFAULT_PATH);
+    let arguments: Vec<&CStr> = arguments.iter().map(CString::as_c_str).collect();
+    let environment: Vec<&CStr> = environment.iter().map(CString::as_c_str).collect();
+    let mut found = None;
+    for candidate in candidates(program, path) {
+        let Ok(candidate) = cstr(&candidate) else { continue };
+        match execute(&candidate, &arguments, &environment) {
+            Errno::ENOENT | Errno::ENOTDIR if stat(&candidate).is_err() => {}
+            // Another directory may have one that can be executed.
+            errno @ (Errno::EACCES | Errno::ENOENT) => found = found.or(Some(errno)),
+            errno => return refusal(program, errno),
+        }
+    }
+    match found {
+        Some(errno) => refusal(program, errno),
+        None if program.contains('/') => {
+            Fault::new(Code::NotFound, format!("exec {program}: not found: no such file or directory"))
+        }
+        None => Fault::new(Code::NotFound, format!("exec {program}: not found in PATH ({path})")),
+    }
+}
+
+/// Why a program that is there was not executed.
+fn refusal(program: &str, errno: Errno) -> Fault {
+    match errno {
+        Errno::ENOENT => Fault::new(Code::NotFound, format!("exec {program}: its interpreter was not found")),
+        Errno::EACCES | Errno::EPERM => {
+            Fault::new(Code::PermissionDenied, format!("exec {program}: permission denied"))
+        }
+        Errno::ENOEXEC => {
+            Fault::new(Code::PermissionDenied, format!("exec {program}: not executable: exec format error"))
+        }
+        errno => Fault::internal(format!("exec {program}: {}", reason(errno))),
+    }
+}

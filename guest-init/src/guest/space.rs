@@ -1,0 +1,310 @@
+//! The space that a container's processes live in: its namespaces, its root, its cgroup.
+//!
+//! **Who is process 1 of a container.** The namespaces are made and held by a process of ours, the holder: it
+//! sets everything up, reports, and from then on does nothing but let orphans go and pass signals that were
+//! sent to process 1 on to the container's process, which is process 2 and, like every later one, a child of
+//! the guest's PID 1. So the exit status comes straight from the kernel, and the container's process is an
+//! ordinary one: the kernel protects a namespace's process 1 from signals that it has no handler for, even its
+//! own `kill -9 $$`, and makes the reaping of orphans its duty, which most programs do not know. (Docker has
+//! the same behind `--init`.) When the container's process ends, the holder is killed, and the kernel ends
+//! whatever is left in the namespace.
+//!
+//! A program that is an init itself wants to be process 1, and is: when its name is one of [`INITS`] or the
+//! annotation [`PID1_ANNOTATION`] says so. Then there is no holder; set-up and program are one process.
+
+use alloc::format;
+use alloc::string::String;
+
+use super::cgroup::Cgroup;
+use super::{devices, mounts};
+use crate::agent::Sandbox;
+use crate::api::oci::{Linux, LinuxNamespace, Spec};
+use crate::fault::{Context, Fault, REPORT_LIMIT};
+use crate::sys::file::{CWD, O_RDONLY, close_from, open, umask, write_all, write_control};
+use crate::sys::process::{
+    ALL_SIGNALS, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWTIME,
+    CLONE_NEWUTS, Forked, SIGCHLD, enter, exit, fork, ignore_children, kill, set_blocked_signals,
+    set_hostname, take_signal, unshare,
+};
+use crate::sys::{Fd, cstr, file};
+
+/// `true` or `false`: whether the container's process is process 1 of its pid namespace.
+pub const PID1_ANNOTATION: &str = "io.ferry.pid1";
+
+/// Programs that are process 1 unless [`PID1_ANNOTATION`] says no, by the last part of their path.
+pub const INITS: [&str; 10] = [
+    "init",
+    "systemd",
+    "tini",
+    "tini-static",
+    "dumb-init",
+    "catatonit",
+    "docker-init",
+    "s6-svscan",
+    "runit-init",
+    "openrc-init",
+];
+
+/// The container's process, as the holder sees it: the first that the namespace gets after process 1.
+const FIRST_PROCESS: i32 = 2;
+
+/// What the guest keeps of a container.
+pub struct Space {
+    pub(super) id: String,
+    /// A process in the namespaces, once there is one.
+    pub(super) inhabitant: Option<(i32, Fd)>,
+    pub(super) cgroup: Option<Cgroup>,
+    /// The namespaces that are its own or joined (`CLONE_NEW*`); all but the mount namespace may be missing.
+    pub(super) kinds: u32,
+    /// Whether the container's process makes the namespaces itself.
+    pub(super) is_init: bool,
+    pub(super) dns: alloc::vec::Vec<String>,
+}
+
+/// Which namespaces a specification makes, and which it joins.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Namespaces<'a> {
+    new: u32,
+    join: alloc::vec::Vec<(u32, &'a str)>,
+}
+
+fn namespaces(linux: Option<&Linux>) -> Result<Namespaces<'_>, Fault> {
+    // A container always has mounts of its own.
+    let mut found = Namespaces { new: CLONE_NEWNS, ..Default::default() };
+    for LinuxNamespace { r#type, path } in linux.iter().flat_map(|linux| &linux.namespaces) {
+        let kind = match r#type.as_str() {
+            "mount" => CLONE_NEWNS,
+            "pid" => CLONE_NEWPID,
+            "ipc" => CLONE_NEWIPC,
+            "uts" => CLONE_NEWUTS,
+            "cgroup" => CLONE_NEWCGROUP,
+            "network" => CLONE_NEWNET,
+            "time" => CLONE_NEWTIME,
+            "user" => return Err(Fault::unimplemented("user namespaces are not supported")),
+            other => return Err(Fault::invalid(format!("no namespace type {other:?}"))),
+        };
+        match (kind, path.is_empty()) {
+            // The network is the sandbox's, as in a pod.
+            (CLONE_NEWNET, true) => {}
+            (CLONE_NEWNS, false) => {
+                return Err(Fault::unimplemented("joining a mount namespace is not supported"));
+            }
+            (_, true) => found.new |= kind,
+            (_, false) => found.join.push((kind, path)),
+        }
+    }
+    Ok(found)
+}
+
+/// Whether the container's process is to be process 1.
+pub fn wants_pid1(spec: &Spec, program: Option<&String>) -> bool {
+    match spec.annotations.get(PID1_ANNOTATION).map(String::as_str) {
+        Some("true") => true,
+        Some(_) => false,
+        None => {
+            let name = program.and_then(|program| program.rsplit('/').next()).unwrap_or_default();
+            INITS.contains(&name)
+        }
+    }
+}
+
+impl Space {
+    /// Checks the specification and makes the cgroup.
+    pub fn new(id: &str, spec: &Spec, sandbox: &Sandbox, is_init: bool) -> Result<Space, Fault> {
+        let root = spec.root.as_ref().ok_or_else(|| Fault::invalid("the specification has no root"))?;
+        if !root.path.starts_with('/') {
+            return Err(Fault::invalid(format!("root path {:?} is not absolute", root.path)));
+        }
+        let linux = spec.linux.as_ref();
+        if linux.is_some_and(|linux| linux.seccomp.is_some()) {
+            return Err(Fault::unimplemented("seccomp filters are not supported yet"));
+        }
+        let found = namespaces(linux)?;
+        let joined = found.join.iter().fold(0, |all, (kind, _)| all | kind);
+        let resources = linux.and_then(|linux| linux.resources.as_ref());
+        let path = linux.map_or("", |linux| linux.cgroups_path.as_str());
+        let cgroup = match Cgroup::make(path, id, resources) {
+            // A guest whose kernel has no cgroups runs containers without limits.
+            Err(_) if resources.is_none() && !mounts::exists(c"/sys/fs/cgroup/cgroup.procs") => None,
+            other => Some(other?),
+        };
+        let dns = sandbox.dns.clone();
+        Ok(Space { id: id.into(), inhabitant: None, cgroup, kinds: found.new | joined, is_init, dns })
+    }
+
+    /// Whether the container has a pid namespace of its own.
+    pub fn has_pids(&self) -> bool {
+        self.kinds & CLONE_NEWPID != 0
+    }
+
+    /// Forks into the namespaces that are made by the fork itself. The child goes on with [`set_up`](Self::set_up).
+    pub(super) fn fork_new(&mut self, spec: &Spec) -> Result<Option<i32>, Fault> {
+        let found = namespaces(spec.linux.as_ref())?;
+        // The cgroup namespace begins at the cgroup that its maker is in, so it is made after the fork.
+        let flags = found.new & !CLONE_NEWCGROUP;
+        // A pid namespace is joined by children only.
+        for (_, path) in found.join.iter().filter(|(kind, _)| *kind == CLONE_NEWPID) {
+            join(CLONE_NEWPID, path)?;
+        }
+        // SAFETY: PID 1 has one thread.
+        let forked = unsafe { fork(flags, self.cgroup.as_ref().map(Cgroup::directory)) };
+        match forked.context("fork a container")? {
+            Forked::Child => Ok(None),
+            Forked::Parent(pid, fd) => {
+                self.inhabitant = Some((pid, fd));
+                Ok(Some(pid))
+            }
+        }
+    }
+
+    /// In the child: makes the container.
+    pub(super) fn set_up(&self, spec: &Spec) -> Result<(), Fault> {
+        let found = namespaces(spec.linux.as_ref())?;
+        for (kind, path) in found.join.iter().filter(|(kind, _)| *kind != CLONE_NEWPID) {
+            join(*kind, path)?;
+        }
+        if found.new & CLONE_NEWCGROUP != 0 {
+            unshare(CLONE_NEWCGROUP).context("make a cgroup namespace")?;
+        }
+        if found.new & CLONE_NEWUTS != 0 && !spec.hostname.is_empty() {
+            set_hostname(&spec.hostname).context("set the host name")?;
+        }
+        umask(0);
+        let prepared = mounts::prepare(&self.id, spec, &self.dns)?;
+        let root = spec.root.as_ref().ok_or_else(|| Fault::invalid("no root"))?;
+        mounts::enter_root(&root.path)?;
+        prepared.iter().try_for_each(mounts::mount)?;
+        drop(prepared);
+        devices::make(spec)?;
+        if let Some(linux) = &spec.linux {
+            set_parameters(linux)?;
+            mounts::make_read_only(&linux.readonly_paths)?;
+            mounts::mask(&linux.masked_paths)?;
+            if !linux.rootfs_propagation.is_empty() {
+                mounts::set_root_propagation(&linux.rootfs_propagation)?;
+            }
+        }
+        if root.readonly {
+            mounts::make_root_read_only()?;
+        }
+        umask(0o022);
+        Ok(())
+    }
+}
+
+fn join(kind: u32, path: &str) -> Result<(), Fault> {
+    cstr(path)
+        .and_then(|path| open(CWD, &path, O_RDONLY, 0))
+        .and_then(|namespace| enter(&namespace, kind))
+        .context(format_args!("join the namespace {path}"))
+}
+
+/// Writes kernel parameters of the container's namespaces. The container's /proc is mounted by now.
+fn set_parameters(linux: &Linux) -> Result<(), Fault> {
+    for (name, value) in &linux.sysctl {
+        // `net.ipv4.conf.eth0/1.x`: a slash in a name stands for a dot, as in sysctl(8).
+        let path: String = name
+            .chars()
+            .map(|byte| {
+                if byte == '.' {
+                    '/'
+                } else if byte == '/' {
+                    '.'
+                } else {
+                    byte
+                }
+            })
+            .collect();
+        if path.split('/').any(|part| part == "..") {
+            return Err(Fault::invalid(format!("no kernel parameter {name}")));
+        }
+        cstr(&format!("/proc/sys/{path}"))
+            .and_then(|path| write_control(CWD, &path, value.as_bytes()))
+            .context(format_args!("set {name} to {value}"))?;
+    }
+    Ok(())
+}
+
+/// The holder: sets the container up, says how that went, and stays.
+pub(super) fn hold(space: &Space, spec: &Spec, report: Fd) -> ! {
+    if let Err(fault) = space.set_up(spec) {
+        let _ = write_all(report.raw(), &fault.encode());
+        exit(1);
+    }
+    let is_ready = (|| {
+        // Children that are gone are nobody's business; every other signal is held back, and taken below.
+        ignore_children()?;
+        set_blocked_signals(ALL_SIGNALS)?;
+        write_all(report.raw(), &[0])
+    })();
+    drop(report);
+    if is_ready.is_err() {
+        exit(1);
+    }
+    close_from(0);
+    loop {
+        match take_signal(ALL_SIGNALS) {
+            Ok(signal) if signal != SIGCHLD && space.has_pids() => {
+                let _ = kill(FIRST_PROCESS, signal);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Removes what the guest made for a container.
+pub(super) fn clear(id: &str) {
+    let directory = mounts::directory(id);
+    for path in crate::spec::network_files::PATHS {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        if let Ok(path) = cstr(&format!("{directory}/{name}")) {
+            let _ = file::unlink(CWD, &path);
+        }
+    }
+    if let Ok(path) = cstr(&directory) {
+        let _ = file::rmdir(CWD, &path);
+    }
+}
+
+const _: () = assert!(REPORT_LIMIT <= 4096, "a report is written to a pipe in one piece");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn linux(kinds: &[(&str, &str)]) -> Linux {
+        let namespaces = kinds
+            .iter()
+            .map(|(kind, path)| LinuxNamespace { r#type: (*kind).into(), path: (*path).into() })
+            .collect();
+        Linux { namespaces, ..Default::default() }
+    }
+
+    #[test]
+    fn the_network_is_shared_and_mounts_never_are() {
+        let linux = linux(&[("pid", ""), ("network", ""), ("ipc", "/proc/9/ns/ipc")]);
+        let found = namespaces(Some(&linux)).unwrap();
+        assert_eq!(found.new, CLONE_NEWNS | CLONE_NEWPID);
+        assert_eq!(found.join, [(CLONE_NEWIPC, "/proc/9/ns/ipc")]);
+        assert_eq!(namespaces(None).unwrap().new, CLONE_NEWNS);
+    }
+
+    #[test]
+    fn what_is_not_supported_is_said() {
+        assert!(namespaces(Some(&linux(&[("user", "")]))).is_err());
+        assert!(namespaces(Some(&linux(&[("soul", "")]))).is_err());
+    }
+
+    #[test]
+    fn inits_are_process_1_unless_told_otherwise() {
+        let mut spec = Spec::default();
+        assert!(wants_pid1(&spec, Some(&"/lib/systemd/systemd".into())));
+        assert!(wants_pid1(&spec, Some(&"tini".into())));
+        assert!(!wants_pid1(&spec, Some(&"/usr/bin/redis-server".into())));
+        assert!(!wants_pid1(&spec, None));
+        spec.annotations.insert(PID1_ANNOTATION.into(), "false".into());
+        assert!(!wants_pid1(&spec, Some(&"/sbin/init".into())));
+        spec.annotations.insert(PID1_ANNOTATION.into(), "true".into());
+        assert!(wants_pid1(&spec, Some(&"redis-server".into())));
+    }
+}

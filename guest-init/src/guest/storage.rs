@@ -1,0 +1,187 @@
+//! Storages: the filesystems that the guest mounts for containers, before any container sees them.
+
+use alloc::ffi::CString;
+use alloc::format;
+use alloc::string::String;
+
+use crate::agent::Mounted;
+use crate::api::agent::Storage;
+use crate::fault::{Context, Fault};
+use crate::spec::mount_options::Options;
+use crate::sys::file::{CWD, O_DIRECTORY, O_RDONLY};
+use crate::sys::{Errno, Fd, cstr, file, mount as m};
+
+/// Most block devices looked at in search of one.
+const DISK_LIMIT: usize = 1024;
+
+/// Mounts a storage at its mount point, which is made.
+pub fn mount(storage: &Storage) -> Result<Mounted, Fault> {
+    if storage.fs_group.is_some() {
+        return Err(Fault::unimplemented("a storage's fs_group is not supported"));
+    }
+    if !storage.mount_point.starts_with('/') || storage.mount_point.split('/').any(|part| part == "..") {
+        return Err(Fault::invalid(format!("mount point {:?} is not an absolute path", storage.mount_point)));
+    }
+    let mut options = Options::parse(&storage.options);
+    let source = match storage.driver.as_str() {
+        "mmioblk" | "blk" => match find_disk(&storage.source)? {
+            Some(disk) => disk,
+            None => return Ok(Mounted::NotYet),
+        },
+        "overlayfs" => {
+            prepare_overlay(&options)?;
+            storage.source.clone()
+        }
+        "ephemeral" | "local" | "virtio-fs" => storage.source.clone(),
+        "bind" => {
+            options.superblock |= match options.bind {
+                Some(m::Recursion::Tree) => m::MS_BIND | m::MS_REC,
+                _ => m::MS_BIND,
+            };
+            storage.source.clone()
+        }
+        other => return Err(Fault::unimplemented(format!("no storage driver {other:?}"))),
+    };
+    make_directories(&storage.mount_point).context(format_args!("make {}", storage.mount_point))?;
+    let words = (|| -> crate::sys::Result<[CString; 4]> {
+        Ok([
+            cstr(&source)?,
+            cstr(&storage.mount_point)?,
+            cstr(&storage.fstype)?,
+            cstr(&options.legacy_data())?,
+        ])
+    })();
+    let [source, target, fstype, data] = words.context("storage")?;
+    let result = m::mount(&source, &target, &fstype, options.legacy_flags() | m::MS_SILENT, &data);
+    let doing =
+        format_args!("mount storage {} ({}) on {}", storage.source, storage.fstype, storage.mount_point);
+    result.context(doing)?;
+    Ok(Mounted::Yes)
+}
+
+/// Unmounts a storage, lazily when something still uses it, and removes its mount point.
+pub fn unmount(mount_point: &str) {
+    let Ok(target) = cstr(mount_point) else { return };
+    if m::unmount(&target) == Err(Errno::EBUSY) {
+        let _ = m::detach(&target);
+    }
+    let _ = file::rmdir(CWD, &target);
+}
+
+/// Makes a directory and those above it. Only the guest itself writes where this is used, so the path is
+/// walked as it stands.
+pub fn make_directories(path: &str) -> crate::sys::Result<()> {
+    let whole = cstr(path)?;
+    match file::mkdir(CWD, &whole, 0o755) {
+        Ok(()) | Err(Errno::EEXIST) => return Ok(()),
+        Err(Errno::ENOENT) => {}
+        Err(errno) => return Err(errno),
+    }
+    for (end, _) in path.match_indices('/').filter(|(end, _)| *end > 0) {
+        file::ensure_dir(CWD, &cstr(&path[..end])?, 0o755)?;
+    }
+    file::ensure_dir(CWD, &whole, 0o755)
+}
+
+/// The device node of a disk: a path below /dev, or the disk whose serial is the NAME of `serial=NAME`.
+/// `None` while there is no such disk.
+fn find_disk(source: &str) -> Result<Option<String>, Fault> {
+    if source.starts_with("/dev/") {
+        let path = cstr(source).context("storage")?;
+        return Ok(file::stat(&path).ok().map(|_| source.into()));
+    }
+    let Some(serial) = source.strip_prefix("serial=") else {
+        return Err(Fault::invalid(format!(
+            "storage source {source:?} is neither a /dev path nor serial=NAME"
+        )));
+    };
+    let directory = file::open(CWD, c"/sys/block", O_RDONLY | O_DIRECTORY, 0).context("open /sys/block")?;
+    for name in file::list(directory.raw(), DISK_LIMIT).context("list /sys/block")? {
+        if has_serial(&directory, &name, serial) {
+            return Ok(name.to_str().ok().map(|name| format!("/dev/{name}")));
+        }
+    }
+    Ok(None)
+}
+
+fn has_serial(directory: &Fd, disk: &CString, serial: &str) -> bool {
+    let path = disk.to_str().ok().and_then(|disk| cstr(&format!("{disk}/serial")).ok());
+    path.and_then(|path| file::read_control(directory.raw(), &path).ok())
+        .is_some_and(|found| found.trim_ascii() == serial.as_bytes())
+}
+
+/// Makes the upper and the work directory. The merged root shows the upper directory's own owner and mode, so
+/// it gets those of the image's root.
+fn prepare_overlay(options: &Options) -> Result<(), Fault> {
+    let option = |wanted: &str| {
+        options.data.iter().find(|(name, _)| name == wanted).and_then(|(_, value)| value.as_deref())
+    };
+    let (Some(upper), Some(work)) = (option("upperdir"), option("workdir")) else {
+        return Ok(());
+    };
+    let lower = option("lowerdir").unwrap_or_default().split(':').next().unwrap_or_default();
+    (|| {
+        let upper_path = cstr(upper)?;
+        if file::stat(&upper_path).is_err() {
+            make_directories(upper)?;
+            let root = file::stat(&cstr(lower)?)?;
+            if (root.st_uid, root.st_gid) != (0, 0) {
+                file::chown(CWD, &upper_path, root.st_uid, root.st_gid)?;
+            }
+            file::chmod(CWD, &upper_path, root.st_mode)?;
+        }
+        make_directories(work)
+    })()
+    .context("prepare the writable layer")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_and_mount_points_that_make_no_sense_are_refused() {
+        let storage = |driver: &str, source: &str, mount_point: &str| Storage {
+            driver: driver.into(),
+            source: source.into(),
+            mount_point: mount_point.into(),
+            ..Default::default()
+        };
+        for bad in [
+            storage("mmioblk", "vda", "/run/x"),
+            storage("mmioblk", "serial=x", "run/x"),
+            storage("mmioblk", "serial=x", "/run/../etc"),
+            storage("9p", "share", "/run/x"),
+        ] {
+            assert!(mount(&bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_disk_that_is_not_there_may_come() {
+        assert_eq!(find_disk("/dev/no-such-disk"), Ok(None));
+        assert_eq!(find_disk("serial=no-such-serial"), Ok(None));
+    }
+
+    #[test]
+    fn directories_are_made_at_any_depth() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b/c");
+        make_directories(path.to_str().unwrap()).unwrap();
+        make_directories(path.to_str().unwrap()).unwrap();
+        assert!(path.is_dir());
+    }
+
+    #[test]
+    fn the_writable_layer_takes_the_mode_of_the_image_s_root() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
+        std::fs::create_dir(at("lower")).unwrap();
+        std::fs::set_permissions(at("lower"), std::fs::Permissions::from_mode(0o711)).unwrap();
+        let word = format!("lowerdir={},upperdir={},workdir={}", at("lower"), at("s/upper"), at("s/work"));
+        prepare_overlay(&Options::parse(&[word])).unwrap();
+        assert_eq!(std::fs::metadata(at("s/upper")).unwrap().permissions().mode() & 0o7777, 0o711);
+        assert!(std::path::Path::new(&at("s/work")).is_dir());
+    }
+}

@@ -1,0 +1,125 @@
+//! Where clients come from: a vsock listener, and a virtio-serial port where there is one.
+
+use super::{Guest, log};
+use crate::agent::StreamId;
+use crate::api::{SERIAL_PORT_NAME, VSOCK_PORT};
+use crate::fault::reason;
+use crate::sys::event::Poll;
+use crate::sys::file::{
+    CWD, O_DIRECTORY, O_NONBLOCK, O_RDONLY, O_RDWR, list, open, read, read_control, write,
+};
+use crate::sys::net::{HOST_CID, accept_vsock, listen_vsock};
+use crate::sys::{Errno, Fd, Result, cstr};
+
+/// Most virtio-serial ports looked at.
+const PORT_LIMIT: usize = 64;
+
+/// The virtio-serial port: one open file on which one client after another may come.
+pub struct SerialPort {
+    fd: Fd,
+    stream: StreamId,
+    /// Whether the present client has said anything. The port reads as ended while there is none.
+    heard: bool,
+    /// Whether `stream` is still to be announced as a new client.
+    pub fresh: bool,
+}
+
+impl SerialPort {
+    pub fn stream(&self) -> StreamId {
+        self.stream
+    }
+
+    pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        match read(self.fd.raw(), buffer) {
+            Ok(0) if !self.heard => Err(Errno::EAGAIN),
+            Ok(length) => {
+                self.heard = length > 0;
+                Ok(length)
+            }
+            other => other,
+        }
+    }
+
+    pub fn write(&self, data: &[u8]) -> Result<usize> {
+        write(self.fd.raw(), data)
+    }
+
+    /// A client is gone; the next one is another stream.
+    pub fn renew(&mut self, poll: &Poll, stream: StreamId) {
+        self.stream = stream;
+        self.heard = false;
+        self.fresh = true;
+        if let Err(errno) = poll.rewatch(self.fd.raw(), stream.0) {
+            log(&alloc::format!("serial port: {}", reason(errno)));
+        }
+    }
+}
+
+/// Listens for the host's connections, if the kernel has vsock.
+pub fn listen(poll: &Poll, token: u64) -> Option<Fd> {
+    let listener = listen_vsock(VSOCK_PORT).and_then(|listener| {
+        poll.watch(listener.raw(), token)?;
+        Ok(listener)
+    });
+    match listener {
+        Ok(listener) => Some(listener),
+        Err(Errno::EAFNOSUPPORT) => None,
+        Err(errno) => {
+            log(&alloc::format!("vsock: {}", reason(errno)));
+            None
+        }
+    }
+}
+
+impl Guest {
+    /// The next connection that the host has made. Others than the host are not heard.
+    pub fn accept(&mut self, listener: &Fd) -> Option<StreamId> {
+        loop {
+            match accept_vsock(listener) {
+                Ok((connection, HOST_CID)) => match self.add(connection) {
+                    Ok(stream) => return Some(stream),
+                    Err(fault) => log(&fault.message),
+                },
+                Ok(_) => {}
+                Err(Errno::EAGAIN) => return None,
+                Err(errno) => {
+                    log(&alloc::format!("vsock: {}", reason(errno)));
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Opens the virtio-serial port of the agent channel, if there is one.
+    pub fn open_serial(&mut self) {
+        let Some(fd) = find_port() else { return };
+        let stream = self.next_id();
+        match self.poll.watch(fd.raw(), stream.0) {
+            Ok(()) => self.serial = Some(SerialPort { fd, stream, heard: false, fresh: true }),
+            Err(errno) => log(&alloc::format!("serial port: {}", reason(errno))),
+        }
+    }
+
+    /// A client on the serial port that the agent does not know yet.
+    pub fn serial_arrival(&mut self) -> Option<StreamId> {
+        let serial = self.serial.as_mut()?;
+        core::mem::take(&mut serial.fresh).then_some(serial.stream)
+    }
+}
+
+fn find_port() -> Option<Fd> {
+    let directory = open(CWD, c"/sys/class/virtio-ports", O_RDONLY | O_DIRECTORY, 0).ok()?;
+    let ports = list(directory.raw(), PORT_LIMIT).ok()?;
+    let port = ports.iter().filter_map(|port| port.to_str().ok()).find(|port| {
+        let name = cstr(&alloc::format!("{port}/name")).and_then(|path| read_control(directory.raw(), &path));
+        name.is_ok_and(|name| name.trim_ascii() == SERIAL_PORT_NAME.as_bytes())
+    })?;
+    let path = cstr(&alloc::format!("/dev/{port}")).ok()?;
+    match open(CWD, &path, O_RDWR | O_NONBLOCK, 0) {
+        Ok(fd) => Some(fd),
+        Err(errno) => {
+            log(&alloc::format!("open /dev/{port}: {}", reason(errno)));
+            None
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The program: what a language runtime would do before `main`, and then [`ferry_init::guest::run`].
+#![no_std]
+#![no_main]
+
+use core::arch::global_asm;
+use core::fmt::Write;
+use core::panic::PanicInfo;
+
+use ferry_init::guest::run;
+use ferry_init::heap::Heap;
+
+#[global_allocator]
+// SAFETY: this program has one thread.
+static HEAP: Heap = unsafe { Heap::new() };
+
+// The kernel enters with the stack pointer aligned and no frame below; `main` never returns.
+global_asm!(
+    ".globl _start",
+    "_start:",
+    "xor %ebp, %ebp",
+    "and $-16, %rsp",
+    "call {main}",
+    "ud2",
+    main = sym main,
+    options(att_syntax)
+);
+
+extern "C" fn main() -> ! {
+    panic!("{}", run::run())
+}
+
+/// A message on the stack: a panic may be about memory.
+struct Text {
+    bytes: [u8; 512],
+    length: usize,
+}
+
+impl Write for Text {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        let room = &mut self.bytes[self.length..];
+        let length = text.len().min(room.len());
+        room[..length].copy_from_slice(&text.as_bytes()[..length]);
+        self.length += length;
+        Ok(())
+    }
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    let mut text = Text { bytes: [0; 512], length: 0 };
+    let _ = write!(text, "panic: {info}");
+    run::panicked(&text.bytes[..text.length])
+}
+
+/// Named by the stock `core` and `alloc`; nothing unwinds here.
+#[unsafe(no_mangle)]
+extern "C" fn rust_eh_personality() {}
+
+/// As above.
+#[unsafe(no_mangle)]
+extern "C" fn _Unwind_Resume() -> ! {
+    panic!("nothing unwinds")
+}
+
+// The functions that compilers call by name. `rep movsb` and `rep stosb` are as fast as anything for the sizes
+// that matter here, and cannot be compiled into calls of themselves.
+global_asm!(
+    ".globl memcpy",
+    ".globl memmove",
+    ".globl memset",
+    ".globl memcmp",
+    ".globl bcmp",
+    ".globl strlen",
+    "memmove:",
+    "mov %rdi, %rax",
+    "sub %rsi, %rax",
+    "cmp %rdx, %rax",
+    "jae memcpy",
+    // The destination begins inside the source: from the end.
+    "mov %rdi, %rax",
+    "mov %rdx, %rcx",
+    "lea -1(%rdi, %rdx), %rdi",
+    "lea -1(%rsi, %rdx), %rsi",
+    "std",
+    "rep movsb",
+    "cld",
+    "ret",
+    "memcpy:",
+    "mov %rdi, %rax",
+    "mov %rdx, %rcx",
+    "rep movsb",
+    "ret",
+    "memset:",
+    "mov %rdi, %r8",
+    "mov %esi, %eax",
+    "mov %rdx, %rcx",
+    "rep stosb",
+    "mov %r8, %rax",
+    "ret",
+    "bcmp:",
+    "memcmp:",
+    "xor %eax, %eax",
+    "xor %ecx, %ecx",
+    "2:",
+    "cmp %rcx, %rdx",
+    "je 3f",
+    "movzbl (%rdi, %rcx), %eax",
+    "movzbl (%rsi, %rcx), %r8d",
+    "inc %rcx",
+    "sub %r8d, %eax",
+    "je 2b",
+    "3:",
+    "ret",
+    "strlen:",
+    "mov $-1, %rax",
+    "4:",
+    "inc %rax",
+    "cmpb $0, (%rdi, %rax)",
+    "jne 4b",
+    "ret",
+    options(att_syntax)
+);

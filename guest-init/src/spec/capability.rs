@@ -1,0 +1,113 @@
+//! Capability names (capabilities(7)).
+
+use alloc::format;
+use alloc::string::String;
+
+use crate::api::oci::LinuxCapabilities;
+use crate::fault::Fault;
+
+/// Names without their `CAP_`, capability N at place N.
+const NAMES: [&str; 41] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
+/// How many capabilities there are.
+pub const COUNT: u32 = NAMES.len() as u32;
+
+/// A process's five sets, capability N at bit N.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sets {
+    /// See [`LinuxCapabilities`].
+    pub bounding: u64,
+    /// See [`LinuxCapabilities`].
+    pub effective: u64,
+    /// See [`LinuxCapabilities`].
+    pub inheritable: u64,
+    /// See [`LinuxCapabilities`].
+    pub permitted: u64,
+    /// See [`LinuxCapabilities`].
+    pub ambient: u64,
+}
+
+impl Sets {
+    /// From names; one that Linux does not have is refused.
+    pub fn parse(names: &LinuxCapabilities) -> Result<Sets, Fault> {
+        Ok(Sets {
+            bounding: bits(&names.bounding)?,
+            effective: bits(&names.effective)?,
+            inheritable: bits(&names.inheritable)?,
+            permitted: bits(&names.permitted)?,
+            ambient: bits(&names.ambient)?,
+        })
+    }
+}
+
+fn bits(names: &[String]) -> Result<u64, Fault> {
+    names.iter().try_fold(0, |bits, name| {
+        let bare = name.strip_prefix("CAP_").unwrap_or(name);
+        let number = NAMES.iter().position(|known| *known == bare);
+        number
+            .map(|number| bits | 1 << number)
+            .ok_or_else(|| Fault::invalid(format!("unknown capability {name}")))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stand_at_their_numbers() {
+        // Numbers of include/uapi/linux/capability.h.
+        for (name, number) in [("CAP_CHOWN", 0), ("CAP_SETFCAP", 31), ("CAP_MAC_OVERRIDE", 32), ("BPF", 39)] {
+            assert_eq!(bits(&[name.into()]), Ok(1 << number));
+        }
+        assert_eq!(COUNT, 41);
+    }
+
+    #[test]
+    fn unknown_names_are_refused() {
+        let names = LinuxCapabilities { ambient: vec!["CAP_FLY".into()], ..Default::default() };
+        assert!(Sets::parse(&names).unwrap_err().message.contains("CAP_FLY"));
+    }
+}

@@ -1,0 +1,180 @@
+//! Limits of a container as files of cgroup v2.
+//!
+//! The conversions from cgroup v1's terms, which the OCI specification keeps, are those that runc and crun
+//! use, so that a limit means the same here.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use crate::api::oci::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice};
+
+/// What to write into which file of the container's cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// Name of the file.
+    pub file: String,
+    /// Its new content.
+    pub value: String,
+}
+
+fn write(file: impl Into<String>, value: impl Into<String>) -> Write {
+    Write { file: file.into(), value: value.into() }
+}
+
+/// The writes that set these limits, in order.
+pub fn writes(resources: &LinuxResources) -> Vec<Write> {
+    let mut writes = Vec::new();
+    if let Some(memory) = &resources.memory {
+        memory_writes(memory, &mut writes);
+    }
+    if let Some(cpu) = &resources.cpu {
+        cpu_writes(cpu, &mut writes);
+    }
+    if let Some(pids) = &resources.pids
+        && pids.limit != 0
+    {
+        writes.push(write("pids.max", limit(pids.limit)));
+    }
+    if let Some(io) = &resources.block_io {
+        io_writes(io, &mut writes);
+    }
+    for huge in &resources.hugepage_limits {
+        writes.push(write(format!("hugetlb.{}.max", huge.pagesize), huge.limit.to_string()));
+    }
+    writes
+}
+
+/// A number, or `max` for a negative one.
+fn limit(value: i64) -> String {
+    if value < 0 { "max".into() } else { value.to_string() }
+}
+
+fn memory_writes(memory: &LinuxMemory, writes: &mut Vec<Write>) {
+    // v1 counts memory and swap together; v2 counts swap alone.
+    match (memory.swap, memory.limit) {
+        (0, _) => {}
+        (swap, _) if swap < 0 => writes.push(write("memory.swap.max", "max")),
+        (swap, limit) if limit > 0 && swap >= limit => {
+            writes.push(write("memory.swap.max", (swap - limit).to_string()));
+        }
+        _ => {}
+    }
+    if memory.limit != 0 {
+        writes.push(write("memory.max", limit(memory.limit)));
+    }
+    if memory.reservation != 0 {
+        writes.push(write("memory.low", limit(memory.reservation)));
+    }
+}
+
+fn cpu_writes(cpu: &LinuxCpu, writes: &mut Vec<Write>) {
+    if cpu.shares != 0 {
+        // 2..262144 onto 1..10000.
+        let shares = cpu.shares.clamp(2, 262_144);
+        writes.push(write("cpu.weight", (1 + (shares - 2) * 9999 / 262_142).to_string()));
+    }
+    if cpu.quota != 0 || cpu.period != 0 {
+        let quota = if cpu.quota > 0 { cpu.quota.to_string() } else { "max".into() };
+        let period = if cpu.period == 0 { 100_000 } else { cpu.period };
+        writes.push(write("cpu.max", format!("{quota} {period}")));
+    }
+    if !cpu.cpus.is_empty() {
+        writes.push(write("cpuset.cpus", cpu.cpus.as_str()));
+    }
+    if !cpu.mems.is_empty() {
+        writes.push(write("cpuset.mems", cpu.mems.as_str()));
+    }
+}
+
+fn io_writes(io: &LinuxBlockIo, writes: &mut Vec<Write>) {
+    if io.weight != 0 {
+        // 10..1000 onto 1..10000.
+        let weight = u64::from(io.weight.clamp(10, 1000));
+        writes.push(write("io.weight", (1 + (weight - 10) * 9999 / 990).to_string()));
+    }
+    let mut throttle = |devices: &[LinuxThrottleDevice], key: &str| {
+        for device in devices {
+            let rate = if device.rate == 0 { "max".into() } else { device.rate.to_string() };
+            writes.push(write("io.max", format!("{}:{} {key}={rate}", device.major, device.minor)));
+        }
+    };
+    throttle(&io.throttle_read_bps_device, "rbps");
+    throttle(&io.throttle_write_bps_device, "wbps");
+    throttle(&io.throttle_read_iops_device, "riops");
+    throttle(&io.throttle_write_iops_device, "wiops");
+}
+
+/// The cgroup of a container below cgroup2's mount: the path that the specification gives, or else `name`.
+/// `None` when the path would leave the mount.
+pub fn path(cgroups_path: &str, name: &str) -> Option<Vec<String>> {
+    // systemd's `slice:prefix:name` form: the runtime that would ask systemd for it is not here.
+    let path = if cgroups_path.contains(':') { "" } else { cgroups_path };
+    let parts: Vec<String> =
+        path.split('/').filter(|part| !part.is_empty() && *part != ".").map(Into::into).collect();
+    if parts.iter().any(|part| part == "..") {
+        return None;
+    }
+    Some(if parts.is_empty() { Vec::from([name.into()]) } else { parts })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::oci::LinuxPids;
+
+    fn values(resources: &LinuxResources) -> Vec<(String, String)> {
+        writes(resources).into_iter().map(|write| (write.file, write.value)).collect()
+    }
+
+    #[test]
+    fn swap_is_counted_alone() {
+        let memory = LinuxMemory { limit: 100, swap: 150, ..Default::default() };
+        let resources = LinuxResources { memory: Some(memory), ..Default::default() };
+        assert_eq!(
+            values(&resources),
+            [("memory.swap.max".into(), "50".into()), ("memory.max".into(), "100".into())]
+        );
+    }
+
+    #[test]
+    fn shares_map_to_weights_end_to_end() {
+        for (shares, weight) in [(2, "1"), (1024, "39"), (262_144, "10000")] {
+            let cpu = LinuxCpu { shares, ..Default::default() };
+            let resources = LinuxResources { cpu: Some(cpu), ..Default::default() };
+            assert_eq!(values(&resources), [("cpu.weight".into(), weight.into())]);
+        }
+    }
+
+    #[test]
+    fn quota_needs_no_period_and_minus_one_is_no_limit() {
+        let cpu = LinuxCpu { quota: 50_000, ..Default::default() };
+        let pids = LinuxPids { limit: -1 };
+        let resources = LinuxResources { cpu: Some(cpu), pids: Some(pids), ..Default::default() };
+        assert_eq!(
+            values(&resources),
+            [("cpu.max".into(), "50000 100000".into()), ("pids.max".into(), "max".into())]
+        );
+    }
+
+    #[test]
+    fn nothing_asked_nothing_written() {
+        assert_eq!(values(&LinuxResources::default()), []);
+        let resources = LinuxResources {
+            memory: Some(Default::default()),
+            cpu: Some(Default::default()),
+            pids: Some(Default::default()),
+            block_io: Some(Default::default()),
+            ..Default::default()
+        };
+        assert_eq!(values(&resources), []);
+    }
+
+    #[test]
+    fn a_path_that_climbs_out_is_refused() {
+        assert_eq!(path("/pod/../..", "c"), None);
+        assert_eq!(path("", "c"), Some(vec!["c".into()]));
+        assert_eq!(path("/pod/web", "c"), Some(vec!["pod".into(), "web".into()]));
+        assert_eq!(path("a.slice:cri:web", "c"), Some(vec!["c".into()]));
+    }
+}

@@ -1,0 +1,9 @@
+//! What an OCI specification says, in the kernel's terms. Nothing here makes a system call.
+
+pub mod capability;
+pub mod cgroup;
+pub mod environment;
+pub mod limit;
+pub mod mount_options;
+pub mod network_files;
+pub mod user;

@@ -1,0 +1,213 @@
+//! Mount options: mount(8)'s words, sorted into what the kernel wants to know separately.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use crate::sys::mount as m;
+
+/// What a list of options says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Attributes to set (`MOUNT_ATTR_*`).
+    pub set: u32,
+    /// Attributes to clear.
+    pub clear: u32,
+    /// Attributes of the whole tree to set (`rro` and the like).
+    pub set_tree: u32,
+    /// Attributes of the whole tree to clear.
+    pub clear_tree: u32,
+    /// Flags of the filesystem itself (`MS_SYNCHRONOUS`, `MS_DIRSYNC`, `MS_LAZYTIME`).
+    pub superblock: u32,
+    /// Propagation (`MS_PRIVATE`, …), 0 when nothing is said.
+    pub propagation: u32,
+    /// Whether the propagation is for the whole tree.
+    pub propagate_tree: bool,
+    /// What a bind mount takes along; `None` when none is asked for.
+    pub bind: Option<m::Recursion>,
+    /// Options of the filesystem, in order: a name, and its value if it has one.
+    pub data: Vec<(String, Option<String>)>,
+}
+
+/// A word that sets or clears attributes.
+enum Word {
+    Set(u32),
+    Clear(u32),
+    Superblock(u32),
+}
+
+fn attribute(word: &str) -> Option<Word> {
+    use Word::{Clear, Set, Superblock};
+    Some(match word {
+        "ro" => Set(m::MOUNT_ATTR_RDONLY),
+        "rw" => Clear(m::MOUNT_ATTR_RDONLY),
+        "nosuid" => Set(m::MOUNT_ATTR_NOSUID),
+        "suid" => Clear(m::MOUNT_ATTR_NOSUID),
+        "nodev" => Set(m::MOUNT_ATTR_NODEV),
+        "dev" => Clear(m::MOUNT_ATTR_NODEV),
+        "noexec" => Set(m::MOUNT_ATTR_NOEXEC),
+        "exec" => Clear(m::MOUNT_ATTR_NOEXEC),
+        "nodiratime" => Set(m::MOUNT_ATTR_NODIRATIME),
+        "diratime" => Clear(m::MOUNT_ATTR_NODIRATIME),
+        "noatime" => Set(m::MOUNT_ATTR_NOATIME),
+        "strictatime" => Set(m::MOUNT_ATTR_STRICTATIME),
+        "relatime" => Set(m::MOUNT_ATTR_RELATIME),
+        "atime" | "norelatime" | "nostrictatime" => Clear(m::MOUNT_ATTR__ATIME),
+        "nosymfollow" => Set(m::MOUNT_ATTR_NOSYMFOLLOW),
+        "symfollow" => Clear(m::MOUNT_ATTR_NOSYMFOLLOW),
+        "sync" => Superblock(m::MS_SYNCHRONOUS),
+        "dirsync" => Superblock(m::MS_DIRSYNC),
+        "lazytime" => Superblock(m::MS_LAZYTIME),
+        "defaults" | "async" | "nolazytime" | "silent" | "loud" | "remount" | "mand" | "nomand"
+        | "iversion" | "noiversion" => Superblock(0),
+        _ => return None,
+    })
+}
+
+fn propagation(word: &str) -> Option<u32> {
+    Some(match word {
+        "private" => m::MS_PRIVATE,
+        "shared" => m::MS_SHARED,
+        "slave" => m::MS_SLAVE,
+        "unbindable" => m::MS_UNBINDABLE,
+        _ => return None,
+    })
+}
+
+impl Options {
+    /// Sorts a list of options; a word that is none of the known ones belongs to the filesystem.
+    pub fn parse(options: &[String]) -> Options {
+        let mut parsed = Options::default();
+        for word in options.iter().flat_map(|option| option.split(',')).filter(|word| !word.is_empty()) {
+            parsed.take(word);
+        }
+        parsed
+    }
+
+    fn take(&mut self, word: &str) {
+        let recursive = word.strip_prefix('r').filter(|rest| !rest.is_empty());
+        match word {
+            "bind" => self.bind = self.bind.or(Some(m::Recursion::One)),
+            "rbind" => self.bind = Some(m::Recursion::Tree),
+            _ if let Some(word) = attribute(word) => match word {
+                Word::Set(bits) => {
+                    // The three atime modes are one field: setting one takes the other back.
+                    let field = if bits & !m::MOUNT_ATTR__ATIME == 0 { m::MOUNT_ATTR__ATIME } else { bits };
+                    self.set = self.set & !field | bits;
+                    self.clear = self.clear & !bits | (field & m::MOUNT_ATTR__ATIME);
+                }
+                Word::Clear(bits) => {
+                    self.clear |= bits;
+                    self.set &= !bits;
+                }
+                Word::Superblock(flags) => self.superblock |= flags,
+            },
+            _ if let Some(flags) = propagation(word) => self.propagation = flags,
+            _ if let Some(flags) = recursive.and_then(propagation) => {
+                self.propagation = flags;
+                self.propagate_tree = true;
+            }
+            _ if let Some(Word::Set(bits)) = recursive.and_then(attribute) => self.set_tree |= bits,
+            _ if let Some(Word::Clear(bits)) = recursive.and_then(attribute) => self.clear_tree |= bits,
+            _ => self.data.push(match word.split_once('=') {
+                Some((name, value)) => (name.into(), Some(value.into())),
+                None => (word.into(), None),
+            }),
+        }
+    }
+
+    /// The flags that mount(2) takes for all of this.
+    pub fn legacy_flags(&self) -> u32 {
+        const PAIRS: [(u32, u32); 7] = [
+            (m::MOUNT_ATTR_RDONLY, m::MS_RDONLY),
+            (m::MOUNT_ATTR_NOSUID, m::MS_NOSUID),
+            (m::MOUNT_ATTR_NODEV, m::MS_NODEV),
+            (m::MOUNT_ATTR_NOEXEC, m::MS_NOEXEC),
+            (m::MOUNT_ATTR_NODIRATIME, m::MS_NODIRATIME),
+            (m::MOUNT_ATTR_NOATIME, m::MS_NOATIME),
+            (m::MOUNT_ATTR_STRICTATIME, m::MS_STRICTATIME),
+        ];
+        PAIRS
+            .iter()
+            .filter(|(attribute, _)| self.set & attribute != 0)
+            .fold(self.superblock, |all, pair| all | pair.1)
+    }
+
+    /// The options of the filesystem as mount(2) takes them.
+    pub fn legacy_data(&self) -> String {
+        let mut data = String::new();
+        for (name, value) in &self.data {
+            if !data.is_empty() {
+                data.push(',');
+            }
+            data.push_str(name);
+            if let Some(value) = value {
+                data.push('=');
+                data.push_str(value);
+            }
+        }
+        data
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(options: &[&str]) -> Options {
+        Options::parse(&options.iter().map(|option| String::from(*option)).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn dockers_tmpfs_options() {
+        let options = parse(&["nosuid", "strictatime", "mode=755", "size=65536k"]);
+        assert_eq!(options.set, m::MOUNT_ATTR_NOSUID | m::MOUNT_ATTR_STRICTATIME);
+        assert_eq!(options.legacy_data(), "mode=755,size=65536k");
+        assert_eq!(options.legacy_flags(), m::MS_NOSUID | m::MS_STRICTATIME);
+    }
+
+    #[test]
+    fn a_bind_mount_with_propagation_and_read_only_tree() {
+        let options = parse(&["rbind", "rprivate", "rro"]);
+        assert_eq!(options.bind, Some(m::Recursion::Tree));
+        assert_eq!((options.propagation, options.propagate_tree), (m::MS_PRIVATE, true));
+        assert_eq!((options.set, options.set_tree), (0, m::MOUNT_ATTR_RDONLY));
+    }
+
+    #[test]
+    fn the_last_word_on_an_attribute_wins() {
+        assert_eq!(parse(&["ro", "rw"]).set, 0);
+        assert_eq!(parse(&["rw", "ro"]).set, m::MOUNT_ATTR_RDONLY);
+        assert_eq!(parse(&["rw", "ro"]).clear & m::MOUNT_ATTR_RDONLY, 0);
+        assert_eq!(parse(&["noatime", "strictatime"]).set, m::MOUNT_ATTR_STRICTATIME);
+    }
+
+    #[test]
+    fn one_atime_mode_replaces_the_mount_s_own() {
+        // mount_setattr(2) wants the whole field cleared whenever one mode is set.
+        let options = parse(&["noatime"]);
+        assert_eq!(options.clear & m::MOUNT_ATTR__ATIME, m::MOUNT_ATTR__ATIME);
+    }
+
+    #[test]
+    fn words_that_merely_begin_with_r_are_data() {
+        let options = parse(&["r", "redirect_dir=on", "rootmode=40000"]);
+        assert_eq!(options.legacy_data(), "r,redirect_dir=on,rootmode=40000");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_both_set_and_cleared(words in proptest::collection::vec(
+            prop::sample::select(&["ro", "rw", "suid", "nosuid", "noatime", "relatime", "strictatime", "atime",
+                "exec", "noexec"][..]), 0..8)) {
+            let options = parse(&words);
+            let conflict = options.set & options.clear & !m::MOUNT_ATTR__ATIME;
+            prop_assert_eq!(conflict, 0);
+        }
+
+        #[test]
+        fn any_words_are_survived(words in proptest::collection::vec(".{0,12}", 0..6)) {
+            let _ = Options::parse(&words).legacy_data();
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Waiting for many things at once, and the clocks.
+
+use linux_raw_sys::general as c;
+use syscalls::{Sysno, syscall};
+
+use super::process::SignalSet;
+use super::{Errno, Fd, Result};
+
+/// An epoll instance. Everything in it is watched for reading and writing, edge-triggered: an event says that
+/// something changed, and the reader goes on until the kernel says `EAGAIN`.
+pub struct Poll(Fd);
+
+/// struct epoll_event, packed as x86-64 has it.
+#[repr(C)]
+#[cfg_attr(target_arch = "x86_64", repr(packed))]
+#[derive(Clone, Copy, Default)]
+struct Event {
+    events: u32,
+    token: u64,
+}
+
+/// Most events taken at once.
+const BATCH: usize = 32;
+
+impl Poll {
+    /// A new one, watching nothing.
+    pub fn new() -> Result<Poll> {
+        // SAFETY: no memory is involved.
+        unsafe { syscall!(Sysno::epoll_create1, c::EPOLL_CLOEXEC) }.map(|fd| Poll(Fd::new(fd)))
+    }
+
+    /// Watches a descriptor until it is closed; its events carry `token`.
+    pub fn watch(&self, fd: i32, token: u64) -> Result<()> {
+        let event = Event { events: c::EPOLLIN | c::EPOLLOUT | c::EPOLLRDHUP | c::EPOLLET, token };
+        // SAFETY: `event` outlives the call.
+        unsafe { syscall!(Sysno::epoll_ctl, self.0.raw(), c::EPOLL_CTL_ADD, fd, &raw const event) }
+            .map(|_| ())
+    }
+
+    /// Changes the token of a watched descriptor; what is the matter with it now is an event again.
+    pub fn rewatch(&self, fd: i32, token: u64) -> Result<()> {
+        let event = Event { events: c::EPOLLIN | c::EPOLLOUT | c::EPOLLRDHUP | c::EPOLLET, token };
+        // SAFETY: `event` outlives the call.
+        unsafe { syscall!(Sysno::epoll_ctl, self.0.raw(), c::EPOLL_CTL_MOD, fd, &raw const event) }
+            .map(|_| ())
+    }
+
+    /// Waits until something happens, at most `timeout` milliseconds, and calls `each` with the tokens.
+    pub fn wait(&self, timeout: Option<u32>, mut each: impl FnMut(u64)) -> Result<()> {
+        let mut events = [Event::default(); BATCH];
+        let timeout = timeout.map_or(-1, |timeout| timeout.min(i32::MAX as u32) as i32);
+        // SAFETY: the kernel writes at most BATCH events.
+        let count =
+            match unsafe { syscall!(Sysno::epoll_wait, self.0.raw(), events.as_mut_ptr(), BATCH, timeout) } {
+                Err(Errno::EINTR) => return Ok(()),
+                other => other?,
+            };
+        for event in &events[..count.min(BATCH)] {
+            each(event.token);
+        }
+        Ok(())
+    }
+}
+
+/// Whether a pipe's writers are all gone and nothing is left to read.
+pub fn is_hung_up(fd: i32) -> bool {
+    const POLLIN: i16 = 1;
+    const POLLHUP: i16 = 0x10;
+    // struct pollfd: descriptor, wanted, found.
+    #[repr(C)]
+    struct Wanted(i32, i16, i16);
+    let mut wanted = Wanted(fd, POLLIN, 0);
+    // SAFETY: the kernel writes one struct pollfd.
+    let found = unsafe { syscall!(Sysno::poll, &raw mut wanted, 1, 0) };
+    found.is_ok() && wanted.2 & (POLLIN | POLLHUP) == POLLHUP
+}
+
+/// A descriptor that becomes readable when one of these (held back) signals comes.
+pub fn signals(set: SignalSet) -> Result<Fd> {
+    // SAFETY: `set` outlives the call, with its own size given.
+    unsafe {
+        syscall!(
+            Sysno::signalfd4,
+            -1i32,
+            &raw const set,
+            size_of::<SignalSet>(),
+            c::O_CLOEXEC | c::O_NONBLOCK
+        )
+    }
+    .map(Fd::new)
+}
+
+/// Milliseconds since some moment at boot.
+pub fn now() -> u64 {
+    let mut time = [0i64; 2];
+    // SAFETY: struct timespec is these two; the kernel fills it.
+    let _ = unsafe { syscall!(Sysno::clock_gettime, c::CLOCK_MONOTONIC, time.as_mut_ptr()) };
+    time[0] as u64 * 1000 + time[1] as u64 / 1_000_000
+}
+
+/// Sets the wall clock.
+pub fn set_clock(seconds: i64, nanoseconds: i64) -> Result<()> {
+    let time = [seconds, nanoseconds];
+    // SAFETY: struct timespec is these two; it outlives the call.
+    unsafe { syscall!(Sysno::clock_settime, c::CLOCK_REALTIME, time.as_ptr()) }.map(|_| ())
+}
+
+/// Does nothing for a while.
+pub fn sleep(milliseconds: u32) {
+    let time = [i64::from(milliseconds / 1000), i64::from(milliseconds % 1000) * 1_000_000];
+    // SAFETY: struct timespec is these two; it outlives the call.
+    let _ = unsafe { syscall!(Sysno::nanosleep, time.as_ptr(), 0) };
+}

@@ -1,0 +1,334 @@
+//! Files, directories and descriptors.
+
+use alloc::vec::Vec;
+use core::ffi::CStr;
+
+use linux_raw_sys::general as c;
+use syscalls::{Sysno, syscall};
+
+use super::{Errno, Fd, Result, uninterrupted};
+
+pub use linux_raw_sys::general::{
+    AT_FDCWD as CWD, O_CREAT, O_DIRECTORY, O_EXCL, O_NOCTTY, O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY,
+    O_RDWR, O_TRUNC, O_WRONLY, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO,
+    S_IFMT, S_IFREG,
+};
+
+/// What `stat` says of a file.
+pub type Stat = c::stat;
+
+/// Opens a file; the descriptor does not survive an exec.
+pub fn open(dir: i32, path: &CStr, flags: u32, mode: u32) -> Result<Fd> {
+    // SAFETY: `path` is a C string; the call writes no memory of ours.
+    uninterrupted(|| unsafe { syscall!(Sysno::openat, dir, path.as_ptr(), flags | c::O_CLOEXEC, mode) })
+        .map(Fd::new)
+}
+
+/// Opens a file below `root` as if `root` were `/`: no symbolic link, absolute or with `..`, leads out of it,
+/// and magic links (those of /proc) are refused. `root` may be [`CWD`].
+pub fn open_inside(root: i32, path: &CStr, flags: u32, mode: u32) -> Result<Fd> {
+    let how = c::open_how {
+        flags: u64::from(flags | c::O_CLOEXEC),
+        mode: u64::from(mode),
+        resolve: u64::from(c::RESOLVE_IN_ROOT | c::RESOLVE_NO_MAGICLINKS),
+    };
+    // EAGAIN: a rename raced with the walk; the kernel asks for another try.
+    for _ in 0..16 {
+        // SAFETY: `path` is a C string and `how` outlives the call, with its own size given.
+        match uninterrupted(|| unsafe {
+            syscall!(Sysno::openat2, root, path.as_ptr(), &raw const how, size_of::<c::open_how>())
+        }) {
+            Err(Errno::EAGAIN) => continue,
+            other => return other.map(Fd::new),
+        }
+    }
+    Err(Errno::EAGAIN)
+}
+
+/// Reads what is there, at most `buffer`'s length.
+pub fn read(fd: i32, buffer: &mut [u8]) -> Result<usize> {
+    // SAFETY: the kernel writes at most `buffer.len()` bytes into `buffer`.
+    uninterrupted(|| unsafe { syscall!(Sysno::read, fd, buffer.as_mut_ptr(), buffer.len()) })
+}
+
+/// Writes some of `data`.
+pub fn write(fd: i32, data: &[u8]) -> Result<usize> {
+    // SAFETY: the kernel only reads `data`.
+    uninterrupted(|| unsafe { syscall!(Sysno::write, fd, data.as_ptr(), data.len()) })
+}
+
+/// Writes all of `data` to a blocking descriptor.
+pub fn write_all(fd: i32, mut data: &[u8]) -> Result<()> {
+    while !data.is_empty() {
+        match write(fd, data)? {
+            0 => return Err(Errno::EIO),
+            written => data = &data[written..],
+        }
+    }
+    Ok(())
+}
+
+/// Writes `data` with one call, as files of /proc, /sys and cgroups want it.
+pub fn write_control(dir: i32, path: &CStr, data: &[u8]) -> Result<()> {
+    let file = open(dir, path, c::O_WRONLY, 0)?;
+    write(file.raw(), data).map(|_| ())
+}
+
+/// Makes or replaces a file.
+pub fn write_file(dir: i32, path: &CStr, data: &[u8], mode: u32) -> Result<()> {
+    let file = open(dir, path, c::O_WRONLY | c::O_CREAT | c::O_TRUNC, mode)?;
+    write_all(file.raw(), data)
+}
+
+/// Reads a whole file, of at most `limit` bytes: `EFBIG` when there is more.
+pub fn read_to_end(fd: i32, limit: usize) -> Result<Vec<u8>> {
+    let mut data = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        let length = read(fd, &mut chunk)?;
+        if length == 0 {
+            return Ok(data);
+        }
+        if data.len() + length > limit {
+            return Err(Errno::EFBIG);
+        }
+        data.try_reserve(length).map_err(|_| Errno::ENOMEM)?;
+        data.extend_from_slice(&chunk[..length]);
+    }
+}
+
+/// Reads a small file of /proc or /sys, at most one page.
+pub fn read_control(dir: i32, path: &CStr) -> Result<Vec<u8>> {
+    let file = open(dir, path, c::O_RDONLY, 0)?;
+    let mut page = [0; 4096];
+    let length = read(file.raw(), &mut page)?;
+    Ok(page[..length].to_vec())
+}
+
+/// What an open file is.
+pub fn stat_fd(fd: i32) -> Result<Stat> {
+    stat_at(fd, c"", c::AT_EMPTY_PATH)
+}
+
+/// What a path is, symbolic links followed.
+pub fn stat(path: &CStr) -> Result<Stat> {
+    stat_at(CWD, path, 0)
+}
+
+fn stat_at(dir: i32, path: &CStr, flags: u32) -> Result<Stat> {
+    let mut stat = core::mem::MaybeUninit::<Stat>::zeroed();
+    // SAFETY: the kernel fills the structure, whose every bit pattern is valid.
+    unsafe {
+        syscall!(Sysno::newfstatat, dir, path.as_ptr(), stat.as_mut_ptr(), flags)?;
+        Ok(stat.assume_init())
+    }
+}
+
+/// Makes a directory.
+pub fn mkdir(dir: i32, path: &CStr, mode: u32) -> Result<()> {
+    // SAFETY: `path` is a C string.
+    unsafe { syscall!(Sysno::mkdirat, dir, path.as_ptr(), mode) }.map(|_| ())
+}
+
+/// Makes a directory that may be there already.
+pub fn ensure_dir(dir: i32, path: &CStr, mode: u32) -> Result<()> {
+    match mkdir(dir, path, mode) {
+        Err(Errno::EEXIST) => Ok(()),
+        other => other,
+    }
+}
+
+/// Removes a directory.
+pub fn rmdir(dir: i32, path: &CStr) -> Result<()> {
+    // SAFETY: `path` is a C string.
+    unsafe { syscall!(Sysno::unlinkat, dir, path.as_ptr(), c::AT_REMOVEDIR) }.map(|_| ())
+}
+
+/// Removes a name that is no directory.
+pub fn unlink(dir: i32, path: &CStr) -> Result<()> {
+    // SAFETY: `path` is a C string.
+    unsafe { syscall!(Sysno::unlinkat, dir, path.as_ptr(), 0) }.map(|_| ())
+}
+
+/// Makes a device node, pipe or file; `device` is (major, minor).
+pub fn mknod(dir: i32, path: &CStr, mode: u32, device: (u32, u32)) -> Result<()> {
+    let (major, minor) = device;
+    // The kernel's "new" encoding of device numbers (include/linux/kdev_t.h).
+    let encoded = (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12);
+    // SAFETY: `path` is a C string.
+    unsafe { syscall!(Sysno::mknodat, dir, path.as_ptr(), mode, encoded) }.map(|_| ())
+}
+
+/// Makes a symbolic link.
+pub fn symlink(target: &CStr, dir: i32, path: &CStr) -> Result<()> {
+    // SAFETY: both are C strings.
+    unsafe { syscall!(Sysno::symlinkat, target.as_ptr(), dir, path.as_ptr()) }.map(|_| ())
+}
+
+/// Changes the owner of an open file.
+pub fn chown_fd(fd: i32, uid: u32, gid: u32) -> Result<()> {
+    // SAFETY: no memory is involved.
+    unsafe { syscall!(Sysno::fchown, fd, uid, gid) }.map(|_| ())
+}
+
+/// Changes the owner of a file, not following a last symbolic link.
+pub fn chown(dir: i32, path: &CStr, uid: u32, gid: u32) -> Result<()> {
+    // SAFETY: `path` is a C string.
+    unsafe { syscall!(Sysno::fchownat, dir, path.as_ptr(), uid, gid, c::AT_SYMLINK_NOFOLLOW) }.map(|_| ())
+}
+
+/// Changes the mode of a file.
+pub fn chmod(dir: i32, path: &CStr, mode: u32) -> Result<()> {
+    // SAFETY: `path` is a C string.
+    unsafe { syscall!(Sysno::fchmodat, dir, path.as_ptr(), mode & 0o7777) }.map(|_| ())
+}
+
+/// Changes the working directory to an open one.
+pub fn chdir_fd(fd: i32) -> Result<()> {
+    // SAFETY: no memory is involved.
+    unsafe { syscall!(Sysno::fchdir, fd) }.map(|_| ())
+}
+
+/// Changes the working directory.
+pub fn chdir(path: &CStr) -> Result<()> {
+    // SAFETY: `path` is a C string.
+    unsafe { syscall!(Sysno::chdir, path.as_ptr()) }.map(|_| ())
+}
+
+/// Changes the root directory.
+pub fn chroot(path: &CStr) -> Result<()> {
+    // SAFETY: `path` is a C string.
+    unsafe { syscall!(Sysno::chroot, path.as_ptr()) }.map(|_| ())
+}
+
+/// Sets the bits that new files do not get.
+pub fn umask(mask: u32) {
+    // SAFETY: no memory is involved, and the call cannot fail.
+    let _ = unsafe { syscall!(Sysno::umask, mask) };
+}
+
+/// A pipe: its reading and its writing end, with `flags` besides close-on-exec.
+pub fn pipe(flags: u32) -> Result<(Fd, Fd)> {
+    let mut ends = [0i32; 2];
+    // SAFETY: the kernel writes two descriptors into `ends`.
+    unsafe { syscall!(Sysno::pipe2, ends.as_mut_ptr(), flags | c::O_CLOEXEC) }?;
+    Ok((Fd(ends[0]), Fd(ends[1])))
+}
+
+/// A second descriptor of the same open file, closed on exec.
+pub fn duplicate(fd: i32) -> Result<Fd> {
+    // SAFETY: no memory is involved.
+    unsafe { syscall!(Sysno::fcntl, fd, c::F_DUPFD_CLOEXEC, 3) }.map(Fd::new)
+}
+
+/// Makes `to` another name of the open file `from`, kept on exec.
+pub fn duplicate_to(from: i32, to: i32) -> Result<()> {
+    // SAFETY: no memory is involved; whoever owns `to` as an `Fd` keeps owning the number.
+    unsafe { syscall!(Sysno::dup2, from, to) }.map(|_| ())
+}
+
+/// Makes an open file non-blocking.
+pub fn set_nonblocking(fd: i32) -> Result<()> {
+    // SAFETY: no memory is involved.
+    unsafe {
+        let flags = syscall!(Sysno::fcntl, fd, c::F_GETFL)?;
+        syscall!(Sysno::fcntl, fd, c::F_SETFL, flags | c::O_NONBLOCK as usize)
+    }
+    .map(|_| ())
+}
+
+/// Closes every descriptor from `first` on: for a process that is about to need none of them.
+pub fn close_from(first: i32) {
+    // SAFETY: no memory is involved; the caller gives up what it had open.
+    let _ = unsafe { syscall!(Sysno::close_range, first, u32::MAX, 0) };
+}
+
+/// The names in a directory, `.` and `..` left out, at most `limit` of them.
+pub fn list(fd: i32, limit: usize) -> Result<Vec<alloc::ffi::CString>> {
+    let mut names = Vec::new();
+    let mut buffer = [0u8; 2048];
+    loop {
+        // SAFETY: the kernel writes at most the buffer's length into it.
+        let length = unsafe { syscall!(Sysno::getdents64, fd, buffer.as_mut_ptr(), buffer.len()) }?;
+        if length == 0 {
+            return Ok(names);
+        }
+        // struct linux_dirent64: ino u64, off u64, reclen u16, type u8, then the name with its NUL.
+        let mut rest = &buffer[..length];
+        while let Some(&[low, high]) = rest.get(16..18) {
+            let record = usize::from(u16::from_le_bytes([low, high]));
+            let Some(name) = rest.get(19..record).and_then(|name| CStr::from_bytes_until_nul(name).ok())
+            else {
+                break;
+            };
+            if name != c"." && name != c".." {
+                if names.len() == limit {
+                    return Err(Errno::EOVERFLOW);
+                }
+                names.push(name.into());
+            }
+            rest = &rest[record..];
+        }
+    }
+}
+
+/// Writes everything cached to the disks.
+pub fn sync() {
+    // SAFETY: no memory is involved, and the call cannot fail.
+    let _ = unsafe { syscall!(Sysno::sync) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cstr;
+    use super::*;
+
+    fn root() -> (tempfile::TempDir, Fd) {
+        let dir = tempfile::tempdir().unwrap();
+        let fd = open(CWD, &cstr(dir.path().to_str().unwrap()).unwrap(), O_PATH | O_DIRECTORY, 0).unwrap();
+        (dir, fd)
+    }
+
+    #[test]
+    fn absolute_links_stay_inside_the_root() {
+        let (dir, fd) = root();
+        std::fs::create_dir(dir.path().join("etc")).unwrap();
+        std::fs::write(dir.path().join("etc/passwd"), "inside").unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join("link")).unwrap();
+        std::os::unix::fs::symlink("../../../../etc/passwd", dir.path().join("dots")).unwrap();
+        for name in [c"link", c"dots"] {
+            let file = open_inside(fd.raw(), name, O_RDONLY, 0).unwrap();
+            assert_eq!(read_to_end(file.raw(), 100).unwrap(), b"inside");
+        }
+    }
+
+    #[test]
+    fn magic_links_are_refused() {
+        let proc = open(CWD, c"/proc", O_PATH | O_DIRECTORY, 0).unwrap();
+        assert_eq!(open_inside(proc.raw(), c"self/root", O_PATH, 0).unwrap_err(), Errno::ELOOP);
+    }
+
+    #[test]
+    fn lists_a_directory_larger_than_its_buffer() {
+        let (dir, _) = root();
+        for n in 0..200 {
+            std::fs::write(dir.path().join(format!("file-with-a-name-{n}")), "").unwrap();
+        }
+        let fd = open(CWD, &cstr(dir.path().to_str().unwrap()).unwrap(), O_DIRECTORY, 0).unwrap();
+        let mut names = list(fd.raw(), 1000).unwrap();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), 200);
+        let again = open(CWD, &cstr(dir.path().to_str().unwrap()).unwrap(), O_DIRECTORY, 0).unwrap();
+        assert_eq!(list(again.raw(), 199), Err(Errno::EOVERFLOW));
+    }
+
+    #[test]
+    fn a_file_over_the_limit_is_refused() {
+        let (dir, fd) = root();
+        std::fs::write(dir.path().join("f"), vec![7; 5000]).unwrap();
+        let open = || open(fd.raw(), c"f", O_RDONLY, 0).unwrap();
+        assert_eq!(read_to_end(open().raw(), 4999), Err(Errno::EFBIG));
+        assert_eq!(read_to_end(open().raw(), 5000).unwrap().len(), 5000);
+    }
+}

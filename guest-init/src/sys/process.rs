@@ -1,0 +1,262 @@
+//! Processes: making, joining, limiting and ending them.
+
+use alloc::vec::Vec;
+use core::ffi::CStr;
+
+use linux_raw_sys::general as c;
+use linux_raw_sys::prctl as p;
+use syscalls::{Sysno, syscall};
+
+use super::{Errno, Fd, Result, uninterrupted};
+
+pub use linux_raw_sys::general::{
+    CLONE_INTO_CGROUP, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWTIME,
+    CLONE_NEWUSER, CLONE_NEWUTS, SIGCHLD, SIGKILL,
+};
+
+/// The two sides of a [`fork`].
+pub enum Forked {
+    /// The new process.
+    Child,
+    /// The old one: the child's process id and a descriptor of it.
+    Parent(i32, Fd),
+}
+
+/// Forks, into new namespaces (`CLONE_NEW*`) and into a cgroup if one is given.
+///
+/// # Safety
+/// The program must have a single thread, so that the child's copy of memory is consistent.
+pub unsafe fn fork(namespaces: u32, cgroup: Option<&Fd>) -> Result<Forked> {
+    let mut pidfd: i32 = -1;
+    let mut arguments = c::clone_args {
+        flags: u64::from(namespaces | c::CLONE_PIDFD),
+        pidfd: &raw mut pidfd as u64,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: u64::from(c::SIGCHLD),
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: 0,
+    };
+    if let Some(cgroup) = cgroup {
+        arguments.flags |= c::CLONE_INTO_CGROUP;
+        arguments.cgroup = cgroup.raw() as u64;
+    }
+    // SAFETY: without CLONE_VM the child gets a copy of all memory, so returning twice is sound in a program
+    // of one thread (the caller's promise); the arguments outlive the call.
+    let pid = unsafe { syscall!(Sysno::clone3, &raw mut arguments, size_of::<c::clone_args>()) }?;
+    match pid {
+        0 => Ok(Forked::Child),
+        pid => Ok(Forked::Parent(pid as i32, Fd(pidfd))),
+    }
+}
+
+/// Enters namespaces: all of `kinds` (`CLONE_NEW*`) of a process by its descriptor, or the one that a namespace
+/// file stands for.
+pub fn enter(fd: &Fd, kinds: u32) -> Result<()> {
+    // SAFETY: no memory is involved.
+    unsafe { syscall!(Sysno::setns, fd.raw(), kinds) }.map(|_| ())
+}
+
+/// Moves into new namespaces.
+pub fn unshare(kinds: u32) -> Result<()> {
+    // SAFETY: no memory is involved; descriptors stay shared with nobody.
+    unsafe { syscall!(Sysno::unshare, kinds) }.map(|_| ())
+}
+
+/// Becomes another program; returns only when that fails.
+pub fn execute(path: &CStr, arguments: &[&CStr], environment: &[&CStr]) -> Errno {
+    let pointers = |strings: &[&CStr]| -> Vec<*const i8> {
+        strings.iter().map(|string| string.as_ptr()).chain(core::iter::once(core::ptr::null())).collect()
+    };
+    let (arguments, environment) = (pointers(arguments), pointers(environment));
+    // SAFETY: the arrays hold C strings and end with null.
+    match unsafe { syscall!(Sysno::execve, path.as_ptr(), arguments.as_ptr(), environment.as_ptr()) } {
+        Ok(_) => Errno::EINVAL,
+        Err(errno) => errno,
+    }
+}
+
+/// Ends this process.
+pub fn exit(status: i32) -> ! {
+    loop {
+        // SAFETY: the call does not return.
+        let _ = unsafe { syscall!(Sysno::exit_group, status) };
+    }
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// Which process.
+    pub pid: i32,
+    /// Exit status, or 128+N for signal N.
+    pub status: i32,
+}
+
+/// Collects a child that has ended, if there is one.
+pub fn reap() -> Result<Option<Exit>> {
+    wait(-1, c::WNOHANG)
+}
+
+/// Waits until any child ends and collects it.
+pub fn reap_blocking() -> Result<Option<Exit>> {
+    wait(-1, 0)
+}
+
+fn wait(pid: i32, options: u32) -> Result<Option<Exit>> {
+    let mut status: i32 = 0;
+    // SAFETY: the kernel writes one integer into `status`.
+    let pid = uninterrupted(|| unsafe { syscall!(Sysno::wait4, pid, &raw mut status, options, 0) })? as i32;
+    let signal = status & 0x7f;
+    let status = if signal == 0 { (status >> 8) & 0xff } else { 128 + signal };
+    Ok((pid != 0).then_some(Exit { pid, status }))
+}
+
+/// Sends a signal; `pid` as kill(2) takes it.
+pub fn kill(pid: i32, signal: u32) -> Result<()> {
+    // SAFETY: no memory is involved.
+    unsafe { syscall!(Sysno::kill, pid, signal) }.map(|_| ())
+}
+
+/// A set of signals, signal N at bit N-1.
+pub type SignalSet = u64;
+
+/// Every signal.
+pub const ALL_SIGNALS: SignalSet = !0;
+
+/// Sets which signals are held back.
+pub fn set_blocked_signals(set: SignalSet) -> Result<()> {
+    // SAFETY: `set` outlives the call, with its own size given.
+    unsafe { syscall!(Sysno::rt_sigprocmask, c::SIG_SETMASK, &raw const set, 0, size_of::<SignalSet>()) }
+        .map(|_| ())
+}
+
+/// Lets children end without being waited for.
+pub fn ignore_children() -> Result<()> {
+    // The kernel's own struct sigaction: handler, flags, restorer, mask.
+    const SIG_IGN: usize = 1;
+    let action = [SIG_IGN, 0, 0, 0];
+    // SAFETY: the structure outlives the call; no handler code is installed.
+    unsafe { syscall!(Sysno::rt_sigaction, c::SIGCHLD, action.as_ptr(), 0, size_of::<SignalSet>()) }
+        .map(|_| ())
+}
+
+/// Waits for a signal that is held back, and takes it.
+pub fn take_signal(set: SignalSet) -> Result<u32> {
+    // SAFETY: `set` outlives the call, with its own size given.
+    unsafe { syscall!(Sysno::rt_sigtimedwait, &raw const set, 0, 0, size_of::<SignalSet>()) }
+        .map(|n| n as u32)
+}
+
+/// Starts a new session with this process as its leader.
+pub fn new_session() -> Result<()> {
+    // SAFETY: no memory is involved.
+    unsafe { syscall!(Sysno::setsid) }.map(|_| ())
+}
+
+/// A resource limit of this process.
+pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
+    let limit = [soft, hard];
+    // SAFETY: struct rlimit64 is these two; it outlives the call.
+    unsafe { syscall!(Sysno::prlimit64, 0, resource, limit.as_ptr(), 0) }.map(|_| ())
+}
+
+/// Sets the supplementary groups.
+pub fn set_groups(groups: &[u32]) -> Result<()> {
+    // SAFETY: the kernel reads `groups.len()` integers.
+    unsafe { syscall!(Sysno::setgroups, groups.len(), groups.as_ptr()) }.map(|_| ())
+}
+
+/// Sets all of this process's group ids.
+pub fn set_gid(gid: u32) -> Result<()> {
+    // SAFETY: no memory is involved.
+    unsafe { syscall!(Sysno::setresgid, gid, gid, gid) }.map(|_| ())
+}
+
+/// Sets all of this process's user ids.
+pub fn set_uid(uid: u32) -> Result<()> {
+    // SAFETY: no memory is involved.
+    unsafe { syscall!(Sysno::setresuid, uid, uid, uid) }.map(|_| ())
+}
+
+/// Sets the effective, permitted and inheritable capabilities, capability N at bit N.
+pub fn set_capabilities(effective: u64, permitted: u64, inheritable: u64) -> Result<()> {
+    let header = [c::_LINUX_CAPABILITY_VERSION_3, 0];
+    let data = [
+        effective as u32,
+        permitted as u32,
+        inheritable as u32,
+        (effective >> 32) as u32,
+        (permitted >> 32) as u32,
+        (inheritable >> 32) as u32,
+    ];
+    // SAFETY: header and two data records are laid out as capset(2) says and outlive the call.
+    unsafe { syscall!(Sysno::capset, header.as_ptr(), data.as_ptr()) }.map(|_| ())
+}
+
+fn prctl(option: u32, argument: u64, second: u64) -> Result<usize> {
+    // SAFETY: the options used here take numbers only.
+    unsafe { syscall!(Sysno::prctl, option, argument, second, 0, 0) }
+}
+
+/// Takes a capability out of the bounding set; `EINVAL` for one that the kernel does not know.
+pub fn drop_bounding(capability: u32) -> Result<()> {
+    prctl(p::PR_CAPBSET_DROP, u64::from(capability), 0).map(|_| ())
+}
+
+/// Adds a capability to the ambient set.
+pub fn raise_ambient(capability: u32) -> Result<()> {
+    prctl(p::PR_CAP_AMBIENT, u64::from(p::PR_CAP_AMBIENT_RAISE), u64::from(capability)).map(|_| ())
+}
+
+/// Keeps permitted capabilities over the next change of user.
+pub fn keep_capabilities() -> Result<()> {
+    prctl(p::PR_SET_KEEPCAPS, 1, 0).map(|_| ())
+}
+
+/// Forbids gaining privileges by exec.
+pub fn no_new_privileges() -> Result<()> {
+    prctl(p::PR_SET_NO_NEW_PRIVS, 1, 0).map(|_| ())
+}
+
+/// Closes this process's memory and /proc files to others of the same user, until its next exec.
+pub fn close_to_tracers() -> Result<()> {
+    prctl(p::PR_SET_DUMPABLE, 0, 0).map(|_| ())
+}
+
+/// Sets the host name of this UTS namespace.
+pub fn set_hostname(name: &str) -> Result<()> {
+    // SAFETY: the kernel reads `name.len()` bytes.
+    unsafe { syscall!(Sysno::sethostname, name.as_ptr(), name.len()) }.map(|_| ())
+}
+
+/// Sets the NIS domain name of this UTS namespace.
+pub fn set_domainname(name: &str) -> Result<()> {
+    // SAFETY: the kernel reads `name.len()` bytes.
+    unsafe { syscall!(Sysno::setdomainname, name.as_ptr(), name.len()) }.map(|_| ())
+}
+
+/// This process's id in its own namespace.
+pub fn own_pid() -> i32 {
+    // SAFETY: the call cannot fail.
+    unsafe { syscall!(Sysno::getpid) }.map_or(0, |pid| pid as i32)
+}
+
+/// Restarts the machine; what is not yet written to disk is lost.
+pub fn restart() -> Result<()> {
+    // SAFETY: no memory is involved.
+    unsafe {
+        syscall!(
+            Sysno::reboot,
+            c::LINUX_REBOOT_MAGIC1,
+            c::LINUX_REBOOT_MAGIC2,
+            c::LINUX_REBOOT_CMD_RESTART,
+            0
+        )
+    }
+    .map(|_| ())
+}
