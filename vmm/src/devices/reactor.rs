@@ -95,6 +95,12 @@ impl Reactor {
         Ok(())
     }
 
+    /// Whether anything is ready.
+    #[cfg(test)]
+    pub(crate) fn is_ready(&self) -> io::Result<bool> {
+        Ok(self.epoll.wait(0, &mut [EpollEvent::default(); 1])? > 0)
+    }
+
     /// Waits at most `timeout` milliseconds, for ever if negative, and serves what is ready then. False if stopped.
     pub fn turn(&self, timeout: i32) -> io::Result<bool> {
         let mut events = [EpollEvent::default(); 32];

@@ -12,6 +12,7 @@ pub mod rng;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod transport;
+pub mod vsock;
 
 pub use interrupt::Interrupt;
 pub use queue::{Chain, Virtqueue};

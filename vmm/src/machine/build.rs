@@ -6,8 +6,8 @@ use super::layout::Slot;
 use super::memory::{self, Source};
 use super::vcpu::{Buses, Vcpu};
 use super::{
-    Config, ConsoleConfig, DiskConfig, Error, Exit, Image, Machine, cmdline, entry, fdt, kernel, layout,
-    probe,
+    Config, ConsoleConfig, DiskConfig, Error, Exit, Image, Machine, VsockConfig, cmdline, entry, fdt, kernel,
+    layout, probe,
 };
 use crate::devices::bus::Bus;
 use crate::devices::panic::Pvpanic;
@@ -19,6 +19,7 @@ use crate::devices::virtio::blk::Blk;
 use crate::devices::virtio::console::Console;
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::transport::{Transport, register};
+use crate::devices::virtio::vsock::Vsock;
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
 use kvm_ioctls::{IoEventAddress, VmFd};
 use std::io;
@@ -45,7 +46,7 @@ pub(super) fn build(config: Config) -> Result<Machine, Error> {
     let ports = port_bus(&vm, config.serial, &tail, &ending)?;
     let mut memory_bus = memory_bus(&ending);
     let mut reactor = Reactor::new().map_err(Error::system("make an event queue"))?;
-    let devices = devices(config.disks, config.console);
+    let devices = devices(config.disks, config.vsock, config.console)?;
     let (slots, transports) = attach(devices, &vm, &memory, &mut memory_bus, &mut reactor)?;
 
     let kernel = kernel::load(&Source::open(&config.kernel, "kernel")?, &memory)?;
@@ -119,16 +120,37 @@ fn memory_bus(ending: &Arc<Ending>) -> Bus {
 }
 
 /// The virtio devices, in the order in which the guest finds them.
-fn devices(disks: Vec<DiskConfig>, console: Option<ConsoleConfig>) -> Vec<Box<dyn Device>> {
+fn devices(
+    disks: Vec<DiskConfig>,
+    vsock: Option<VsockConfig>,
+    console: Option<ConsoleConfig>,
+) -> Result<Vec<Box<dyn Device>>, Error> {
     let mut devices: Vec<Box<dyn Device>> = Vec::new();
     for DiskConfig { serial, backend } in disks {
         devices.push(Box::new(Blk::new(backend, &serial)));
+    }
+    if let Some(VsockConfig { cid, socket }) = vsock {
+        raise_descriptor_limit();
+        let what = format!("listen on the vsock's socket {}", socket.display());
+        devices.push(Box::new(Vsock::new(cid, socket).map_err(Error::system(what))?));
     }
     if let Some(ConsoleConfig { input, output }) = console {
         devices.push(Box::new(Console::new(input, output)));
     }
     devices.push(Box::new(Rng));
-    devices
+    Ok(devices)
+}
+
+/// Allows this process as many descriptors as it may have: each vsock connection takes one.
+fn raise_descriptor_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls take a pointer to a complete structure. Where they fail, the limit stays as it is.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        }
+    }
 }
 
 /// Gives each device a slot: registers on the bus, an interrupt line, and kicks that need no exit.

@@ -1,7 +1,8 @@
 //! A read-only disk made of files joined end to end: an image's metadata followed by its layers.
 
-use super::transfer::{Cursor, Direction, transfer};
+use super::transfer::{Direction, transfer};
 use super::{Disk, OpenError};
+use crate::backends::scatter::Cursor;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::path::PathBuf;

@@ -1,7 +1,8 @@
 //! A disk that is one file, or one block device of the host.
 
-use super::transfer::{Cursor, Direction, transfer};
+use super::transfer::{Direction, transfer};
 use super::{Disk, OpenError};
+use crate::backends::scatter::Cursor;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;

@@ -170,6 +170,22 @@ impl Driver {
         used
     }
 
+    /// The descriptor that the next chain begins with.
+    pub fn next_descriptor(&self, queue: usize) -> u16 {
+        self.rings[queue].next_descriptor
+    }
+
+    /// How many requests have been added that the last look did not find given back.
+    pub fn pending(&self, queue: usize) -> usize {
+        self.rings[queue].added.wrapping_sub(self.rings[queue].seen).into()
+    }
+
+    /// Whether something is ready for the device, again and again.
+    pub fn stirs(&self) -> bool {
+        self.reactor.turn(0).unwrap();
+        self.reactor.is_ready().unwrap()
+    }
+
     pub fn put(&self, address: u64, bytes: &[u8]) {
         self.memory.write_slice(bytes, GuestAddress(address)).unwrap();
     }

@@ -1,0 +1,66 @@
+//! Connecting to a Unix socket without waiting.
+
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+/// Connects to the listener at `path`, or fails at once: where nobody listens, and where too many are waiting already.
+/// The stream does not block either.
+pub(crate) fn connect(path: &Path) -> io::Result<UnixStream> {
+    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: `socket` takes no pointers.
+    let fd = unsafe { libc::socket(libc::AF_UNIX, kind, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor that nobody else has.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut address =
+        libc::sockaddr_un { sun_family: libc::AF_UNIX as libc::sa_family_t, sun_path: [0; 108] };
+    let name = path.as_os_str().as_bytes();
+    if name.len() >= address.sun_path.len() || name.contains(&0) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path is too long for a Unix socket"));
+    }
+    for (byte, value) in address.sun_path.iter_mut().zip(name) {
+        *byte = *value as libc::c_char;
+    }
+    let length = size_of::<libc::sockaddr_un>() as libc::socklen_t;
+    // SAFETY: the address is complete, its name ends in a zero, and its length is as said.
+    match unsafe { libc::connect(fd, (&raw const address).cast(), length) } {
+        0 => Ok(socket.into()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn fails_at_once_where_nobody_listens() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(connect(&directory.path().join("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(connect(Path::new(&"x".repeat(200))).is_err());
+    }
+
+    #[test]
+    fn fails_at_once_when_too_many_wait() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        // SAFETY: a second call of `listen` on an open descriptor shortens the queue.
+        unsafe { libc::listen(std::os::fd::AsRawFd::as_raw_fd(&listener), 1) };
+        let mut waiting = Vec::new();
+        let error = loop {
+            match connect(&path) {
+                Ok(stream) => waiting.push(stream),
+                Err(error) => break error,
+            }
+            assert!(waiting.len() < 10);
+        };
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
+}
