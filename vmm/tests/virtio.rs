@@ -1,0 +1,215 @@
+//! Devices behind a real vCPU: kicks by ioeventfd, answers in guest memory. Where KVM cannot be used, the tests say so
+//! and pass.
+
+mod guest;
+
+use ferry_vmm::backends::disk::{Access, Composite, Raw, Segment};
+use ferry_vmm::machine::{
+    Config, ConsoleConfig, DiskConfig, Exit, Machine, Output, ProbeError, VsockConfig, probe,
+};
+use guest::Script;
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
+
+/// Addresses of slots, and registers in them, as the machine's contract and the virtio specification have them.
+const SLOT: u64 = 0xd000_0000;
+const STATUS: u64 = 0x70;
+/// Free guest memory: rings of queue Q at RINGS + Q * 0x3000, buffers at BUFFERS.
+const RINGS: u64 = 0x20_0000;
+const BUFFERS: u64 = 0x30_0000;
+
+fn kvm() -> bool {
+    match probe() {
+        Ok(_) => true,
+        Err(error @ (ProbeError::Absent | ProbeError::Forbidden)) => {
+            println!("skipped: {error}");
+            false
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Negotiates with the device in a slot and sets up its first queues with eight entries each.
+fn start(mut script: Script, slot: u64, queues: u64) -> Script {
+    let at = SLOT + slot * 0x1000;
+    script = script.write(at + STATUS, 0).write(at + STATUS, 1).write(at + STATUS, 3);
+    // VIRTIO_F_VERSION_1 alone.
+    script = script.write(at + 0x24, 1).write(at + 0x20, 1).write(at + 0x24, 0).write(at + 0x20, 0);
+    script = script.write(at + STATUS, 0xb);
+    for queue in 0..queues {
+        let rings = RINGS + (slot * 4 + queue) * 0x3000;
+        script = script.write(at + 0x30, queue as u32).write(at + 0x38, 8);
+        for (register, page) in [(0x80, 0), (0x90, 0x1000), (0xa0, 0x2000)] {
+            script = script.write(at + register, (rings + page) as u32).write(at + register + 4, 0);
+        }
+        script = script.write(at + 0x44, 1);
+    }
+    script.write(at + STATUS, 0xf)
+}
+
+/// Offers a chain of buffers as the `number`th request of a queue, kicks, and does not wait.
+fn offer(mut script: Script, slot: u64, queue: u64, number: u16, buffers: &[(u64, u32, bool)]) -> Script {
+    let rings = RINGS + (slot * 4 + queue) * 0x3000;
+    for (index, (address, length, writable)) in buffers.iter().enumerate() {
+        let entry = rings + index as u64 * 16;
+        let next = if index + 1 < buffers.len() { 1 } else { 0 };
+        let flags = next | if *writable { 2 } else { 0 } | (index as u32 + 1) << 16;
+        script = script.write64(entry, *address).write(entry + 8, *length).write(entry + 12, flags);
+    }
+    // Head 0 in every slot of the available ring is what zeroed memory says; only the index moves.
+    script.write(rings + 0x1000, u32::from(number) << 16).write(SLOT + slot * 0x1000 + 0x50, queue as u32)
+}
+
+/// Waits until a queue has given `number` requests back.
+fn wait(script: Script, slot: u64, queue: u64, number: u16) -> Script {
+    script.wait(RINGS + (slot * 4 + queue) * 0x3000 + 0x2002, number)
+}
+
+/// Runs a script with 16 MiB and returns what it sent through the serial port.
+fn run(script: Script, change: impl FnOnce(&mut Config)) -> Vec<u8> {
+    let mut file = tempfile::tempfile().unwrap();
+    let mut config = Config { memory_mib: 16, ..Config::new(script.reset().kernel()) };
+    config.serial = Output::File(file.try_clone().unwrap());
+    change(&mut config);
+    let machine = Machine::new(config).unwrap();
+    let handle = machine.handle();
+    assert_eq!(machine.run().unwrap(), Exit::Reset);
+    assert!(handle.device_faults().is_empty(), "{:?}", handle.device_faults());
+    let mut output = Vec::new();
+    file.rewind().unwrap();
+    file.read_to_end(&mut output).unwrap();
+    output
+}
+
+/// A block request of one sector: header, data, status.
+fn sector(script: Script, slot: u64, number: u16, kind: u32, at: u64, data: u64) -> Script {
+    let script =
+        script.write(BUFFERS, kind).write(BUFFERS + 4, 0).write64(BUFFERS + 8, at).write(BUFFERS + 16, 0xff);
+    let chain = [(BUFFERS, 16, false), (data, 512, kind == 0), (BUFFERS + 16, 1, true)];
+    wait(offer(script, slot, 0, number, &chain), slot, 0, number).read(BUFFERS + 16)
+}
+
+#[test]
+fn reads_a_composite_disk_and_writes_a_raw_one() {
+    if !kvm() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let segments = ["one", "two"].map(|name| Segment { path: directory.path().join(name), bytes: 4096 });
+    for (segment, byte) in segments.iter().zip([1, 2]) {
+        std::fs::write(&segment.path, [byte; 4096]).unwrap();
+    }
+    let scratch = tempfile::tempfile().unwrap();
+    scratch.set_len(1 << 20).unwrap();
+
+    // The last sector of the first segment and the first of the second, then a write of the latter to the other disk.
+    let mut script = start(start(Script::default(), 0, 1), 1, 1);
+    script = sector(script, 0, 1, 0, 7, BUFFERS + 0x1000).read(BUFFERS + 0x1000);
+    script = sector(script, 0, 2, 0, 8, BUFFERS + 0x1000).read(BUFFERS + 0x11fc);
+    script = sector(script, 1, 1, 1, 5, BUFFERS + 0x1000);
+    script = sector(script, 1, 2, 0, 1 << 40, BUFFERS + 0x1000);
+    let output = run(script, |config| {
+        let layers = Composite::open(&segments).unwrap();
+        let disk = Raw::from_file(scratch.try_clone().unwrap(), Access::ReadWrite).unwrap();
+        config.disks.push(DiskConfig { serial: "layers".into(), backend: Box::new(layers) });
+        config.disks.push(DiskConfig { serial: "scratch".into(), backend: Box::new(disk) });
+    });
+    let words: Vec<_> = output.chunks(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect();
+    assert_eq!(words, [0, 0x0101_0101, 0, 0x0202_0202, 0, 1]);
+    let mut written = [0; 512];
+    scratch.read_exact_at(&mut written, 5 * 512).unwrap();
+    assert_eq!(written, [2; 512]);
+}
+
+#[test]
+fn random_bytes_come_from_the_host() {
+    if !kvm() {
+        return;
+    }
+    let script = start(Script::default(), 0, 1);
+    let script = wait(offer(script, 0, 0, 1, &[(BUFFERS, 16, true)]), 0, 0, 1);
+    let output = run(script.read(BUFFERS).read(BUFFERS + 4).read(RINGS + 0x2008), |_| {});
+    assert_ne!(output[..8], [0; 8]);
+    assert_eq!(output[8..], [16, 0, 0, 0], "bytes written");
+}
+
+#[test]
+fn the_console_prints() {
+    if !kvm() {
+        return;
+    }
+    let mut printed = tempfile::tempfile().unwrap();
+    let mut script = start(Script::default(), 0, 2).write64(BUFFERS, u64::from_le_bytes(*b"printed\n"));
+    script = wait(offer(script, 0, 1, 1, &[(BUFFERS, 8, false)]), 0, 1, 1);
+    let output: File = printed.try_clone().unwrap();
+    run(script, |config| config.console = Some(ConsoleConfig { input: None, output }));
+    let mut text = String::new();
+    printed.rewind().unwrap();
+    printed.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "printed\n");
+}
+
+#[test]
+fn a_host_program_talks_to_the_guest_through_vsock() {
+    if !kvm() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("vsock");
+    // One packet in: the request. Its ports, swapped, go into the response and into the data that follows.
+    let packet = BUFFERS + 0x1000;
+    let mut script = start(Script::default(), 0, 2);
+    script = wait(offer(script, 0, 0, 1, &[(BUFFERS, 4096, true)]), 0, 0, 1);
+    script =
+        script.write64(packet, 3).write64(packet + 8, 2).write(packet + 16, 1024).write(packet + 20, 1 << 30);
+    script = script.write(packet + 24, 0).write(packet + 28, 2 << 16 | 1).write(packet + 32, 0);
+    script = script.write(packet + 36, 65536).write(packet + 40, 0);
+    script = wait(offer(script, 0, 1, 1, &[(packet, 44, false)]), 0, 1, 1);
+    script = script
+        .write(packet + 24, 4)
+        .write(packet + 28, 5 << 16 | 1)
+        .write(packet + 44, u32::from_le_bytes(*b"ping"));
+    script = wait(offer(script, 0, 1, 2, &[(packet, 48, false)]), 0, 1, 2);
+    // And what the host program answers.
+    script = wait(offer(script, 0, 0, 2, &[(BUFFERS, 4096, true)]), 0, 0, 2).read(BUFFERS + 44);
+
+    let path = socket.clone();
+    let host = std::thread::spawn(move || {
+        let mut stream = loop {
+            match UnixStream::connect(&path) {
+                Ok(stream) => break stream,
+                Err(_) => std::thread::yield_now(),
+            }
+        };
+        stream.write_all(b"CONNECT 1024\n").unwrap();
+        let mut text = [0; 14 + 4];
+        stream.read_exact(&mut text).unwrap();
+        stream.write_all(b"pong").unwrap();
+        // Keeps the connection until the guest has ended.
+        let _ = stream.read(&mut [0]);
+        text
+    });
+    let output = run(script, |config| config.vsock = Some(VsockConfig { cid: 3, socket: socket.clone() }));
+    assert_eq!(&host.join().unwrap(), b"OK 1073741824\nping");
+    assert_eq!(output, b"pong");
+    assert!(!socket.exists(), "the socket's file is left behind");
+}
+
+#[test]
+fn a_device_too_many_is_refused_by_number() {
+    if !kvm() {
+        return;
+    }
+    let disks = |count: usize| {
+        let disk = || Box::new(Raw::from_file(tempfile::tempfile().unwrap(), Access::ReadOnly).unwrap());
+        (0..count).map(|n| DiskConfig { serial: n.to_string(), backend: disk() }).collect::<Vec<_>>()
+    };
+    // With the source of randomness that every machine has, nineteen.
+    run(start(Script::default(), 18, 1), |config| config.disks = disks(18));
+    let mut config = Config { memory_mib: 16, ..Config::new(Script::default().reset().kernel()) };
+    config.disks = disks(19);
+    let error = Machine::new(config).err().unwrap().to_string();
+    assert_eq!(error, "20 virtio devices: there are interrupt lines for 19");
+}
