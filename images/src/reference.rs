@@ -48,6 +48,13 @@ pub enum Reference {
         /// `name:tag` of an image in it.
         name: Option<String>,
     },
+    /// An archive of either kind, told by looking into it.
+    Archive {
+        /// The tar, which may be compressed.
+        path: PathBuf,
+        /// A name in it.
+        name: Option<String>,
+    },
     /// A directory with a manifest and its blobs side by side, as `skopeo copy … dir:` writes it.
     Dir {
         /// The directory.
@@ -127,8 +134,7 @@ impl Reference {
         let reference = match sniff(&path) {
             Ok(Some(Found::OciLayout)) => Self::OciLayout { path, name },
             Ok(Some(Found::Dir)) => Self::Dir { path },
-            Ok(Some(Found::OciArchive)) => Self::OciArchive { path, name },
-            Ok(Some(Found::DockerArchive)) => Self::DockerArchive { path, name },
+            Ok(Some(Found::Archive)) => Self::Archive { path, name },
             Ok(None) if explicit => return Err(ParseReferenceError::NotAnImage(path.display().to_string())),
             Err(_) if explicit => return Err(ParseReferenceError::NoPath(path.display().to_string())),
             Ok(None) | Err(_) => return Ok(None),
@@ -303,6 +309,7 @@ impl fmt::Display for Reference {
             Self::OciLayout { path: at, name } => path("oci:", at, name),
             Self::OciArchive { path: at, name } => path("oci-archive:", at, name),
             Self::DockerArchive { path: at, name } => path("docker-archive:", at, name),
+            Self::Archive { path: at, name } => path("", at, name),
             Self::Dir { path: at } => path("dir:", at, &None),
             Self::Recipe(name) => write!(f, "recipe:{name}"),
             Self::Stdin => f.write_str("-"),

@@ -11,10 +11,41 @@ pub enum Found {
     OciLayout,
     /// A directory with `manifest.json` and `version`, blobs beside it.
     Dir,
-    /// A tar of an OCI layout.
-    OciArchive,
-    /// A tar with `manifest.json`.
-    DockerArchive,
+    /// A tar, perhaps compressed. Which kind of image it holds, if any, is seen when it is read.
+    Archive,
+}
+
+/// How bytes are compressed, told by their first four.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Compression {
+    None,
+    Gzip,
+    Zstd,
+    Xz,
+}
+
+impl Compression {
+    pub(super) fn of(start: &[u8]) -> Self {
+        match start {
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            // A frame, or a skippable frame as some writers put in front.
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
+            [0xfd, b'7', b'z', b'X', ..] => Self::Xz,
+            _ => Self::None,
+        }
+    }
+
+    /// A reader of what `inner` holds.
+    pub(super) fn decoder<'a>(self, inner: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+        Ok(match self {
+            Self::None => Box::new(inner),
+            Self::Gzip => {
+                Box::new(flate2::bufread::MultiGzDecoder::new(io::BufReader::with_capacity(1 << 17, inner)))
+            }
+            Self::Zstd => Box::new(zstd::Decoder::new(inner)?),
+            Self::Xz => Box::new(liblzma::read::XzDecoder::new_multi_decoder(inner)),
+        })
+    }
 }
 
 /// `None` if something is there but no image.
@@ -28,7 +59,11 @@ pub fn sniff(path: &Path) -> io::Result<Option<Found>> {
             () => None,
         });
     }
+    if !metadata.is_file() {
+        return Ok(None);
+    }
     let mut start = Vec::new();
     File::open(path)?.take(512).read_to_end(&mut start)?;
-    Ok((start.len() == 512 && &start[257..262] == b"ustar").then_some(Found::DockerArchive))
+    let tar = start.len() == 512 && &start[257..262] == b"ustar";
+    Ok((tar || Compression::of(&start) != Compression::None).then_some(Found::Archive))
 }

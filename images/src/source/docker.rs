@@ -1,0 +1,104 @@
+//! What `docker save` writes: `manifest.json` with configurations and layers by name. Old ones have a directory a layer,
+//! with links between equal ones; since Docker 25 the names are those of an OCI layout's blobs, and the archive is both.
+
+use serde::Deserialize;
+
+use super::files::{Files, normalised};
+use super::{Error, Parts, PartsLayer};
+use crate::digest::{Digest, shortened};
+use crate::reference::Name;
+
+const MAX_MANIFEST: u64 = 4 << 20;
+const MAX_CONFIGURATION: u64 = 8 << 20;
+const MAX_LAYERS: usize = 1024;
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Entry {
+    config: String,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    #[serde(default)]
+    layers: Option<Vec<String>>,
+}
+
+impl Entry {
+    fn tags(&self) -> &[String] {
+        self.repo_tags.as_deref().unwrap_or_default()
+    }
+}
+
+/// True if there is such a manifest.
+pub(super) fn is_here(files: &Files) -> Result<bool, Error> {
+    Ok(files.open("manifest.json")?.is_some())
+}
+
+/// The image called `name` in the archive, or the only one.
+pub(super) fn archive(files: &Files, name: Option<&str>) -> Result<Parts, Error> {
+    let Some(bytes) = files.read("manifest.json", MAX_MANIFEST)? else {
+        return Err(match files.open("repositories")? {
+            Some(_) => Error::malformed(
+                "the archive",
+                "Docker before 1.10 wrote it: save the image again with a newer one",
+            ),
+            None => Error::missing("manifest.json"),
+        });
+    };
+    let malformed = |error: serde_json::Error| Error::malformed("manifest.json", error);
+    let entries: Vec<Entry> = serde_json::from_slice(&bytes).map_err(malformed)?;
+    let entry = choose(&entries, name)?;
+
+    let configuration_path = inside(&entry.config)?;
+    let configuration = files.read(&configuration_path, MAX_CONFIGURATION)?;
+    let configuration =
+        configuration.ok_or_else(|| Error::missing(&format!("configuration {configuration_path}")))?;
+    // The name is the digest, wherever Docker has put it.
+    let stem = configuration_path.rsplit('/').next().unwrap_or_default().trim_end_matches(".json");
+    if let Ok(expected) = Digest::from_hex(stem) {
+        let found = Digest::of(&configuration);
+        if found != expected {
+            return Err(Error::Digest { what: "configuration".into(), expected, found });
+        }
+    }
+    let paths = entry.layers.as_deref().unwrap_or_default();
+    if paths.len() > MAX_LAYERS {
+        return Err(Error::malformed("manifest.json", format_args!("it has more than {MAX_LAYERS} layers")));
+    }
+    let mut layers = Vec::with_capacity(paths.len());
+    for path in paths {
+        let path = inside(path)?;
+        // Blobs of an OCI layout are named by what they are; other names say nothing.
+        let digest = path.strip_prefix("blobs/sha256/").and_then(|hex| Digest::from_hex(hex).ok());
+        layers.push(PartsLayer { path, digest, size: None });
+    }
+    let names = entry.tags().iter().filter_map(|tag| tag.parse().ok()).collect();
+    Ok(Parts { configuration, manifest: None, layers, names })
+}
+
+fn inside(path: &str) -> Result<String, Error> {
+    normalised(path).ok_or_else(|| {
+        Error::malformed("manifest.json", format_args!("`{}` leads out of the archive", shortened(path)))
+    })
+}
+
+fn choose<'a>(entries: &'a [Entry], name: Option<&str>) -> Result<&'a Entry, Error> {
+    let there = || {
+        let shown = |entry: &Entry| match entry.tags() {
+            [] => vec![format!("(no name, {})", shortened(&entry.config))],
+            tags => tags.iter().map(|tag| shortened(tag)).collect(),
+        };
+        entries.iter().flat_map(shown).collect::<Vec<_>>()
+    };
+    let Some(name) = name else {
+        return match entries {
+            [one] => Ok(one),
+            _ => Err(Error::Ambiguous { there: there() }),
+        };
+    };
+    let complete = name.parse::<Name>().ok();
+    let is_it = |tag: &String| tag == name || complete.is_some() && tag.parse::<Name>().ok() == complete;
+    let is_tag = |tag: &String| tag.parse::<Name>().is_ok_and(|tag| tag.tag.as_deref() == Some(name));
+    let found = entries.iter().find(|entry| entry.tags().iter().any(is_it));
+    let found = found.or_else(|| entries.iter().find(|entry| entry.tags().iter().any(is_tag)));
+    found.ok_or_else(|| Error::NoName { wanted: shortened(name), there: there() })
+}

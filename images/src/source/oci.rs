@@ -1,0 +1,287 @@
+//! OCI layouts: `index.json`, manifests, blobs by digest (image-spec: image-layout.md, image-index.md, manifest.md), and
+//! Docker's schema 2, which differs in the names of media types only. `dir:` sources too, where the same blobs lie
+//! side by side.
+
+use serde::Deserialize;
+
+use super::files::Files;
+use super::layer::Blob;
+use super::{Error, Parts, PartsLayer};
+use crate::digest::{Digest, shortened};
+use crate::reference::Name;
+
+/// As Docker and containerd bound manifests and indexes.
+const MAX_MANIFEST: u64 = 4 << 20;
+const MAX_CONFIGURATION: u64 = 8 << 20;
+
+/// Indexes in indexes, at most.
+const MAX_DEPTH: u32 = 4;
+
+/// Layers of an image, at most. Docker builds no more than 127.
+const MAX_LAYERS: usize = 1024;
+
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+const CONTAINERD_NAME: &str = "io.containerd.image.name";
+
+/// Of an index or a manifest, what matters here. Unlike `oci-spec`'s types these tell missing, null and foreign fields
+/// apart only where it makes a difference.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Document {
+    schema_version: Option<u64>,
+    manifests: Option<Vec<Descriptor>>,
+    config: Option<Descriptor>,
+    layers: Option<Vec<Descriptor>>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Descriptor {
+    #[serde(default)]
+    media_type: String,
+    digest: String,
+    size: u64,
+    platform: Option<Platform>,
+    #[serde(default)]
+    annotations: Option<std::collections::BTreeMap<String, String>>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Platform {
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    variant: Option<String>,
+}
+
+impl Platform {
+    /// How well an image for it runs here; lower is better. Plain amd64 comes before those that ask for more of the CPU.
+    fn rank(&self) -> Option<u32> {
+        if self.os != "linux" || self.architecture != "amd64" {
+            return None;
+        }
+        match self.variant.as_deref() {
+            None | Some("" | "v1") => Some(0),
+            Some("v2") => Some(1),
+            Some("v3") => Some(2),
+            Some(_) => Some(3),
+        }
+    }
+
+    fn text(&self) -> String {
+        let variant = self.variant.as_deref().filter(|variant| !variant.is_empty());
+        let variant = variant.map(|variant| format!("/{variant}")).unwrap_or_default();
+        shortened(&format!("{}/{}{variant}", self.os, self.architecture))
+    }
+}
+
+impl Descriptor {
+    fn annotation(&self, key: &str) -> Option<&str> {
+        self.annotations.as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// What people may call it.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        [REF_NAME, CONTAINERD_NAME].into_iter().filter_map(|key| self.annotation(key))
+    }
+
+    fn shown(&self) -> String {
+        shortened(self.names().last().unwrap_or(&self.digest))
+    }
+
+    fn digest(&self) -> Result<Digest, Error> {
+        self.digest
+            .parse()
+            .map_err(|error: crate::digest::ParseDigestError| Error::malformed("the manifest", error))
+    }
+}
+
+/// Where a blob of that digest is.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Layout,
+    Flat,
+}
+
+impl Place {
+    fn of(self, digest: &Digest) -> String {
+        match self {
+            Self::Layout => format!("blobs/sha256/{}", digest.hex()),
+            Self::Flat => digest.hex(),
+        }
+    }
+}
+
+/// The image called `name` in the layout, or the only one.
+pub(super) fn layout(files: &Files, name: Option<&str>) -> Result<Parts, Error> {
+    let bytes = files.read("index.json", MAX_MANIFEST)?.ok_or_else(|| Error::missing("index.json"))?;
+    let index: Document = parse("index.json", &bytes)?;
+    let entries = index.manifests.ok_or_else(|| Error::malformed("index.json", "it lists no images"))?;
+    let chosen = choose(&entries, name)?;
+    let names = chosen
+        .names()
+        .filter(|name| name.contains([':', '/']))
+        .filter_map(|name| name.parse::<Name>().ok())
+        .collect();
+    let (digest, bytes) = read(files, Place::Layout, chosen, "manifest", MAX_MANIFEST)?;
+    image(files, Place::Layout, digest, bytes, names)
+}
+
+/// The image that `skopeo copy … dir:` wrote.
+pub(super) fn flat(files: &Files) -> Result<Parts, Error> {
+    let bytes = files.read("manifest.json", MAX_MANIFEST)?.ok_or_else(|| Error::missing("manifest.json"))?;
+    image(files, Place::Flat, Digest::of(&bytes), bytes, Vec::new())
+}
+
+/// Among the images of a layout: by name, and without one the only image for this machine.
+fn choose<'a>(entries: &'a [Descriptor], name: Option<&str>) -> Result<&'a Descriptor, Error> {
+    let there = || entries.iter().map(Descriptor::shown).collect::<Vec<_>>();
+    let mut candidates: Vec<&Descriptor> = match name {
+        None => entries.iter().collect(),
+        Some(name) => {
+            let complete = name.parse::<Name>().ok();
+            let exact =
+                |entry: &&Descriptor| entry.names().any(|there| there == name) || entry.digest == name;
+            let same = |entry: &&Descriptor| {
+                entry.names().any(|there| complete.is_some() && there.parse().ok() == complete)
+            };
+            let tag = |entry: &&Descriptor| {
+                entry
+                    .names()
+                    .any(|there| there.parse::<Name>().is_ok_and(|there| there.tag.as_deref() == Some(name)))
+            };
+            let all =
+                |matches: &dyn Fn(&&Descriptor) -> bool| entries.iter().filter(matches).collect::<Vec<_>>();
+            let found = [all(&exact), all(&same), all(&tag)].into_iter().find(|found| !found.is_empty());
+            found.ok_or_else(|| Error::NoName { wanted: shortened(name), there: there() })?
+        }
+    };
+    candidates.dedup_by(|one, other| one.digest == other.digest);
+    if candidates.len() > 1 && candidates.iter().any(|entry| entry.platform.is_some()) {
+        let fits =
+            |entry: &&Descriptor| entry.platform.as_ref().is_none_or(|platform| platform.rank().is_some());
+        candidates.retain(fits);
+    }
+    match candidates[..] {
+        [one] => Ok(one),
+        [] => Err(Error::NoName { wanted: name.map_or("linux/amd64".into(), shortened), there: there() }),
+        _ => Err(Error::Ambiguous { there: there() }),
+    }
+}
+
+/// From a manifest or index to the image.
+fn image(
+    files: &Files,
+    place: Place,
+    digest: Digest,
+    bytes: Vec<u8>,
+    names: Vec<Name>,
+) -> Result<Parts, Error> {
+    let (mut manifest_digest, mut document) = (digest, parse::<Document>("the manifest", &bytes)?);
+    let mut depth = 0;
+    while let Some(manifests) = document.manifests.take().filter(|_| document.config.is_none()) {
+        depth += 1;
+        if depth > MAX_DEPTH {
+            return Err(Error::malformed("the index", "it has indexes in indexes in indexes"));
+        }
+        let entry = for_this_machine(&manifests)?;
+        let (digest, bytes) = read(files, place, entry, "manifest", MAX_MANIFEST)?;
+        (manifest_digest, document) = (digest, parse("the manifest", &bytes)?);
+    }
+    if document.schema_version == Some(1) {
+        let why = "it is of Docker's schema 1, which registries have not written since 2017: convert it with skopeo";
+        return Err(Error::malformed("the manifest", why));
+    }
+    let (Some(config), Some(layers)) = (document.config, document.layers) else {
+        return Err(Error::malformed("the manifest", "it has no config or no layers"));
+    };
+    let kind = config.media_type.as_str();
+    if !matches!(
+        kind,
+        "" | "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json"
+    ) {
+        return Err(Error::malformed(
+            "the manifest",
+            format_args!("it is not of a container image but `{}`", shortened(kind)),
+        ));
+    }
+    if layers.len() > MAX_LAYERS {
+        return Err(Error::malformed("the manifest", format_args!("it has more than {MAX_LAYERS} layers")));
+    }
+    let (_, configuration) = read(files, place, &config, "configuration", MAX_CONFIGURATION)?;
+    let mut parts = Vec::with_capacity(layers.len());
+    for layer in &layers {
+        if layer.media_type.ends_with("+encrypted") {
+            return Err(Error::malformed("the image", "its layers are encrypted"));
+        }
+        let digest = layer.digest()?;
+        parts.push(PartsLayer { path: place.of(&digest), digest: Some(digest), size: Some(layer.size) });
+    }
+    Ok(Parts { configuration, manifest: Some(manifest_digest), layers: parts, names })
+}
+
+fn for_this_machine(manifests: &[Descriptor]) -> Result<&Descriptor, Error> {
+    let ranked = manifests.iter().filter_map(|entry| match &entry.platform {
+        Some(platform) => Some((platform.rank()?, entry)),
+        None => Some((9, entry)),
+    });
+    let best = ranked.min_by_key(|(rank, _)| *rank).map(|(_, entry)| entry);
+    best.ok_or_else(|| {
+        let platforms = manifests.iter().filter_map(|entry| entry.platform.as_ref());
+        // Attestations travel as images for `unknown/unknown`.
+        let mut there: Vec<_> =
+            platforms.filter(|platform| platform.os != "unknown").map(Platform::text).collect();
+        there.dedup();
+        Error::Platform { there: there.join(", ") }
+    })
+}
+
+/// A small blob, its size and digest checked.
+fn read(
+    files: &Files,
+    place: Place,
+    descriptor: &Descriptor,
+    what: &str,
+    limit: u64,
+) -> Result<(Digest, Vec<u8>), Error> {
+    let digest = descriptor.digest()?;
+    let what = format!("{what} {digest}");
+    let mut bytes = files.read(&place.of(&digest), limit)?;
+    if bytes.is_none() && matches!(place, Place::Flat) {
+        bytes = files.read(&format!("{}.manifest.json", digest.hex()), limit)?;
+    }
+    let bytes = bytes.ok_or_else(|| Error::missing(&what))?;
+    check_size(&what, descriptor.size, bytes.len() as u64)?;
+    match Digest::of(&bytes) {
+        found if found == digest => Ok((digest, bytes)),
+        found => Err(Error::Digest { what, expected: digest, found }),
+    }
+}
+
+fn check_size(what: &str, expected: u64, found: u64) -> Result<(), Error> {
+    match expected == found {
+        true => Ok(()),
+        false => Err(Error::Size { what: what.to_owned(), expected, found }),
+    }
+}
+
+fn parse<T: for<'de> Deserialize<'de>>(what: &str, bytes: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(bytes).map_err(|error| Error::malformed(what, error))
+}
+
+impl PartsLayer {
+    /// Opens the layer and checks its size before anything is read.
+    pub(super) fn open(&self, files: &Files) -> Result<Blob<impl std::io::Read + Send + use<>>, Error> {
+        let name = match &self.digest {
+            Some(digest) => format!("layer {digest}"),
+            None => format!("layer {}", shortened(&self.path)),
+        };
+        let section = files.open(&self.path)?.ok_or_else(|| Error::missing(&name))?;
+        if let Some(expected) = self.size {
+            check_size(&name, expected, section.size())?;
+        }
+        Ok(Blob { size: section.size(), reader: section, name, digest: self.digest })
+    }
+}
