@@ -6,6 +6,8 @@
 #[cfg(feature = "cli")]
 pub mod agent;
 pub mod backends;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod devices;
 pub mod machine;
 pub mod payload;

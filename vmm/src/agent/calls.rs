@@ -1,6 +1,6 @@
 //! The agent's calls that a run needs, typed. Names and messages are those of the Kata Containers agent.
 
-use super::client::{CallError, Client, Wait};
+use super::client::{CallError, Client, Pending, Wait};
 use super::signals::Signal;
 use super::terminal::Window;
 use ferry_init::api::agent::{self, Empty};
@@ -25,6 +25,39 @@ pub enum Read {
     Data(Vec<u8>),
     /// There will be none any more.
     End,
+}
+
+/// A write under way.
+pub struct Writing {
+    pending: Pending<agent::WriteStreamResponse>,
+    length: usize,
+}
+
+impl Writing {
+    /// Waits until it is done.
+    pub fn wait(self, wait: Wait<'_>) -> Result<(), CallError> {
+        let answer = self.pending.wait(wait)?;
+        // Writes follow each other without waiting, so one that was cut short cannot be mended.
+        match usize::try_from(answer.len) {
+            Ok(taken) if taken == self.length => Ok(()),
+            _ => Err(CallError::Malformed(method::WRITE_STDIN)),
+        }
+    }
+}
+
+/// A read under way.
+pub struct Reading(Pending<agent::ReadStreamResponse>);
+
+impl Reading {
+    /// Waits for data or the end.
+    pub fn wait(self, wait: Wait<'_>) -> Result<Read, CallError> {
+        match self.0.wait(wait) {
+            Ok(answer) if answer.data.is_empty() => Ok(Read::End),
+            Ok(answer) => Ok(Read::Data(answer.data)),
+            Err(error) if is_end_of_stream(&error) => Ok(Read::End),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 impl Client {
@@ -101,24 +134,13 @@ impl Client {
         self.agent(method::SIGNAL_PROCESS, &request, wait).map(|Empty {}| ())
     }
 
-    /// Writes to a process's stdin; how many of the bytes were taken.
-    pub fn write_stdin(
-        &self,
-        container: &str,
-        exec: &str,
-        data: &[u8],
-        wait: Wait<'_>,
-    ) -> Result<usize, CallError> {
-        let request = agent::WriteStreamRequest {
-            container_id: container.to_owned(),
-            exec_id: exec.to_owned(),
-            data: data.to_vec(),
-        };
-        let answer: agent::WriteStreamResponse = self.agent(method::WRITE_STDIN, &request, wait)?;
-        match usize::try_from(answer.len) {
-            Ok(taken) if (1..=data.len()).contains(&taken) => Ok(taken),
-            _ => Err(CallError::Malformed(method::WRITE_STDIN)),
-        }
+    /// Begins to write to a process's stdin; answered when the process has taken all of it.
+    pub fn begin_write(&self, container: &str, exec: &str, data: Vec<u8>) -> Result<Writing, CallError> {
+        let length = data.len();
+        let request =
+            agent::WriteStreamRequest { container_id: container.to_owned(), exec_id: exec.to_owned(), data };
+        self.begin(method::AGENT_SERVICE, method::WRITE_STDIN, &request)
+            .map(|pending| Writing { pending, length })
     }
 
     /// Ends a process's stdin.
@@ -128,27 +150,21 @@ impl Client {
         self.agent(method::CLOSE_STDIN, &request, wait).map(|Empty {}| ())
     }
 
-    /// Reads what a process has written, waiting until there is something.
-    pub fn read_stream(
+    /// Begins to read what a process writes; answered when there is something.
+    pub fn begin_read(
         &self,
         stream: OutputStream,
         container: &str,
         exec: &str,
         len: u32,
-        wait: Wait<'_>,
-    ) -> Result<Read, CallError> {
+    ) -> Result<Reading, CallError> {
         let request =
             agent::ReadStreamRequest { container_id: container.to_owned(), exec_id: exec.to_owned(), len };
         let method = match stream {
             OutputStream::Stdout => method::READ_STDOUT,
             OutputStream::Stderr => method::READ_STDERR,
         };
-        match self.agent::<agent::ReadStreamResponse>(method, &request, wait) {
-            Ok(answer) if answer.data.is_empty() => Ok(Read::End),
-            Ok(answer) => Ok(Read::Data(answer.data)),
-            Err(error) if is_end_of_stream(&error) => Ok(Read::End),
-            Err(error) => Err(error),
-        }
+        self.begin(method::AGENT_SERVICE, method, &request).map(Reading)
     }
 
     /// Gives a process's terminal a size.

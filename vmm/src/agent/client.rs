@@ -9,6 +9,7 @@ use ferry_init::api::prost::Message;
 use ferry_init::api::ttrpc::{self, Code};
 use std::collections::HashMap;
 use std::io::{self, BufReader, Read, Write};
+use std::marker::PhantomData;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -137,9 +138,18 @@ impl Client {
         message: &impl Message,
         wait: Wait<'_>,
     ) -> Result<Answer, CallError> {
+        self.begin(service, method, message)?.wait(wait)
+    }
+
+    /// Makes a call whose answer is waited for later. Calls begun by one thread reach the agent in that order.
+    pub fn begin<Answer: Message + Default>(
+        &self,
+        service: &str,
+        method: &'static str,
+        message: &impl Message,
+    ) -> Result<Pending<Answer>, CallError> {
         let receiver = self.send(service, method, message)?;
-        let payload = wait.receive(&receiver, || self.0.0.closed(), method)??;
-        Answer::decode(payload.as_slice()).map_err(|_| CallError::Malformed(method))
+        Ok(Pending { receiver, client: self.clone(), method, answer: PhantomData })
     }
 
     fn send(
@@ -181,6 +191,22 @@ impl Client {
             return Err(shared.closed());
         }
         Ok(receiver)
+    }
+}
+
+/// A call under way.
+pub struct Pending<Answer> {
+    receiver: Receiver<self::Answer>,
+    client: Client,
+    method: &'static str,
+    answer: PhantomData<Answer>,
+}
+
+impl<Answer: Message + Default> Pending<Answer> {
+    /// Waits for the answer. A call that is given up stays given up: its answer is dropped when it comes.
+    pub fn wait(self, wait: Wait<'_>) -> Result<Answer, CallError> {
+        let payload = wait.receive(&self.receiver, || self.client.0.0.closed(), self.method)??;
+        Answer::decode(payload.as_slice()).map_err(|_| CallError::Malformed(self.method))
     }
 }
 

@@ -7,9 +7,10 @@ use ferry_init::api::health::{HealthCheckResponse, ServingStatus};
 use ferry_init::api::prost::Message;
 use ferry_init::api::ttrpc::{Code, EOF, Request, Response, Status};
 use ferry_init::api::{method, ttrpc};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 
 /// A pipe with a reader's and a writer's end to close, holding as much as Linux's does.
@@ -44,13 +45,15 @@ impl Pipe {
         taken
     }
 
-    pub fn write_all(&self, mut data: &[u8]) {
+    /// Whether somebody has read on to the end.
+    pub fn write_all(&self, mut data: &[u8]) -> bool {
         while !data.is_empty() {
             match self.write_some(data) {
-                0 => return,
+                0 => return false,
                 taken => data = &data[taken..],
             }
         }
+        true
     }
 
     /// At most `len` bytes, waiting for the first; none at the end.
@@ -136,7 +139,9 @@ pub fn running(program: impl FnOnce(&World) -> i32 + Send + 'static) -> Script {
 }
 
 impl Agent {
+    /// Calls of one method are served in their order, those of different methods at once.
     fn serve(self: Arc<Self>, mut stream: UnixStream) {
+        let mut workers: HashMap<String, Sender<(u32, Request)>> = HashMap::new();
         loop {
             let mut header = [0; HEADER_LEN];
             if stream.read_exact(&mut header).is_err() {
@@ -146,8 +151,15 @@ impl Agent {
             let mut message = vec![0; header.length as usize];
             stream.read_exact(&mut message).unwrap();
             let request = Request::decode(message.as_slice()).unwrap();
-            let agent = Arc::clone(&self);
-            std::thread::spawn(move || agent.answer(header.stream_id, &request));
+            let worker = workers.entry(request.method.clone()).or_insert_with(|| {
+                let (sender, receiver) = channel::<(u32, Request)>();
+                let agent = Arc::clone(&self);
+                std::thread::spawn(move || {
+                    receiver.iter().for_each(|(id, request)| agent.answer(id, &request))
+                });
+                sender
+            });
+            worker.send((header.stream_id, request)).unwrap();
         }
     }
 
@@ -209,11 +221,10 @@ impl Agent {
             }
             method::WRITE_STDIN => {
                 let request = WriteStreamRequest::decode(payload).unwrap();
-                let len = world.stdin.write_some(&request.data) as u32;
-                if len == 0 {
-                    return Err((Code::Internal, "broken pipe"));
+                if !world.stdin.write_all(&request.data) {
+                    return Err((Code::FailedPrecondition, "stdin is closed"));
                 }
-                return Ok(WriteStreamResponse { len }.encode_to_vec());
+                return Ok(WriteStreamResponse { len: request.data.len() as u32 }.encode_to_vec());
             }
             method::CLOSE_STDIN => world.stdin.close(),
             method::READ_STDOUT | method::READ_STDERR => {

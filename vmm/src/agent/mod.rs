@@ -15,8 +15,8 @@ mod transport;
 #[cfg(test)]
 mod fake;
 
-pub use calls::{OutputStream, Read};
-pub use client::{CallError, Client, Wait, printable};
+pub use calls::{OutputStream, Read, Reading, Writing};
+pub use client::{CallError, Client, Pending, Wait, printable};
 pub use signals::{Signal, UnknownSignal};
 pub use transport::{ConnectError, Patience, Transport};
 

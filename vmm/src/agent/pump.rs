@@ -1,21 +1,26 @@
 //! A container's standard streams: bytes from the host's stdin to the guest, and from the guest to stdout and stderr, each
-//! kept apart, in order and unchanged. Whoever does not read holds the writer back, across the VM's wall too: at most one
-//! piece of each stream is under way.
+//! kept apart, in order and unchanged. Whoever does not read holds the writer back, across the VM's wall too: only a few
+//! pieces of each stream are under way. The agent serves the calls on one stream in the order in which they were made.
 
-use super::calls::{OutputStream, Read};
+use super::calls::{OutputStream, Read, Reading, Writing};
 use super::client::{CallError, Client, Wait};
 use super::signals::Signal;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Bytes of one `WriteStdin` and most bytes of one `ReadStdout`. A ttrpc message holds 4 MiB; a quarter of that keeps the
-/// guest's buffer for one call small and the calls for 100 MiB few.
-const CHUNK: usize = 1 << 20;
+/// Most bytes of one `WriteStdin`, and how many of those are under way at once: enough that neither side waits for the
+/// other's answer, and little enough for a small guest's memory.
+const WRITE: usize = 256 << 10;
+const WRITES: usize = 2;
+/// Most bytes of one `ReadStdout`, and how many are under way at once. A pipe holds 64 KiB.
+const READ: u32 = 64 << 10;
+const READS: usize = 4;
 
 /// How long after its process's end a container's output may stay silent without an end before the rest is given up.
 /// Everything in it is killed then, so this only matters for a guest that does not do its work.
@@ -63,25 +68,34 @@ impl Process<'_> {
     pub(super) fn feed(&self, stdin: Option<BorrowedFd<'_>>, ended: &Ended) {
         let over = || ended.is_over();
         let wait = Wait::Until(&over);
-        if let Some(stdin) = stdin {
-            let mut buffer = vec![0; CHUNK];
-            while let Some(length) = read_unless(stdin, &mut buffer, ended) {
-                let mut rest = &buffer[..length];
-                while !rest.is_empty() {
-                    match self.client.write_stdin(self.container, self.exec, rest, wait) {
-                        Ok(taken) => rest = &rest[taken..],
-                        Err(error) => {
-                            // The process has closed its stdin, or is gone: as with a pipe, that is not our failure.
-                            tracing::debug!(%error, "stdin is not taken any more");
-                            return;
-                        }
-                    }
-                }
-            }
+        if let Some(stdin) = stdin
+            && let Err(error) = self.feed_until_end(stdin, ended, wait)
+        {
+            // The process has closed its stdin, or is gone: as with a pipe, that is not our failure.
+            tracing::debug!(%error, "stdin is not taken any more");
+            return;
         }
         if let Err(error) = self.client.close_stdin(self.container, self.exec, wait) {
             tracing::debug!(%error, "closing stdin");
         }
+    }
+
+    fn feed_until_end(&self, stdin: BorrowedFd<'_>, ended: &Ended, wait: Wait<'_>) -> Result<(), CallError> {
+        let mut buffer = vec![0; WRITE];
+        let mut under_way = VecDeque::with_capacity(WRITES);
+        while let Some(length) = read_unless(stdin, &mut buffer, ended) {
+            if under_way.len() == WRITES
+                && let Some(first) = under_way.pop_front()
+            {
+                Writing::wait(first, wait)?;
+            }
+            under_way.push_back(self.client.begin_write(
+                self.container,
+                self.exec,
+                buffer[..length].to_vec(),
+            )?);
+        }
+        under_way.into_iter().try_for_each(|writing| writing.wait(wait))
     }
 
     /// Carries one output stream of the process to `to` until its end.
@@ -95,16 +109,9 @@ impl Process<'_> {
         ended: &Ended,
     ) -> Result<(), DrainError> {
         let mut broken = false;
+        let mut under_way = VecDeque::with_capacity(READS);
         loop {
-            let asked = Instant::now();
-            let silent = || ended.since().is_some_and(|end| end.max(asked).elapsed() > DRAIN);
-            let read = self.client.read_stream(
-                stream,
-                self.container,
-                self.exec,
-                CHUNK as u32,
-                Wait::Until(&silent),
-            );
+            let read = self.read_next(stream, &mut under_way, ended);
             let data = match read {
                 Ok(Read::Data(data)) => data,
                 Ok(Read::End) => return Ok(()),
@@ -134,6 +141,24 @@ impl Process<'_> {
                 Err(error) => return Err(DrainError::Host(error.into())),
             }
         }
+    }
+}
+
+impl Process<'_> {
+    /// The next piece of a stream, with others asked for meanwhile.
+    fn read_next(
+        &self,
+        stream: OutputStream,
+        under_way: &mut VecDeque<Reading>,
+        ended: &Ended,
+    ) -> Result<Read, CallError> {
+        while under_way.len() < READS {
+            under_way.push_back(self.client.begin_read(stream, self.container, self.exec, READ)?);
+        }
+        let Some(first) = under_way.pop_front() else { return Ok(Read::End) };
+        let waiting = Instant::now();
+        let silent = || ended.since().is_some_and(|end| end.max(waiting).elapsed() > DRAIN);
+        first.wait(Wait::Until(&silent))
     }
 }
 

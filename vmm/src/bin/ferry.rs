@@ -1,2 +1,5 @@
-//! `ferry`: runs container images, each in a virtual machine of its own.
-fn main() {}
+//! The `ferry` command.
+
+fn main() -> std::process::ExitCode {
+    ferry_vmm::cli::main()
+}

@@ -5,12 +5,16 @@
 //! the build automation also under QEMU.
 
 pub mod capabilities;
+pub mod clock;
 pub mod command;
 pub mod directory;
 pub mod environment;
 pub mod guest;
 pub mod interrupt;
+pub mod name;
 pub mod oci;
 pub mod own_vmm;
+pub mod run;
 pub mod size;
+pub mod state;
 pub mod supervise;

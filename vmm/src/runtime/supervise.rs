@@ -1,7 +1,7 @@
 //! One container in one guest that has just been started: find the agent, run the container, take the guest down. The same
 //! for every kind of guest.
 
-use super::guest::{End, Guest, Reason};
+use super::guest::{Guest, Reason};
 use crate::agent::session::{self, ContainerSpec, Control, Progress, RunError, Stdio};
 use crate::agent::{self, Client, ConnectError, Patience};
 use std::sync::Arc;
@@ -166,6 +166,7 @@ fn last_words(guest: &dyn Guest, detail: &str) -> String {
 mod tests {
     use super::*;
     use crate::agent::Transport;
+    use crate::runtime::guest::End;
     use std::path::PathBuf;
     use std::sync::Mutex;
 

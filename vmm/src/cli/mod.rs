@@ -1,0 +1,186 @@
+//! The `ferry` command: one file a subcommand. Here are the words it knows and what all of them share; the work is done by
+//! [`crate::runtime`] and by `ferry_images`.
+
+mod completions;
+mod containers;
+mod info;
+mod log;
+mod progress;
+pub mod run;
+mod settings;
+
+#[cfg(test)]
+mod tests;
+
+pub use log::LogFormat;
+pub use progress::Show;
+
+use crate::runtime::state::Containers;
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, Parser, Subcommand};
+use ferry_images::Store;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// The status of every failure that is ferry's own.
+const FAILED: u8 = 125;
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// Runs container images, unmodified, each in a virtual machine of its own.
+#[derive(Debug, Parser)]
+#[command(name = "ferry", version, styles = STYLES, disable_help_subcommand = true, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  ferry run --rm -it ./alpine.tar sh      a shell in an image saved by docker or skopeo
+  ferry run -m 2g --cpus 4 oci:./build    an OCI layout, with more of a machine
+  echo hi | ferry run --rm -i IMAGE cat   pipes work as with any program
+
+The exit status is the container's own; 126: its command cannot be executed; 127: it was not found; 125: ferry
+itself failed, and one line says why.";
+
+/// Options of every subcommand.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Say more: once what is done, twice also what the guest's kernel prints
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+    /// How log lines are written
+    #[arg(long, value_enum, default_value_t, global = true, value_name = "FORMAT")]
+    log_format: LogFormat,
+    /// Where images are kept [default: $XDG_DATA_HOME/ferry or ~/.local/share/ferry]
+    #[arg(long, global = true, value_name = "DIR")]
+    store: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run an image in a virtual machine of its own
+    Run(Box<run::RunArgs>),
+    /// List containers
+    #[command(visible_alias = "list")]
+    Ps(containers::PsArgs),
+    /// Remove containers that have ended
+    Rm(containers::RmArgs),
+    /// Show everything about containers, as JSON
+    Inspect(containers::InspectArgs),
+    /// Show this host, the defaults and where things are kept
+    Info,
+    /// Show the version
+    Version,
+    /// Print a shell's completions, to be read by that shell
+    Completions(completions::CompletionsArgs),
+}
+
+/// Why a command failed: a line for people, with the cause and the way out.
+#[derive(Debug)]
+pub struct Fault {
+    status: u8,
+    message: String,
+    /// Shown with `-v`, and announced without.
+    detail: String,
+}
+
+impl Fault {
+    /// A failure of ferry's own.
+    pub fn new(message: impl std::fmt::Display) -> Self {
+        Self { status: FAILED, message: message.to_string(), detail: String::new() }
+    }
+}
+
+impl From<crate::runtime::supervise::Failure> for Fault {
+    fn from(failure: crate::runtime::supervise::Failure) -> Self {
+        Self { status: failure.status, message: failure.message, detail: failure.detail }
+    }
+}
+
+impl Global {
+    /// The store that the options or the environment name.
+    fn store(&self) -> Result<Store, Fault> {
+        Store::open(&self.store_path()?).map_err(Fault::new)
+    }
+
+    fn store_path(&self) -> Result<PathBuf, Fault> {
+        let system = || rustix::process::geteuid().is_root().then(|| PathBuf::from("/var/lib/ferry"));
+        let path = self.store.clone().or_else(Store::default_path).or_else(system);
+        path.ok_or_else(|| {
+            Fault::new("there is no place for images: set HOME or XDG_DATA_HOME, or name one with --store")
+        })
+    }
+
+    fn containers() -> Result<Containers, Fault> {
+        let root =
+            Containers::default_path().ok_or(crate::runtime::state::Error::NoPlace).map_err(Fault::new)?;
+        Ok(Containers::open(&root))
+    }
+}
+
+/// Runs the command that this process was started as; what `main` returns.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no failures; everything else is ferry's, as in Docker.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(FAILED) } else { ExitCode::SUCCESS };
+        }
+    };
+    log::start(cli.global.verbose, cli.global.log_format);
+    let verbose = cli.global.verbose > 0;
+    match dispatch(&cli.global, cli.command) {
+        Ok(status) => ExitCode::from(status),
+        Err(fault) => {
+            report(&fault, verbose);
+            ExitCode::from(fault.status)
+        }
+    }
+}
+
+fn dispatch(global: &Global, command: Command) -> Result<u8, Fault> {
+    match command {
+        Command::Run(args) => run::run(global, *args),
+        Command::Ps(args) => containers::ps(&args),
+        Command::Rm(args) => containers::rm(&args),
+        Command::Inspect(args) => containers::inspect(&args),
+        Command::Info => info::info(global),
+        Command::Version => info::version(),
+        Command::Completions(args) => completions::completions(&args),
+    }
+}
+
+/// One line, and under `-v` the guest's last words above it.
+fn report(fault: &Fault, verbose: bool) {
+    let detail = fault.detail.trim();
+    if verbose && !detail.is_empty() {
+        eprintln!("The guest's last words:");
+        for line in detail.lines() {
+            eprintln!("  {}", crate::agent::printable(line));
+        }
+    }
+    let more = if !verbose && !detail.is_empty() { " (-v shows the guest's last words)" } else { "" };
+    // Whatever the message is made of, a line is one line.
+    let message = fault.message.trim().replace(['\n', '\r'], " ");
+    eprintln!("ferry: {message}{more}");
+}
+
+/// Writes to stdout; a reader that has gone away is no failure.
+fn print(text: &str) -> Result<u8, Fault> {
+    use std::io::Write;
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Fault::new(format_args!("writing to standard output: {error}")))
+        }
+        _ => Ok(0),
+    }
+}

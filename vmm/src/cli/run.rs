@@ -1,0 +1,288 @@
+//! `ferry run`: options as in Docker, everything after IMAGE is the command.
+
+use super::progress::Show;
+use super::settings::Settings;
+use super::{Fault, Global};
+use crate::runtime::command::Entrypoint;
+use crate::runtime::environment;
+use crate::runtime::guest::Serial;
+use crate::runtime::interrupt::{Forwarding, Interrupts};
+use crate::runtime::oci::{Options, Writable};
+use crate::runtime::own_vmm::OwnVmm;
+use crate::runtime::run::{self, Ready, Request, Shape};
+use crate::runtime::size::{MIB, parse_size};
+use crate::runtime::supervise::{Afterwards, Failure};
+use clap::Args;
+use ferry_images::{Grammar, Progress, Reference, Store, source};
+use std::path::{Path, PathBuf};
+
+/// Options and operands of `ferry run`.
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "ferry run [OPTIONS] IMAGE [COMMAND] [ARG]...",
+    after_help = EXAMPLES
+)]
+pub struct RunArgs {
+    #[command(flatten)]
+    container: ContainerArgs,
+    #[command(flatten)]
+    machine: MachineArgs,
+    /// Name the container
+    #[arg(long, help_heading = "Container")]
+    name: Option<String>,
+    /// Remove the container and what it wrote when it ends
+    #[arg(long, help_heading = "Container")]
+    rm: bool,
+    /// Pass signals on to the command
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_name = "BOOL", help_heading = "Container")]
+    sig_proxy: bool,
+    /// The image, and the command to run in it instead of the image's own
+    ///
+    /// IMAGE is an archive or directory (what docker save, skopeo or podman write), or oci:DIR, oci-archive:FILE,
+    /// docker-archive:FILE, dir:DIR, or - for an archive on standard input; each may have :NAME at its end. Any other
+    /// word is a registry's image, as in Docker. Everything after IMAGE is the command.
+    #[arg(required = true, num_args = 1.., trailing_var_arg = true, value_names = ["IMAGE", "COMMAND"])]
+    words: Vec<String>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  ferry run --rm -it ./alpine.tar sh
+  ferry run --rm -e LANG=C.UTF-8 -w /srv -u www-data ./site.tar ls -l
+  ferry run --rm --entrypoint '' ./image.tar id
+  ferry run --rm -m 2g --cpus 4 --overlay disk=40g oci:./build make test
+  tar c . | ferry run --rm -i ./image.tar tar t";
+
+/// What the container is to be like: the options that every command which runs images shares.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Container")]
+pub struct ContainerArgs {
+    /// Set a variable; NAME alone takes this shell's value
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// Read variables from a file, one a line
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Vec<PathBuf>,
+    /// Start in this directory
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// Run as this user: NAME or UID, with :GROUP or :GID if wanted
+    #[arg(short, long)]
+    pub user: Option<String>,
+    /// Give the command our standard input
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Give the command a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Run this instead of the image's entrypoint; '' for none
+    #[arg(long, value_name = "PROGRAM")]
+    pub entrypoint: Option<String>,
+    /// The container's host name [default: the first 12 digits of its id]
+    #[arg(long, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// Make the container's root read-only
+    #[arg(long)]
+    pub read_only: bool,
+    /// Where what the container writes goes: disk, disk=SIZE or tmpfs (the guest's memory) [default: disk=10g]
+    #[arg(long, value_name = "WHERE", value_parser = parse_overlay)]
+    pub overlay: Option<Overlay>,
+    /// Give the command every capability, and hide nothing of /proc and /sys
+    #[arg(long)]
+    pub privileged: bool,
+    /// Add a capability (NET_ADMIN, …, ALL)
+    #[arg(long, value_name = "CAP")]
+    pub cap_add: Vec<String>,
+    /// Take a capability away
+    #[arg(long, value_name = "CAP")]
+    pub cap_drop: Vec<String>,
+}
+
+/// What the machine is to be like.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Machine")]
+pub struct MachineArgs {
+    /// Number of vCPUs [default: 1]
+    #[arg(long, value_name = "N", value_parser = parse_cpus)]
+    pub cpus: Option<u8>,
+    /// Memory, such as 512m or 2g [default: 512m]
+    #[arg(short, long, value_name = "SIZE", value_parser = parse_memory)]
+    pub memory: Option<u64>,
+    /// Boot this kernel (an ELF vmlinux)
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Boot with this initial RAM disk
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// Add words to the kernel's command line
+    #[arg(long, value_name = "WORDS")]
+    pub cmdline: Option<String>,
+}
+
+/// The value of `--overlay`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overlay {
+    /// A scratch disk, perhaps of a size in bytes.
+    Disk(Option<u64>),
+    /// The guest's memory.
+    Tmpfs,
+}
+
+/// Reads the value of `--overlay`.
+pub fn parse_overlay(text: &str) -> Result<Overlay, String> {
+    match text.split_once('=') {
+        None if text == "disk" => Ok(Overlay::Disk(None)),
+        None if text == "tmpfs" => Ok(Overlay::Tmpfs),
+        Some(("disk", size)) => {
+            parse_size(size).map(|bytes| Overlay::Disk(Some(bytes))).map_err(|e| e.to_string())
+        }
+        _ => Err("it is disk, disk=SIZE or tmpfs".to_owned()),
+    }
+}
+
+/// Reads the value of `--cpus`: a whole number, also written as Docker's decimal.
+pub fn parse_cpus(text: &str) -> Result<u8, String> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    if !fraction.bytes().all(|digit| digit == b'0') {
+        return Err("a machine has whole vCPUs: 1, 2, …".to_owned());
+    }
+    let most = crate::machine::layout::MAX_VCPUS;
+    match whole.parse::<u8>() {
+        Ok(count) if (1..=most).contains(&count) => Ok(count),
+        _ => Err(format!("it is a number from 1 to {most}")),
+    }
+}
+
+/// Reads the value of `--memory` into MiB, rounded up.
+pub fn parse_memory(text: &str) -> Result<u64, String> {
+    let bytes = parse_size(text).map_err(|error| error.to_string())?;
+    if bytes < MIB && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(format!("{text} bytes of memory? For MiB write {text}m"));
+    }
+    Ok(bytes.div_ceil(MIB))
+}
+
+#[cfg(test)]
+impl RunArgs {
+    pub(super) fn words(&self) -> &[String] {
+        &self.words
+    }
+    pub(super) fn container(&self) -> &ContainerArgs {
+        &self.container
+    }
+    pub(super) fn sig_proxy(&self) -> bool {
+        self.sig_proxy
+    }
+}
+
+impl ContainerArgs {
+    /// What they say of the container that runs `command`.
+    pub fn options(&self, command: Vec<String>) -> Result<Options, Failure> {
+        let host = |name: &std::ffi::OsStr| std::env::var_os(name);
+        let fault = |error: &dyn std::fmt::Display| Failure::early(error.to_string());
+        let mut environment = Vec::new();
+        for path in &self.env_file {
+            let at = |error: &dyn std::fmt::Display| {
+                Failure::early(format!("--env-file {}: {error}", path.display()))
+            };
+            let text = read_text(path).map_err(|error| at(&error))?;
+            environment.extend(environment::from_file(&text, &host).map_err(|error| at(&error))?);
+        }
+        for option in &self.env {
+            environment.push(environment::from_option(option, &host).map_err(|error| fault(&error))?);
+        }
+        let writable = match (self.read_only, self.overlay) {
+            (true, _) => Writable::Nothing,
+            (false, Some(Overlay::Tmpfs)) => Writable::Tmpfs,
+            (false, Some(Overlay::Disk(_)) | None) => Writable::Disk,
+        };
+        Ok(Options {
+            command,
+            entrypoint: Entrypoint::from_option(self.entrypoint.as_deref()),
+            environment,
+            working_dir: self.workdir.clone(),
+            user: self.user.clone(),
+            hostname: self.hostname.clone(),
+            terminal: self.tty,
+            window: None,
+            writable,
+            privileged: self.privileged,
+            cap_add: self.cap_add.clone(),
+            cap_drop: self.cap_drop.clone(),
+        })
+    }
+}
+
+impl MachineArgs {
+    /// The machine they ask for; `overlay` says how large its scratch disk is.
+    pub fn shape(&self, overlay: Option<Overlay>, defaults: Shape) -> Shape {
+        Shape {
+            vcpus: self.cpus.unwrap_or(defaults.vcpus),
+            memory_mib: self.memory.unwrap_or(defaults.memory_mib),
+            scratch_bytes: match overlay {
+                Some(Overlay::Disk(Some(bytes))) => bytes,
+                _ => defaults.scratch_bytes,
+            },
+            cmdline_extra: self.cmdline.clone().unwrap_or_default(),
+            kernel: self.kernel.clone(),
+            initrd: self.initrd.clone(),
+            serial: defaults.serial,
+        }
+    }
+}
+
+/// A small text file; more than a MiB of variables is a mistake.
+fn read_text(path: &Path) -> std::io::Result<String> {
+    use std::io::Read;
+    let mut text = String::new();
+    let read = std::fs::File::open(path)?.take(MIB + 1).read_to_string(&mut text)?;
+    if read as u64 > MIB {
+        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, "more than 1 MiB"));
+    }
+    Ok(text)
+}
+
+/// Brings the image that `reference` names into the store; what [`Request`] wants to have of it.
+pub fn prepare(
+    store: &Store,
+    name: &str,
+    reference: &Reference,
+    progress: &dyn Progress,
+) -> Result<Ready, Failure> {
+    let fault = |error: source::Error| Failure::early(error.to_string());
+    let image = source::resolve(store, reference, progress).map_err(fault)?;
+    let disk = image.disk(store).map_err(fault)?;
+    Ok(Ready { name: name.to_owned(), image, segments: disk.segments })
+}
+
+/// `ferry run`.
+pub(super) fn run(global: &Global, args: RunArgs) -> Result<u8, Fault> {
+    let settings = Settings::load().map_err(Fault::new)?;
+    let mut container = args.container;
+    container.overlay = container.overlay.or(settings.overlay);
+    let serial = if global.verbose > 1 { Serial::Stderr } else { Serial::Quiet };
+    let defaults = Shape { serial, ..settings.shape() };
+    let shape = args.machine.shape(container.overlay, defaults);
+    let mut words = args.words.into_iter();
+    let name = words.next().unwrap_or_default();
+    let options = container.options(words.collect())?;
+    run::check(&options, &shape, container.interactive)?;
+
+    let forwarding = if args.sig_proxy { Forwarding::ToContainer } else { Forwarding::Never };
+    let interrupts = Interrupts::install(forwarding)
+        .map_err(|error| Fault::new(format_args!("signals cannot be received: {error}")))?;
+    let progress = Show::new();
+    let reference = Reference::parse(&name, Grammar::Registry).map_err(Fault::new)?;
+    let image = prepare(&global.store()?, &name, &reference, &progress)?;
+    progress.end();
+    let request = Request {
+        image,
+        options,
+        shape,
+        name: args.name,
+        interactive: container.interactive,
+        afterwards: if args.rm { Afterwards::ThrowAway } else { Afterwards::Keep },
+    };
+    Ok(run::run(&request, &Global::containers()?, &OwnVmm, &interrupts, &progress)?)
+}

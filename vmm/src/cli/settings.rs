@@ -1,0 +1,107 @@
+//! `config.toml` in `$XDG_CONFIG_HOME/ferry` or `~/.config/ferry`: defaults for options that are not given.
+
+use super::run::{Overlay, parse_memory, parse_overlay};
+use crate::runtime::run::Shape;
+use serde::Deserialize;
+use std::path::PathBuf;
+
+/// What the file may say; a key that is not here is an error, so that a misspelt one is noticed.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    cpus: Option<u8>,
+    memory: Option<String>,
+    overlay: Option<String>,
+}
+
+/// The defaults in force.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Number of vCPUs.
+    pub cpus: Option<u8>,
+    /// Memory in MiB.
+    pub memory_mib: Option<u64>,
+    /// Where what containers write goes.
+    pub overlay: Option<Overlay>,
+}
+
+impl Settings {
+    /// Where the file is, whether there is one or not.
+    pub fn path() -> Option<PathBuf> {
+        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let config = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")))?;
+        Some(config.join("ferry/config.toml"))
+    }
+
+    /// Reads the file; without one there are no settings.
+    pub fn load() -> Result<Self, String> {
+        let Some(path) = Self::path() else { return Ok(Self::default()) };
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Self::parse(&text).map_err(|error| format!("{}: {error}", path.display())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(format!("{}: {error}", path.display())),
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let written: Written = toml::from_str(text).map_err(|error| {
+            let line =
+                error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+            format!("line {line}: {}", error.message())
+        })?;
+        let of = |key: &str, error: String| format!("{key}: {error}");
+        let cpus = written.cpus.map(|cpus| super::run::parse_cpus(&cpus.to_string()));
+        Ok(Self {
+            cpus: cpus.transpose().map_err(|error| of("cpus", error))?,
+            memory_mib: written
+                .memory
+                .as_deref()
+                .map(parse_memory)
+                .transpose()
+                .map_err(|error| of("memory", error))?,
+            overlay: written
+                .overlay
+                .as_deref()
+                .map(parse_overlay)
+                .transpose()
+                .map_err(|error| of("overlay", error))?,
+        })
+    }
+
+    /// The machine that they make the default.
+    pub fn shape(&self) -> Shape {
+        let mut shape = Shape::default();
+        shape.vcpus = self.cpus.unwrap_or(shape.vcpus);
+        shape.memory_mib = self.memory_mib.unwrap_or(shape.memory_mib);
+        if let Some(Overlay::Disk(Some(bytes))) = self.overlay {
+            shape.scratch_bytes = bytes;
+        }
+        shape
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_sets_defaults() {
+        let settings = Settings::parse("cpus = 2\nmemory = \"1g\"\noverlay = \"disk=20g\"\n").unwrap();
+        let shape = settings.shape();
+        assert_eq!((shape.vcpus, shape.memory_mib, shape.scratch_bytes), (2, 1024, 20 << 30));
+        assert_eq!(Settings::parse("").unwrap(), Settings::default());
+        assert_eq!(Settings::default().shape(), Shape::default());
+    }
+
+    #[test]
+    fn faults_name_the_line_or_the_key() {
+        assert!(
+            Settings::parse("cpus = 2\nmemori = \"1g\"\n").unwrap_err().starts_with("line 2: unknown field")
+        );
+        assert!(
+            Settings::parse("memory = \"lots\"").unwrap_err().starts_with("memory: 'lots' is not a size")
+        );
+        assert!(Settings::parse("cpus = 0").unwrap_err().starts_with("cpus: "));
+        assert!(Settings::parse("overlay = \"nfs\"").unwrap_err().starts_with("overlay: "));
+    }
+}

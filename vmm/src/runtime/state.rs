@@ -1,0 +1,458 @@
+//! What a run leaves behind: one directory a container, with its record (`state.json`, which says its format's version),
+//! its scratch disk, and a lock that the ferry running it holds. Nobody has to clean up for whom the lock is free.
+
+use super::clock;
+use super::name;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// The format of `state.json` written here, the only one read.
+pub const VERSION: u32 = 1;
+/// More than any record is long; what is longer was not written by ferry.
+const LONGEST_RECORD: u64 = 4 << 20;
+
+/// How far a container has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Its guest starts.
+    Created,
+    /// Its process runs.
+    Running,
+    /// Its process has ended.
+    Exited,
+    /// Its guest or its ferry has died under it.
+    Dead,
+}
+
+impl Status {
+    /// As Docker writes it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Exited => "exited",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// A container's record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The format, [`VERSION`].
+    pub version: u32,
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Its name, unique.
+    pub name: String,
+    /// The image as the user named it.
+    pub image: String,
+    /// The digest of the image's configuration.
+    pub image_digest: String,
+    /// The argument vector of its process.
+    pub args: Vec<String>,
+    /// The environment of its process.
+    pub env: Vec<String>,
+    /// The working directory of its process.
+    pub working_dir: String,
+    /// The user it runs as, as given.
+    pub user: String,
+    /// Its host name.
+    pub hostname: String,
+    /// Whether it has a terminal.
+    pub terminal: bool,
+    /// Number of vCPUs.
+    pub vcpus: u8,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Whether it goes away with its end.
+    pub auto_remove: bool,
+    /// How far it has come.
+    pub status: Status,
+    /// The process id of its ferry while it runs.
+    pub pid: u32,
+    /// Its exit status.
+    pub exit_code: Option<u8>,
+    /// Why it ended if not by itself, in one word.
+    pub reason: String,
+    /// The same in a line for people.
+    pub error: String,
+    /// When it was made; nanoseconds since 1970, as all times here.
+    pub created: u64,
+    /// When its process began; 0 before.
+    pub started: u64,
+    /// When it ended; 0 before.
+    pub finished: u64,
+    /// The directory of its sockets.
+    pub runtime_directory: PathBuf,
+}
+
+/// Why the state cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The system refused something.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// With which file.
+        path: PathBuf,
+        /// What it said.
+        error: io::Error,
+    },
+    /// A name that cannot be one.
+    #[error(
+        "invalid container name '{0}': use letters, digits, '_', '.' and '-', a letter or digit first, at least two"
+    )]
+    InvalidName(String),
+    /// A name that somebody has.
+    #[error("the name '{name}' is in use by container {}: remove it (ferry rm {name}) or choose another name", short(.id))]
+    NameInUse {
+        /// The name.
+        name: String,
+        /// Whose it is.
+        id: String,
+    },
+    /// No such container.
+    #[error("no such container: {0} (ferry ps -a lists those there are)")]
+    NotFound(String),
+    /// The beginning of several ids.
+    #[error("'{0}' is the beginning of several containers' ids: write more of it")]
+    Ambiguous(String),
+    /// It runs.
+    #[error("container {0} is running: stop it first, or remove it with ferry rm -f")]
+    Running(String),
+    /// Its ferry does not end.
+    #[error("the ferry that runs {name} (process {pid}) does not end")]
+    Stubborn {
+        /// The container.
+        name: String,
+        /// The process.
+        pid: u32,
+    },
+    /// Nowhere to keep state.
+    #[error("there is no place for containers' state: set HOME or XDG_STATE_HOME")]
+    NoPlace,
+}
+
+fn io_at(path: &Path) -> impl Fn(io::Error) -> Error + use<> {
+    let path = path.to_owned();
+    move |error| Error::Io { path: path.clone(), error }
+}
+
+/// The first twelve digits of an id, as it is shown.
+pub fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}
+
+/// All containers of this user.
+#[derive(Debug, Clone)]
+pub struct Containers {
+    root: PathBuf,
+}
+
+/// A container that another command looks at.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// Its record; one that claims to run although its ferry is gone says `Dead`.
+    pub record: Record,
+    /// Whether the ferry that runs it is alive.
+    pub alive: bool,
+    directory: PathBuf,
+}
+
+/// A container that this process runs; its lock is held until this is dropped.
+#[derive(Debug)]
+pub struct Entry {
+    directory: PathBuf,
+    record: Record,
+    _lock: File,
+}
+
+impl Containers {
+    /// `$XDG_STATE_HOME/ferry`, or `~/.local/state/ferry`, or for root without a home `/var/lib/ferry`.
+    pub fn default_path() -> Option<PathBuf> {
+        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let home = || Some(absolute("HOME")?.join(".local/state"));
+        let system = || rustix::process::geteuid().is_root().then(|| PathBuf::from("/var/lib"));
+        absolute("XDG_STATE_HOME").or_else(home).or_else(system).map(|place| place.join("ferry"))
+    }
+
+    /// Uses the state below `root`, which is made when something is written.
+    pub fn open(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// Where it is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.root.join("containers")
+    }
+
+    /// Held while names are given and directories come and go.
+    fn lock(&self) -> Result<File, Error> {
+        private_directory(&self.directory()).map_err(io_at(&self.directory()))?;
+        let path = self.root.join("lock");
+        let lock = open_lock(&path).map_err(io_at(&path))?;
+        flock(&lock, FlockOperation::LockExclusive).map_err(|error| io_at(&path)(error.into()))?;
+        Ok(lock)
+    }
+
+    /// Makes a container's directory. An empty name in the record is replaced by one that is free.
+    pub fn create(&self, mut record: Record) -> Result<Entry, Error> {
+        if !record.name.is_empty() && !name::is_valid(&record.name) {
+            return Err(Error::InvalidName(record.name));
+        }
+        let _all = self.lock()?;
+        let others = self.list_locked()?;
+        let holder = |name: &str| others.iter().find(|other| other.record.name == name);
+        if let Some(other) = holder(&record.name) {
+            return Err(Error::NameInUse { name: record.name, id: other.record.id.clone() });
+        }
+        let mut attempt = 0;
+        while record.name.is_empty() || holder(&record.name).is_some() {
+            record.name = name::suggestion(attempt);
+            attempt += 1;
+        }
+        let directory = self.directory().join(&record.id);
+        let at = io_at(&directory);
+        DirBuilder::new().mode(0o700).create(&directory).map_err(&at)?;
+        let lock = open_lock(&directory.join("lock")).map_err(&at)?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| at(error.into()))?;
+        let entry = Entry { directory, record, _lock: lock };
+        entry.write()?;
+        Ok(entry)
+    }
+
+    /// All containers, the newest first. Those that were to go away with their end, and whose ferry was killed before
+    /// it could see to that, are removed on the way.
+    pub fn list(&self) -> Result<Vec<Listed>, Error> {
+        if !self.directory().exists() {
+            return Ok(Vec::new());
+        }
+        let _all = self.lock()?;
+        self.list_locked()
+    }
+
+    fn list_locked(&self) -> Result<Vec<Listed>, Error> {
+        let directory = self.directory();
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&directory).map_err(io_at(&directory))? {
+            let path = entry.map_err(io_at(&directory))?.path();
+            let alive = is_held(&path.join("lock"));
+            match read_record(&path.join("state.json")) {
+                Ok(record) if record.auto_remove && !alive => discard(&path, Some(&record)),
+                Ok(mut record) => {
+                    if !alive && matches!(record.status, Status::Created | Status::Running) {
+                        record.status = Status::Dead;
+                        record.reason = super::guest::Reason::VmmKilled.word().to_owned();
+                        record.exit_code = Some(125);
+                    }
+                    found.push(Listed { record, alive, directory: path });
+                }
+                // Made by a ferry that was killed at once.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !alive => discard(&path, None),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "a container's record cannot be read")
+                }
+            }
+        }
+        found.sort_by_key(|listed| std::cmp::Reverse(listed.record.created));
+        Ok(found)
+    }
+
+    /// The container of this name, id, or beginning of an id.
+    pub fn find(&self, wanted: &str) -> Result<Listed, Error> {
+        let mut all = self.list()?;
+        if let Some(at) = all.iter().position(|one| one.record.name == wanted || one.record.id == wanted) {
+            return Ok(all.swap_remove(at));
+        }
+        let begins = |one: &Listed| !wanted.is_empty() && one.record.id.starts_with(wanted);
+        let mut matching = all.into_iter().filter(begins);
+        match (matching.next(), matching.next()) {
+            (Some(one), None) => Ok(one),
+            (Some(_), Some(_)) => Err(Error::Ambiguous(wanted.to_owned())),
+            (None, _) => Err(Error::NotFound(wanted.to_owned())),
+        }
+    }
+
+    /// Removes a container. One that runs is only removed by force, which ends its ferry.
+    pub fn remove(&self, container: &Listed, force: Force) -> Result<(), Error> {
+        if container.alive {
+            if force == Force::No {
+                return Err(Error::Running(container.record.name.clone()));
+            }
+            end_process(container)?;
+        }
+        let _all = self.lock()?;
+        if container.directory.exists() {
+            discard(&container.directory, Some(&container.record));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a running container may be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Force {
+    /// Only one that does not run.
+    No,
+    /// Also one that runs.
+    Yes,
+}
+
+/// Ends the ferry that holds a container's lock.
+fn end_process(container: &Listed) -> Result<(), Error> {
+    let pid = container.record.pid;
+    let process = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    let lock = container.directory.join("lock");
+    for attempt in 0..100 {
+        if !is_held(&lock) {
+            return Ok(());
+        }
+        // The lock is held, so the process that wrote its id into the record is alive and the id is its own.
+        if let (0, Some(process)) = (attempt, process) {
+            let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    Err(Error::Stubborn { name: container.record.name.clone(), pid })
+}
+
+impl Entry {
+    /// The container's record.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The container's directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Changes the record, on disk too.
+    pub fn update(&mut self, change: impl FnOnce(&mut Record)) -> Result<(), Error> {
+        change(&mut self.record);
+        self.write()
+    }
+
+    /// Removes everything of the container.
+    pub fn remove(self) {
+        discard(&self.directory, Some(&self.record));
+    }
+
+    /// Written aside and moved into place, so that a reader sees the old record or the new one.
+    fn write(&self) -> Result<(), Error> {
+        let path = self.directory.join("state.json");
+        let new = self.directory.join("state.json.new");
+        let write = || -> io::Result<()> {
+            let mut file =
+                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            serde_json::to_writer(&mut file, &self.record)?;
+            file.write_all(b"\n")?;
+            fs::rename(&new, &path)
+        };
+        write().map_err(io_at(&path))
+    }
+}
+
+/// Removes a container's directory, and that of its sockets. What cannot be removed is said and left.
+fn discard(directory: &Path, record: Option<&Record>) {
+    if let Err(error) = fs::remove_dir_all(directory)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %directory.display(), %error, "cannot be removed");
+    }
+    let sockets = record.map(|record| record.runtime_directory.as_path());
+    // Only what ferry makes for the purpose: a record is a file somebody may have edited.
+    let ours =
+        |path: &&Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("ferry-"));
+    if let Some(sockets) = sockets.filter(ours) {
+        let _ = fs::remove_dir_all(sockets);
+    }
+}
+
+fn private_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+/// Whether a process holds the lock. Looking takes a shared lock, so that two who look do not see each other.
+fn is_held(path: &Path) -> bool {
+    let Ok(file) = File::open(path) else { return false };
+    flock(&file, FlockOperation::NonBlockingLockShared).is_err()
+}
+
+fn read_record(path: &Path) -> io::Result<Record> {
+    let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
+    if fs::metadata(path)?.len() > LONGEST_RECORD {
+        return Err(invalid("the record is too long".to_owned()));
+    }
+    let bytes = fs::read(path)?;
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+    let fault = |error: serde_json::Error| invalid(error.to_string());
+    let Versioned { version } = serde_json::from_slice(&bytes).map_err(fault)?;
+    if version != VERSION {
+        return Err(invalid(format!("format {version}; this ferry knows {VERSION}")));
+    }
+    serde_json::from_slice(&bytes).map_err(fault)
+}
+
+impl Record {
+    /// What `inspect` shows, in Docker's words.
+    pub fn inspect(&self) -> serde_json::Value {
+        let time = |nanoseconds| match nanoseconds {
+            0 => "0001-01-01T00:00:00Z".to_owned(),
+            some => clock::rfc3339(some),
+        };
+        let running = self.status == Status::Running;
+        serde_json::json!({
+            "Id": self.id,
+            "Name": format!("/{}", self.name),
+            "Created": clock::rfc3339(self.created),
+            "Path": self.args.first(),
+            "Args": self.args.get(1..).unwrap_or_default(),
+            "Image": self.image_digest,
+            "State": {
+                "Status": self.status.word(),
+                "Running": running,
+                "Dead": self.status == Status::Dead,
+                "Pid": if running { self.pid } else { 0 },
+                "ExitCode": self.exit_code.unwrap_or(0),
+                "Reason": self.reason,
+                "Error": self.error,
+                "StartedAt": time(self.started),
+                "FinishedAt": time(self.finished),
+            },
+            "Config": {
+                "Hostname": self.hostname,
+                "User": self.user,
+                "Tty": self.terminal,
+                "Env": self.env,
+                "Image": self.image,
+                "WorkingDir": self.working_dir,
+            },
+            "HostConfig": {
+                "AutoRemove": self.auto_remove,
+                "NanoCpus": u64::from(self.vcpus) * 1_000_000_000,
+                "Memory": self.memory_mib << 20,
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;
