@@ -154,6 +154,10 @@ impl<S: System> Agent<S> {
 
     fn fail_creation(&mut self, id: &str, caller: Caller, fault: Fault) {
         self.answer(caller, Err(fault));
+        if let Some(container) = self.containers.get_mut(id) {
+            // Nobody waits for the creation any more.
+            container.stage = Stage::Ended;
+        }
         self.begin_removal(id);
     }
 

@@ -1,7 +1,9 @@
 //! Whom a process runs as: an image's user string looked up in the container's passwd and group files.
 //!
 //! The string is Docker's `USER`: `user`, `user:group`, each a name or a number. A number need not be in the
-//! files; a name must be. Both files come from the image, so lines that make no sense are skipped.
+//! files; a name must be. Both files come from the image, so lines that make no sense are skipped. The group
+//! itself is among the supplementary ones, as Docker has it: without that a program could shed a group that
+//! some file's permissions exclude.
 
 use alloc::format;
 use alloc::string::String;
@@ -10,8 +12,8 @@ use alloc::vec::Vec;
 use crate::api::ttrpc::Code;
 use crate::fault::Fault;
 
-/// Most supplementary groups that Linux gives a process (NGROUPS_MAX).
-const MAX_GROUPS: usize = 65536;
+/// Most supplementary groups that Linux gives a process (NGROUPS_MAX), less the group itself.
+const MAX_GROUPS: usize = 65535;
 
 /// Whom a process runs as.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -106,6 +108,9 @@ pub fn look_up(user: &str, passwd: &[u8], group: &[u8]) -> Result<Identity, Faul
             }
         }
     }
+    identity.groups.push(identity.gid);
+    identity.groups.sort_unstable();
+    identity.groups.dedup();
     Ok(identity)
 }
 
@@ -129,14 +134,11 @@ fn home(entry: &Passwd<'_>) -> Option<String> {
 }
 
 fn memberships(user: &[u8], group: &[u8]) -> Vec<u32> {
-    let mut groups: Vec<u32> = group_lines(group)
+    group_lines(group)
         .filter(|entry| entry.members.split(|&byte| byte == b',').any(|member| member == user))
         .map(|entry| entry.gid)
         .take(MAX_GROUPS)
-        .collect();
-    groups.sort_unstable();
-    groups.dedup();
-    groups
+        .collect()
 }
 
 #[cfg(test)]
@@ -154,20 +156,23 @@ mod tests {
     #[test]
     fn name_brings_its_groups_and_home() {
         let found = look_up("redis", PASSWD, GROUP).unwrap();
-        assert_eq!(found, Identity { uid: 999, gid: 998, groups: vec![4, 10], home: Some("/data".into()) });
+        assert_eq!(
+            found,
+            Identity { uid: 999, gid: 998, groups: vec![4, 10, 998], home: Some("/data".into()) }
+        );
     }
 
     #[test]
     fn number_without_passwd_is_that_number_in_group_0() {
         let found = look_up("1000", b"", b"").unwrap();
-        assert_eq!(found, Identity { uid: 1000, ..Default::default() });
+        assert_eq!(found, Identity { uid: 1000, groups: vec![0], ..Default::default() });
         assert_eq!(look_up("1000:1001", b"", b"").unwrap().gid, 1001);
     }
 
     #[test]
     fn number_in_passwd_is_that_user() {
         let found = look_up("999", PASSWD, GROUP).unwrap();
-        assert_eq!((found.gid, found.groups), (998, vec![4, 10]));
+        assert_eq!((found.gid, found.groups), (998, vec![4, 10, 998]));
     }
 
     #[test]
@@ -178,14 +183,14 @@ mod tests {
     #[test]
     fn a_group_of_its_own_replaces_the_memberships() {
         let found = look_up("redis:wheel", PASSWD, GROUP).unwrap();
-        assert_eq!((found.uid, found.gid, found.groups), (999, 10, vec![]));
+        assert_eq!((found.uid, found.gid, found.groups), (999, 10, vec![10]));
         assert_eq!(look_up(":4", PASSWD, GROUP).unwrap().gid, 4);
     }
 
     #[test]
     fn empty_is_root_and_missing_names_are_faults() {
         assert_eq!(look_up("", PASSWD, GROUP).unwrap().uid, 0);
-        assert_eq!(look_up("", b"", b"").unwrap(), Identity::default());
+        assert_eq!(look_up("", b"", b"").unwrap(), Identity { groups: vec![0], ..Default::default() });
         assert!(look_up("nobody", PASSWD, GROUP).unwrap_err().message.contains("user nobody"));
         assert!(look_up("root:nogroup", PASSWD, GROUP).unwrap_err().message.contains("group nogroup"));
         assert!(look_up("4294967295", b"", b"").is_err());
