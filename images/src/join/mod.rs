@@ -99,4 +99,6 @@ pub fn join(layers: &[File], out: &File) -> Result<Joined, Error> {
 }
 
 #[cfg(test)]
+mod kernel_tests;
+#[cfg(test)]
 mod tests;

