@@ -11,7 +11,11 @@ fn main() {
         "-Wl,-z,noexecstack",
         "-Wl,-z,norelro",
         "-Wl,--gc-sections",
+        "-Wl,--strip-all",
     ] {
         println!("cargo::rustc-link-arg-bins={argument}");
     }
+    println!("cargo::rerun-if-changed=discard.ld");
+    let here = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
+    println!("cargo::rustc-link-arg-bins=-Wl,-T,{here}/discard.ld");
 }

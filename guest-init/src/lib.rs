@@ -18,3 +18,5 @@ pub mod heap;
 pub mod spec;
 #[cfg(feature = "pid1")]
 pub mod sys;
+#[cfg(feature = "pid1")]
+pub mod table;

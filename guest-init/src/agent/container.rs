@@ -1,6 +1,5 @@
 //! A container, as the agent keeps it.
 
-use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -9,6 +8,7 @@ use super::system::StreamId;
 use crate::api::agent::Storage;
 use crate::api::oci::Spec;
 use crate::fault::Fault;
+use crate::table::Table;
 
 /// Most ended processes besides the first that are remembered for a late reader or waiter.
 pub const ENDED_LIMIT: usize = 512;
@@ -28,7 +28,7 @@ pub struct Container<C> {
     /// The process that holds its namespaces.
     pub holder: Option<i32>,
     /// Its processes by exec id; the first one's is the empty string.
-    pub processes: BTreeMap<String, Process>,
+    pub processes: Table<String, Process>,
     /// Another name of the first process.
     pub first_alias: String,
     /// Who waits for it to be gone.
@@ -75,7 +75,7 @@ impl<C> Container<C> {
     /// How many of its processes exist.
     pub fn alive(&self) -> usize {
         usize::from(self.holder.is_some())
-            + self.processes.values().filter(|process| process.pid().is_some()).count()
+            + self.processes.iter().filter(|(_, process)| process.pid().is_some()).count()
     }
 
     /// Forgets ended processes that nobody can want anything of, and some more when there are too many.

@@ -1,6 +1,5 @@
 //! The lives of containers and processes: creation, start, end, removal.
 
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -16,6 +15,7 @@ use crate::api::ttrpc::Code;
 use crate::fault::{Fault, REPORT_LIMIT};
 use crate::sys::Errno;
 use crate::sys::process::{Exit, SIGKILL};
+use crate::table::Table;
 
 /// How long a storage's device is waited for, in milliseconds.
 const DEVICE_WAIT: u64 = 10_000;
@@ -84,6 +84,8 @@ impl<S: System> Agent<S> {
             linux.namespaces.retain(|namespace| namespace.r#type != "pid");
         }
         let deadline = self.system.now() + DEVICE_WAIT;
+        let mut processes = Table::default();
+        processes.insert(FIRST.into(), Process::new(process));
         let container = Container {
             spec,
             stage: Stage::Mounting { caller, deadline },
@@ -91,7 +93,7 @@ impl<S: System> Agent<S> {
             mounted: 0,
             system: None,
             holder: None,
-            processes: BTreeMap::from([(FIRST.into(), Process::new(process))]),
+            processes,
             first_alias: request.exec_id,
             removers: Vec::new(),
         };
@@ -149,7 +151,7 @@ impl<S: System> Agent<S> {
         for id in &waiting {
             self.go_on_creating(id);
         }
-        self.containers.values().any(is_mounting).then_some(DEVICE_RETRY)
+        self.containers.iter().any(|(_, container)| is_mounting(container)).then_some(DEVICE_RETRY)
     }
 
     fn fail_creation(&mut self, id: &str, caller: Caller, fault: Fault) {
@@ -314,7 +316,7 @@ impl<S: System> Agent<S> {
     /// A child of PID 1 has ended: a process, a holder, or an orphan that nobody knows.
     pub fn child_ended(&mut self, exit: Exit) {
         let mut found = None;
-        for (id, container) in &mut self.containers {
+        for (id, container) in self.containers.iter_mut() {
             if container.holder == Some(exit.pid) {
                 container.holder = None;
                 found = Some((id.clone(), None));
@@ -463,7 +465,7 @@ impl<S: System> Agent<S> {
         if let Some(holder) = container.holder {
             let _ = self.system.signal(holder, SIGKILL);
         }
-        for pid in container.processes.values().filter_map(Process::pid) {
+        for pid in container.processes.iter().filter_map(|(_, process)| process.pid()) {
             let _ = self.system.signal(pid, SIGKILL);
         }
         if let Some(system) = &container.system {
@@ -486,7 +488,7 @@ impl<S: System> Agent<S> {
         let names: Vec<String> = self
             .containers
             .get(id)
-            .map(|container| container.processes.keys().cloned().collect())
+            .map(|container| container.processes.iter().map(|(name, _)| name.clone()).collect())
             .unwrap_or_default();
         for process in names {
             self.forget(&ProcessKey { container: id.into(), process });
@@ -506,7 +508,7 @@ impl<S: System> Agent<S> {
 
     /// Unmounts every container's storages, when nothing runs any more and the machine is about to end.
     pub fn unmount_all(&mut self) {
-        for container in self.containers.values().rev() {
+        for (_, container) in self.containers.iter().rev() {
             for storage in container.storages[..container.mounted].iter().rev() {
                 self.system.unmount(&storage.mount_point);
             }

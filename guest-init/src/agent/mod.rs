@@ -14,7 +14,6 @@ mod system;
 #[cfg(test)]
 mod tests;
 
-use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -26,6 +25,7 @@ pub use system::{Created, Frozen, Mounted, Sandbox, Started, StreamId, System, W
 
 use crate::fault::Fault;
 use crate::sys::Errno;
+use crate::table::Table;
 
 /// Bytes read from a stream at once, and so the most that one `ReadStdout` answers.
 const CHUNK: usize = 64 << 10;
@@ -57,11 +57,11 @@ pub struct Agent<S: System> {
     /// The machine.
     pub system: S,
     sandbox: Option<Sandbox>,
-    containers: BTreeMap<String, Container<S::Container>>,
-    clients: BTreeMap<StreamId, Connection>,
-    roles: BTreeMap<StreamId, Role>,
+    containers: Table<String, Container<S::Container>>,
+    clients: Table<StreamId, Connection>,
+    roles: Table<StreamId, Role>,
     /// Clients that have more to say than one turn allows.
-    unheard: BTreeSet<StreamId>,
+    unheard: Vec<StreamId>,
     /// Whether a client has made room, so that reads parked for its sake can go on.
     room: bool,
     ending: bool,
@@ -77,10 +77,10 @@ impl<S: System> Agent<S> {
         Agent {
             system,
             sandbox: None,
-            containers: BTreeMap::new(),
-            clients: BTreeMap::new(),
-            roles: BTreeMap::new(),
-            unheard: BTreeSet::new(),
+            containers: Table::default(),
+            clients: Table::default(),
+            roles: Table::default(),
+            unheard: Vec::new(),
             room: false,
             ending: false,
             chunk: alloc::vec![0; CHUNK],
@@ -106,10 +106,10 @@ impl<S: System> Agent<S> {
             return;
         }
         self.roles.remove(&stream);
-        self.unheard.remove(&stream);
-        for container in self.containers.values_mut() {
+        self.unheard.retain(|unheard| *unheard != stream);
+        for (_, container) in self.containers.iter_mut() {
             container.removers.retain(|caller| caller.connection != stream);
-            for process in container.processes.values_mut() {
+            for (_, process) in container.processes.iter_mut() {
                 process.waiters.retain(|caller| caller.connection != stream);
                 for output in &mut process.outputs {
                     output.readers.retain(|(caller, _)| caller.connection != stream);
@@ -184,7 +184,13 @@ impl<S: System> Agent<S> {
             }
             self.send(stream);
         }
-        self.unheard.insert(stream);
+        self.hear_later(stream);
+    }
+
+    fn hear_later(&mut self, stream: StreamId) {
+        if !self.unheard.contains(&stream) {
+            self.unheard.push(stream);
+        }
     }
 
     /// Puts an answer where its client will get it.
@@ -213,7 +219,7 @@ impl<S: System> Agent<S> {
         }
         if !had_room && client.has_room() {
             self.room = true;
-            self.unheard.insert(stream);
+            self.hear_later(stream);
         }
     }
 

@@ -87,8 +87,8 @@ impl<S: System> Agent<S> {
     /// Goes on with every parked read.
     pub(super) fn pump_waiting_outputs(&mut self) {
         let mut waiting = alloc::vec::Vec::new();
-        for (id, container) in &self.containers {
-            for (name, process) in &container.processes {
+        for (id, container) in self.containers.iter() {
+            for (name, process) in container.processes.iter() {
                 for channel in [Channel::Out, Channel::Err] {
                     if !process.outputs[channel as usize].readers.is_empty() {
                         let key = ProcessKey { container: id.clone(), process: name.clone() };

@@ -12,8 +12,6 @@ mod stdio;
 mod storage;
 mod transport;
 
-use alloc::collections::BTreeMap;
-
 use space::Space;
 pub use space::{INITS, PID1_ANNOTATION};
 use stdio::ChildStdio;
@@ -29,6 +27,7 @@ use crate::sys::file::{
 };
 use crate::sys::process::{CLONE_NEWPID, Forked, SIGKILL, enter, exit, fork, kill};
 use crate::sys::{Errno, Fd, Result as SysResult, cstr};
+use crate::table::Table;
 
 /// Says something on the kernel's log, which reaches the console.
 pub fn log(text: &str) {
@@ -40,7 +39,7 @@ pub fn log(text: &str) {
 /// The machine.
 pub struct Guest {
     poll: Poll,
-    streams: BTreeMap<StreamId, Fd>,
+    streams: Table<StreamId, Fd>,
     next: u64,
     serial: Option<SerialPort>,
     /// Our own pid namespace, to come back to; opened when first needed.
@@ -50,7 +49,7 @@ pub struct Guest {
 impl Guest {
     /// The machine, whose streams are watched by `poll`. Stream ids begin at `first`.
     pub fn new(poll: Poll, first: u64) -> Guest {
-        Guest { poll, streams: BTreeMap::new(), next: first, serial: None, own_pids: None }
+        Guest { poll, streams: Table::default(), next: first, serial: None, own_pids: None }
     }
 
     /// Watches a descriptor as a new stream.

@@ -43,7 +43,8 @@ fn resolv_conf(dns: &[String]) -> String {
     let mut text = String::new();
     for line in dns {
         // A bare address is a name server; anything else is a line of its own.
-        let bare = line.parse::<core::net::IpAddr>().is_ok();
+        let bare = line.bytes().all(|byte| byte.is_ascii_hexdigit() || b".:%".contains(&byte))
+            && line.contains(['.', ':']);
         text.push_str(if bare { "nameserver " } else { "" });
         text.push_str(line);
         text.push('\n');

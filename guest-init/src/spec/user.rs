@@ -108,9 +108,7 @@ pub fn look_up(user: &str, passwd: &[u8], group: &[u8]) -> Result<Identity, Faul
             }
         }
     }
-    identity.groups.push(identity.gid);
-    identity.groups.sort_unstable();
-    identity.groups.dedup();
+    insert(&mut identity.groups, identity.gid);
     Ok(identity)
 }
 
@@ -136,9 +134,17 @@ fn home(entry: &Passwd<'_>) -> Option<String> {
 fn memberships(user: &[u8], group: &[u8]) -> Vec<u32> {
     group_lines(group)
         .filter(|entry| entry.members.split(|&byte| byte == b',').any(|member| member == user))
-        .map(|entry| entry.gid)
         .take(MAX_GROUPS)
-        .collect()
+        .fold(Vec::new(), |mut groups, entry| {
+            insert(&mut groups, entry.gid);
+            groups
+        })
+}
+
+fn insert(groups: &mut Vec<u32>, gid: u32) {
+    if let Err(at) = groups.binary_search(&gid) {
+        groups.insert(at, gid);
+    }
 }
 
 #[cfg(test)]
