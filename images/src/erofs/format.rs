@@ -29,6 +29,8 @@ pub(super) const FLAT_PLAIN: u16 = 0;
 pub(super) const FLAT_INLINE: u16 = 2;
 pub(super) const CHUNK_BASED: u16 = 4;
 
+/// Flag of a chunk map: its entries name a device (two bytes unused, two of device, four of block).
+pub(super) const CHUNK_INDEXES: u32 = 0x20;
 /// The address of a chunk that is a hole.
 pub const HOLE: u32 = u32::MAX;
 /// A chunk is at most this many times doubled a block.

@@ -121,17 +121,17 @@ impl Superblock {
         Ok(slots.map(|slot| Device { blocks: get32(slot, 64), mapped: get32(slot, 68) }).collect())
     }
 
-    /// The device that `count` blocks from `block` of the one address space are on, and their place there.
-    fn locate(&self, block: u32, count: u64) -> Result<(u16, u32)> {
-        let within =
-            |first: u32, blocks: u32| block >= first && u64::from(block - first) + count <= u64::from(blocks);
-        if within(0, self.blocks) {
-            return Ok((0, block));
+    /// Whether `count` blocks from `block` are on `device`.
+    fn check(&self, device: u16, block: u32, count: u64) -> Result<()> {
+        let blocks = match device.checked_sub(1) {
+            None => Some(self.blocks),
+            Some(number) => self.devices.get(usize::from(number)).map(|device| device.blocks),
+        };
+        let end = u64::from(block).checked_add(count);
+        match (blocks, end) {
+            (Some(blocks), Some(end)) if end <= u64::from(blocks) => Ok(()),
+            _ => Err(Error::Corrupt("file data outside the image")),
         }
-        let device = self.devices.iter().position(|device| within(device.mapped, device.blocks));
-        let device = device.ok_or(Error::Corrupt("file data outside the image"))?;
-        // The table has at most 65535 entries.
-        Ok((device as u16 + 1, block - self.devices[device].mapped))
     }
 }
 
@@ -358,33 +358,40 @@ impl<'m> Reader<'m> {
             if blocks == 0 {
                 return Ok(Data::Plain { device: 0, block: 0 });
             }
-            let (device, block) = self.sb.locate(inode.union, blocks)?;
-            return Ok(Data::Plain { device, block });
+            self.sb.check(0, inode.union, blocks)?;
+            return Ok(Data::Plain { device: 0, block: inode.union });
         }
         let bits = (inode.union & 0x1f) as u8;
-        if inode.layout != CHUNK_BASED || inode.union & 0xffff != u32::from(bits) {
+        let indexes = inode.union & CHUNK_INDEXES;
+        if inode.layout != CHUNK_BASED || inode.union & 0xffff != u32::from(bits) | indexes {
             return Err(Error::Corrupt("a file of unknown layout"));
         }
+        let entry_size = if indexes == 0 { 4 } else { 8 };
         let count =
             usize::try_from(blocks.div_ceil(1 << bits)).map_err(|_| Error::Corrupt("too many chunks"))?;
-        let bytes = count.checked_mul(4).ok_or(Error::Corrupt("too many chunks"))?;
-        let map = self.claim(inode.after, bytes)?;
+        let bytes = count.checked_mul(entry_size).ok_or(Error::Corrupt("too many chunks"))?;
+        let map = self.claim(inode.after.next_multiple_of(entry_size), bytes)?;
         let mut device = None;
         let mut found = Vec::with_capacity(count);
-        for (number, entry) in map.chunks_exact(4).enumerate() {
-            let block = get32(entry, 0);
+        for (number, entry) in map.chunks_exact(entry_size).enumerate() {
+            let block = get32(entry, entry_size - 4);
+            found.push(block);
             if block == HOLE {
-                found.push(HOLE);
                 continue;
             }
+            let on = if indexes == 0 { 0 } else { get16(entry, 2) };
             let before = (number as u64) << bits;
-            let (on, block) = self.sb.locate(block, (blocks - before).min(1 << bits))?;
+            self.sb.check(on, block, (blocks - before).min(1 << bits))?;
             if *device.get_or_insert(on) != on {
                 return Err(Error::Corrupt("a file on two devices"));
             }
-            found.push(block);
         }
-        Ok(Data::Chunks(Box::new(Chunks { device: device.unwrap_or(0), bits, blocks: found })))
+        let device = device.unwrap_or(0);
+        Ok(match found[..] {
+            // How a file without holes is stored that has its data on a device.
+            [block] if block != HOLE && device != 0 => Data::Plain { device, block },
+            _ => Data::Chunks(Box::new(Chunks { device, bits, blocks: found })),
+        })
     }
 }
 

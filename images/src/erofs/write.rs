@@ -122,9 +122,7 @@ impl<'t> Plan<'t> {
         let mut next = 0;
         while let Some(directory) = self.order.get(next).copied() {
             next += 1;
-            if let Content::File { data: Data::Chunks(_), .. } = self.tree.node(directory).content {
-                self.chunked = true;
-            }
+            self.chunked |= ChunkMap::of(self.tree.node(directory)).is_some();
             let Some(entries) = self.tree.entries(directory) else { continue };
             self.places[directory.index()].links += 2;
             for child in entries.values() {
@@ -166,9 +164,11 @@ impl<'t> Plan<'t> {
         for id in &self.order {
             let node = self.tree.node(*id);
             let place = &mut self.places[id.index()];
-            let head = inode_size(node, place.links, self.time)
-                + self.xattrs.body(node.attributes.xattrs).len()
-                + chunk_map_size(node);
+            let mut head =
+                inode_size(node, place.links, self.time) + self.xattrs.body(node.attributes.xattrs).len();
+            if let Some(map) = ChunkMap::of(node) {
+                head = head.next_multiple_of(map.entry_size()) + map.blocks.len() * map.entry_size();
+            }
             let (whole, tail) = split_content(node);
             let inline = tail != 0 && head + tail <= BLOCK;
             let own_blocks = whole + u32::from(tail != 0 && !inline);
@@ -215,7 +215,7 @@ impl<'t> Plan<'t> {
                 u64::from(self.metadata_block) * BLOCK as u64
                     + u64::from(self.places[id.index()].slot) * SLOT as u64,
             )?;
-            self.write_inode(&mut output, id, devices)?;
+            self.write_inode(&mut output, id)?;
         }
         output.zeros_to(u64::from(self.shared_block()) * BLOCK as u64)?;
         output.put(&self.xattrs.shared)?;
@@ -246,15 +246,11 @@ impl<'t> Plan<'t> {
         tail != 0 && head + tail <= BLOCK
     }
 
-    fn write_inode(&self, output: &mut Output, id: NodeId, devices: &[Device]) -> Result<(), Error> {
+    fn write_inode(&self, output: &mut Output, id: NodeId) -> Result<(), Error> {
         let node = self.tree.node(id);
         let place = &self.places[id.index()];
         let attributes = &node.attributes;
-        let mapped = |device: u16, block: u32| match device {
-            _ if block == HOLE => HOLE,
-            0 => block,
-            device => devices[usize::from(device) - 1].mapped + block,
-        };
+        let map = ChunkMap::of(node);
         let (whole, tail) = split_content(node);
         let (size, union, layout) = match &node.content {
             Content::Directory(_) | Content::Symlink(_) => {
@@ -262,12 +258,11 @@ impl<'t> Plan<'t> {
                 let layout = if self.is_inline(id) { FLAT_INLINE } else { FLAT_PLAIN };
                 (size, self.first_directory_block() + place.block, layout)
             }
-            Content::File { size, data: Data::Plain { device, block } } => {
-                (*size, if *size == 0 { 0 } else { mapped(*device, *block) }, FLAT_PLAIN)
-            }
-            Content::File { size, data: Data::Chunks(chunks) } => {
-                (*size, u32::from(chunks.bits), CHUNK_BASED)
-            }
+            Content::File { size, data } => match (&map, data) {
+                (Some(map), _) => (*size, map.format(), CHUNK_BASED),
+                (None, Data::Plain { block, .. }) => (*size, *block, FLAT_PLAIN),
+                (None, Data::Chunks(_)) => (*size, 0, FLAT_PLAIN),
+            },
             Content::Character(device) | Content::Block(device) => (0, *device, FLAT_PLAIN),
             Content::Fifo | Content::Socket => (0, 0, FLAT_PLAIN),
         };
@@ -298,12 +293,17 @@ impl<'t> Plan<'t> {
         }
         output.put(&inode[..length])?;
         output.put(body)?;
-        match &node.content {
-            Content::File { data: Data::Chunks(chunks), .. } => {
-                for block in &chunks.blocks {
-                    output.put(&mapped(chunks.device, *block).to_le_bytes())?;
+        if let Some(map) = map {
+            output.zeros_to(output.offset().next_multiple_of(map.entry_size() as u64))?;
+            for block in map.blocks {
+                if map.device != 0 {
+                    output.put(&[0, 0])?;
+                    output.put(&map.device.to_le_bytes())?;
                 }
+                output.put(&block.to_le_bytes())?;
             }
+        }
+        match &node.content {
             Content::Symlink(target) if layout == FLAT_INLINE => output.put(target)?,
             Content::Directory(_) if layout == FLAT_INLINE => {
                 self.write_directory(output, id, Part::Tail)?;
@@ -422,10 +422,37 @@ fn inode_size(node: &Node, links: u32, time: (i64, u32)) -> usize {
     if compact { COMPACT_INODE } else { EXTENDED_INODE }
 }
 
-fn chunk_map_size(node: &Node) -> usize {
-    match &node.content {
-        Content::File { data: Data::Chunks(chunks), .. } => chunks.blocks.len() * 4,
-        _ => 0,
+/// The chunk map that follows an inode: of a file with holes, and of every file whose data are on a device,
+/// since only a map can name one. (Addresses of the one address space would do for the kernel, but not for
+/// erofs-utils.)
+struct ChunkMap<'n> {
+    device: u16,
+    bits: u8,
+    blocks: &'n [u32],
+}
+
+impl<'n> ChunkMap<'n> {
+    fn of(node: &'n Node) -> Option<ChunkMap<'n>> {
+        match &node.content {
+            Content::File { data: Data::Chunks(chunks), .. } => {
+                Some(ChunkMap { device: chunks.device, bits: chunks.bits, blocks: &chunks.blocks })
+            }
+            Content::File { size, data: Data::Plain { device: device @ 1.., block } } => {
+                // One chunk that is large enough. The largest is 8 TiB: as long as a layer's data can be.
+                let bits = size.div_ceil(BLOCK as u64).next_power_of_two().trailing_zeros() as u8;
+                Some(ChunkMap { device: *device, bits, blocks: std::slice::from_ref(block) })
+            }
+            _ => None,
+        }
+    }
+
+    /// An address alone, or the device with it; aligned to its size.
+    fn entry_size(&self) -> usize {
+        if self.device == 0 { 4 } else { 8 }
+    }
+
+    fn format(&self) -> u32 {
+        u32::from(self.bits) | if self.device == 0 { 0 } else { CHUNK_INDEXES }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Joins layers: a small metadata image whose files' data lie in the layers' images.
 //!
 //! The metadata image, the first layer's, the second layer's and so on, one behind another on one disk, are
-//! one EROFS: the device table says where each layer begins, and every block address is one of the whole
-//! disk. The same works with the layers on devices of their own, given in the order of the table.
+//! one EROFS: the device table says where each layer begins. The same works with the layers on devices of
+//! their own, given in the order of the table.
 //!
 //! Layers are applied as the OCI image specification says, lowest first. What a layer hides, it hides of the
 //! layers below, before anything of its own is there.

@@ -256,7 +256,7 @@ fn model_layer(ops: &[Op], lower: &Model, next: &mut usize) -> (Tar, Model) {
         if let Op::HardLink(_, target) = op {
             let found =
                 own.get(target).filter(|inode| **inode != Inode::Whiteout).or_else(|| lower.get(target));
-            if !matches!(found, Some(Inode::File { .. })) || target == path {
+            if !matches!(found, Some(Inode::File { .. })) || target == path || below(path, target) {
                 continue;
             }
         }
