@@ -52,9 +52,9 @@ pub(super) fn archive(files: &Files, name: Option<&str>) -> Result<Parts, Error>
     let configuration = files.read(&configuration_path, MAX_CONFIGURATION)?;
     let configuration =
         configuration.ok_or_else(|| Error::missing(&format!("configuration {configuration_path}")))?;
-    // The name is the digest, wherever Docker has put it.
+    // The name is the digest, wherever a tool has put it: HEX.json, blobs/sha256/HEX, sha256:HEX.
     let stem = configuration_path.rsplit('/').next().unwrap_or_default().trim_end_matches(".json");
-    if let Ok(expected) = Digest::from_hex(stem) {
+    if let Ok(expected) = Digest::from_hex(stem.strip_prefix("sha256:").unwrap_or(stem)) {
         let found = Digest::of(&configuration);
         if found != expected {
             return Err(Error::Digest { what: "configuration".into(), expected, found });

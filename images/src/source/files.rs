@@ -187,7 +187,8 @@ fn index(file: &File) -> Result<HashMap<String, Member>, Error> {
         let size = if extension { declared } else { next.size.unwrap_or(declared) };
         let data = position + BLOCK;
         let end = data.checked_add(size).filter(|end| *end <= length);
-        let end = end.ok_or_else(|| Error::malformed("the archive", "it is truncated"))?;
+        let end =
+            end.ok_or_else(|| Error::malformed("the archive", "it is truncated: copy or save it again"))?;
         if extension {
             if size > MAX_EXTENSION {
                 return Err(Error::malformed("the archive", "it has a header of more than 1 MiB"));
@@ -221,7 +222,7 @@ fn index(file: &File) -> Result<HashMap<String, Member>, Error> {
     // Not every writer ends its archive with empty blocks, but all fill the last one.
     match position <= length {
         true => Ok(members),
-        false => Err(Error::malformed("the archive", "it is truncated")),
+        false => Err(Error::malformed("the archive", "it is truncated: copy or save it again")),
     }
 }
 

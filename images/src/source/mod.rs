@@ -170,7 +170,7 @@ impl Error {
     fn archive(cause: io::Error) -> Self {
         let truncated = cause.kind() == io::ErrorKind::UnexpectedEof;
         if truncated {
-            Self::malformed("the archive", "it is truncated")
+            Self::malformed("the archive", "it is truncated: copy or save it again")
         } else {
             Self::Read { what: "the archive".into(), cause }
         }

@@ -32,6 +32,8 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
     zstd::encode_all(bytes, 1).unwrap()
 }
 
+type Pack = fn(&[u8]) -> Vec<u8>;
+
 /// A store, and a layout that is being made.
 struct Made {
     dir: tempfile::TempDir,
@@ -66,7 +68,7 @@ impl Made {
     }
 
     /// A manifest over layers of these tars, each packed by `pack`.
-    fn manifest(&self, tars: &[Vec<u8>], pack: fn(&[u8]) -> Vec<u8>, architecture: &str) -> Value {
+    fn manifest(&self, tars: &[Vec<u8>], pack: Pack, architecture: &str) -> Value {
         let diff_ids: Vec<_> = tars.iter().map(|tar| Digest::of(tar).to_string()).collect();
         let config = json!({
             "architecture": architecture, "os": "linux", "config": { "Cmd": ["run"] },
@@ -122,7 +124,7 @@ impl Made {
 }
 
 /// One image of two layers.
-fn simple(pack: fn(&[u8]) -> Vec<u8>) -> Made {
+fn simple(pack: Pack) -> Made {
     let made = Made::new();
     let manifest = made.manifest(&[tar_with("a", b"first"), tar_with("b", b"second")], pack, "amd64");
     let made = made.named(manifest, "latest");
@@ -132,7 +134,7 @@ fn simple(pack: fn(&[u8]) -> Vec<u8>) -> Made {
 
 #[test]
 fn a_layout_with_every_compression_is_the_same_image() {
-    let packs: [fn(&[u8]) -> Vec<u8>; 3] = [<[u8]>::to_vec, gzip, zstd];
+    let packs: [Pack; 3] = [<[u8]>::to_vec, gzip, zstd];
     let images = packs.map(|pack| {
         let made = simple(pack);
         let image = made.resolve("%/layout").unwrap();
@@ -432,6 +434,27 @@ fn docker_archives_cannot_lead_out_or_lie() {
 }
 
 #[test]
+fn a_configuration_is_checked_by_whatever_name_has_its_digest() {
+    for name in ["%.json", "sha256:%", "blobs/sha256/%"] {
+        let made = Made::new();
+        let rootfs = json!({ "type": "layers", "diff_ids": [] });
+        let config = json!({ "architecture": "amd64", "os": "linux", "rootfs": rootfs }).to_string();
+        let name = name.replace('%', &Digest::of(config.as_bytes()).hex());
+        for (content, right) in [(config.clone(), true), (config + " ", false)] {
+            let mut tar = tar::Builder::new(fs::File::create(made.path("image.tar")).unwrap());
+            let manifest = json!([{ "Config": name, "RepoTags": null, "Layers": [] }]).to_string();
+            for (path, text) in [("manifest.json", &manifest), (&name, &content)] {
+                let mut header = tar::Header::new_ustar();
+                header.set_size(text.len() as u64);
+                tar.append_data(&mut header, path, text.as_bytes()).unwrap();
+            }
+            tar.finish().unwrap();
+            assert_eq!(made.resolve("%/image.tar").is_ok(), right, "{name}");
+        }
+    }
+}
+
+#[test]
 fn reads_a_flat_directory() {
     let made = simple(gzip);
     let image = made.resolve("%/layout").unwrap();
@@ -444,6 +467,27 @@ fn reads_a_flat_directory() {
     fs::write(made.path("flat/version"), "Directory Transport Version: 1.1\n").unwrap();
     assert_eq!(made.resolve("%/flat").unwrap(), image);
     assert_eq!(made.resolve("dir:%/flat").unwrap(), image);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+    #[test]
+    fn changed_documents_never_panic_and_leave_nothing(
+        at in proptest::prelude::any::<proptest::sample::Index>(),
+        cut in proptest::prelude::any::<proptest::sample::Index>(),
+        with in "[0-9a-z{}\\[\\]\",:\\\\ -]{0,12}",
+    ) {
+        let made = simple(<[u8]>::to_vec);
+        // The index is the document that no digest protects.
+        let path = made.path("layout/index.json");
+        let text = fs::read_to_string(&path).unwrap();
+        let (one, other) = (at.index(text.len()), cut.index(text.len()));
+        let (start, end) = (one.min(other), one.max(other));
+        fs::write(&path, format!("{}{with}{}", &text[..start], &text[end..])).unwrap();
+        if made.resolve("oci:%/layout").is_err() {
+            made.nothing_kept();
+        }
+    }
 }
 
 #[test]
