@@ -3,12 +3,15 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use anyhow::Result;
+use clap::{Parser, Subcommand};
 
+use crate::bench::{self, Bench};
 use crate::build;
 use crate::kernel;
+use crate::run::{self, Run};
 use crate::setup::{self, Need};
+use crate::test::{self, Test};
 use crate::workshop::Workshop;
 
 /// Builds, runs and tests Ferry.
@@ -25,7 +28,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run an image in a virtual machine of its own
-    Run(Run),
+    Run(Box<Run>),
     /// Build a part, or everything that a run needs
     Build {
         /// What to build; nothing: kernel, PID 1 and ferry
@@ -35,21 +38,32 @@ enum Command {
     /// Run the tests
     Test(Test),
     /// Measure
-    Bench {
-        /// One benchmark; none: all of them
-        name: Option<String>,
-        /// Print a JSON array of {"subject", "metric", "unit", "value"} on standard output
-        #[arg(long)]
-        json: bool,
-    },
+    Bench(Bench),
     /// Make dist/ferry: one static binary with the kernel and PID 1 inside
     Dist {
         /// Where to leave it
         #[arg(long, default_value = "dist")]
         output: PathBuf,
     },
+    /// Look after images
+    Image {
+        #[command(subcommand)]
+        what: Images,
+    },
     /// Say what is missing on this machine, and the command that installs it
     Doctor,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum Images {
+    /// Resolve a recipe's packages anew and pin what was found
+    Lock {
+        /// Write images/recipes/NAME.lock
+        #[arg(long, required = true)]
+        update: bool,
+        /// The recipe's name
+        name: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
@@ -67,43 +81,17 @@ pub enum Part {
     },
 }
 
-/// Where the virtual machine runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum On {
-    /// ferry's own VMM on /dev/kvm
-    Kvm,
-    /// QEMU without KVM: slower to start, and needs no privileges
-    Qemu,
-    /// ferry where KVM is fit for it, QEMU elsewhere
-    Auto,
-}
-
-#[derive(Clone, Debug, Args)]
-pub struct Run {
-    /// A recipe's name, or any image reference that ferry takes
-    pub image: String,
-    /// The command and its arguments, instead of the image's own
-    #[arg(last = true)]
-    pub command: Vec<String>,
-    /// Where to run
-    #[arg(long, value_enum, default_value = "auto")]
-    pub on: On,
-}
-
-#[derive(Clone, Debug, Args)]
-struct Test {
-    /// Groups to run; none: all
-    groups: Vec<String>,
-    /// Full sizes: for machines with hardware KVM
-    #[arg(long)]
-    full: bool,
-}
-
 /// Does what the command line asks.
 pub fn dispatch(cli: Cli) -> Result<ExitCode> {
     let mut workshop = Workshop::open(cli.checkout.as_deref())?;
     match cli.command {
         Command::Doctor => return Ok(ExitCode::from(u8::from(!setup::doctor(&workshop)))),
+        Command::Run(run) => return run::run(&mut workshop, *run),
+        Command::Test(test) => return test::test(&mut workshop, &test),
+        Command::Image { what: Images::Lock { update: _, name } } => {
+            setup::prepare(&mut workshop, &[Need::Images])?;
+            build::recipe::update_lock(&workshop, &name)?;
+        }
         Command::Build { part } => build_parts(&mut workshop, part)?,
         Command::Dist { output } => {
             setup::prepare(&mut workshop, &[Need::Kernel])?;
@@ -113,7 +101,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
             let ferry = build::ferry::distribution(&workshop, &kernel, &init.initrd, &output)?;
             workshop.report.built("ferry", &ferry);
         }
-        _ => bail!("not there yet"),
+        Command::Bench(bench) => return bench::bench(&mut workshop, &bench),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -129,6 +117,11 @@ fn build_parts(workshop: &mut Workshop, part: Option<Part>) -> Result<()> {
         let init = build::init::build(workshop)?;
         workshop.report.built("PID 1", &init.program);
         workshop.report.built("initrd", &init.initrd);
+    }
+    if let Some(Part::Image { name }) = &part {
+        setup::prepare(workshop, &[Need::Images])?;
+        let layout = build::recipe::build(workshop, name)?;
+        workshop.report.say(format!("image {name}: {}", layout.display()));
     }
     if all || part == Some(Part::Ferry) {
         workshop.report.built("ferry", &build::ferry::development(workshop)?);

@@ -5,12 +5,15 @@
 //! Nothing but the guest's own output goes to standard output; everything xtask has to say goes to standard error.
 
 mod apt;
+mod bench;
 mod build;
 mod cache;
 mod cli;
 mod kernel;
 mod report;
+mod run;
 mod setup;
+mod test;
 mod tools;
 mod workshop;
 

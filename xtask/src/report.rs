@@ -6,6 +6,7 @@ use std::io::{self, BufRead, BufReader, IsTerminal};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -92,6 +93,7 @@ fn follow(step: &Step, output: impl io::Read, mut log: fs::File) -> Vec<String> 
 pub struct Step {
     what: String,
     began: Instant,
+    announced: bool,
     bar: Option<ProgressBar>,
     /// Dropping it ends the heartbeat's thread.
     notes: Option<mpsc::Sender<String>>,
@@ -100,6 +102,8 @@ pub struct Step {
 
 impl Step {
     fn begin(terminal: bool, what: String, expected: Duration) -> Step {
+        // A short step is told of only when it turns out to be long.
+        let announced = expected > Duration::from_secs(5);
         let expected = roughly(expected);
         if terminal {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())
@@ -109,13 +113,29 @@ impl Step {
                 )
                 .with_prefix(format!("{what} ({expected})"));
             bar.enable_steady_tick(Duration::from_millis(120));
-            return Step { what, began: Instant::now(), bar: Some(bar), notes: None, heartbeat: None };
+            return Step {
+                what,
+                began: Instant::now(),
+                announced,
+                bar: Some(bar),
+                notes: None,
+                heartbeat: None,
+            };
         }
-        eprintln!("xtask: {what} ({expected}) …");
+        if announced {
+            eprintln!("xtask: {what} ({expected}) …");
+        }
         let (notes, received) = mpsc::channel();
         let name = what.clone();
         let heartbeat = thread::spawn(move || beat(&name, &received));
-        Step { what, began: Instant::now(), bar: None, notes: Some(notes), heartbeat: Some(heartbeat) }
+        Step {
+            what,
+            began: Instant::now(),
+            announced,
+            bar: None,
+            notes: Some(notes),
+            heartbeat: Some(heartbeat),
+        }
     }
 
     /// Says what the step is at.
@@ -138,9 +158,67 @@ impl Drop for Step {
         if let Some(thread) = self.heartbeat.take() {
             let _ = thread.join();
         }
-        if self.began.elapsed() > Duration::from_secs(1) {
+        let took = self.began.elapsed();
+        if took > HEARTBEAT || (self.announced && took > Duration::from_secs(1)) {
             eprintln!("xtask: {}: {:.0} s", self.what, self.began.elapsed().as_secs_f64());
         }
+    }
+}
+
+/// Shows what the images library is at: one step at a time.
+#[derive(Debug)]
+pub struct Shown<'a> {
+    report: &'a Report,
+    now: Mutex<Option<Counted>>,
+}
+
+#[derive(Debug)]
+struct Counted {
+    step: Step,
+    done: u64,
+    total: Option<u64>,
+    said: Instant,
+}
+
+impl Report {
+    /// Progress of the images library, shown here.
+    pub fn shown(&self) -> Shown<'_> {
+        Shown { report: self, now: Mutex::new(None) }
+    }
+}
+
+impl Shown<'_> {
+    fn now(&self) -> MutexGuard<'_, Option<Counted>> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ferry_images::Progress for Shown<'_> {
+    fn begin(&self, what: &str, total: Option<u64>) {
+        let step = self.report.step(what, Duration::ZERO);
+        *self.now() = Some(Counted { step, done: 0, total, said: Instant::now() });
+    }
+
+    fn advance(&self, bytes: u64) {
+        if let Some(now) = self.now().as_mut() {
+            now.done += bytes;
+            // Bytes come in small pieces; people read slowly.
+            if now.said.elapsed() > Duration::from_millis(100) {
+                now.said = Instant::now();
+                match now.total {
+                    Some(total) => now.step.note(&format!("{} of {}", size(now.done), size(total))),
+                    None => now.step.note(&size(now.done)),
+                }
+            }
+        }
+    }
+
+    fn end(&self) {
+        *self.now() = None;
+    }
+
+    fn warn(&self, message: &str) {
+        self.report.say(format!("warning: {message}"));
     }
 }
 

@@ -26,6 +26,8 @@ pub enum Need {
     Qemu,
     /// A /dev/kvm that opens.
     Kvm,
+    /// What the tests compare with and make images from.
+    Tests,
     /// Something else that takes long, once.
     Long(Work),
 }
@@ -143,6 +145,9 @@ fn missing(tools: &Tools, needs: &[Need], kernel: bool) -> Vec<&'static Tool> {
     if needs.contains(&Need::Qemu) {
         wanted.extend(tools::FOR_QEMU);
     }
+    if needs.contains(&Need::Tests) {
+        wanted.extend(tools::FOR_TESTS);
+    }
     tools.missing(&wanted)
 }
 
@@ -244,6 +249,7 @@ pub fn doctor(workshop: &Workshop) -> bool {
         ("guest kernel", tools::FOR_THE_KERNEL),
         ("images", tools::FOR_IMAGES),
         ("running without KVM", tools::FOR_QEMU),
+        ("tests", tools::FOR_TESTS),
     ] {
         let wanted: Vec<&'static Tool> = tools.iter().collect();
         let missing = workshop.tools.missing(&wanted);

@@ -56,6 +56,9 @@ pub const FOR_IMAGES: &[Tool] = &[program("apt-get", &["apt"]), program("dpkg-de
 /// What running without KVM takes.
 pub const FOR_QEMU: &[Tool] = &[program("qemu-system-x86_64", &["qemu-system-x86"])];
 
+/// What the tests compare with and make images from.
+pub const FOR_TESTS: &[Tool] = &[program("umoci", &["umoci"]), program("musl-gcc", &["musl-tools"])];
+
 /// The host's programs, together with those that were unpacked into the cache.
 #[derive(Clone, Debug)]
 pub struct Tools {

@@ -1,0 +1,172 @@
+//! `cargo xtask run IMAGE`: the whole road from a name to an exit status.
+//!
+//! Everything about the container is `ferry`'s own code; what is chosen here is who starts the guest: ferry's VMM on KVM, or
+//! QEMU without KVM. Both boot the same kernel, PID 1 and layers.
+
+mod qemu;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow, bail};
+use clap::{Args, ValueEnum};
+use ferry_images::{Grammar, Reference, Store};
+use ferry_vmm::cli::run::{ContainerArgs, MachineArgs, prepare};
+use ferry_vmm::machine;
+use ferry_vmm::runtime::guest::Launch;
+use ferry_vmm::runtime::interrupt::{Forwarding, Interrupts};
+use ferry_vmm::runtime::own_vmm::OwnVmm;
+use ferry_vmm::runtime::run::{self as container, Request, Shape};
+use ferry_vmm::runtime::state::Containers;
+use ferry_vmm::runtime::supervise::{Afterwards, Failure};
+
+use self::qemu::Qemu;
+use crate::build;
+use crate::kernel;
+use crate::setup::{self, Need, Work};
+use crate::workshop::Workshop;
+
+/// Where the virtual machine runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum On {
+    /// ferry's own VMM on /dev/kvm
+    Kvm,
+    /// QEMU without KVM: it needs no privileges
+    Qemu,
+    /// ferry where KVM is fit for it, QEMU elsewhere
+    Auto,
+}
+
+/// `run [OPTIONS] IMAGE [OPTIONS] [-- COMMAND…]`.
+#[derive(Clone, Debug, Args)]
+pub struct Run {
+    /// A recipe's name, or any image reference that ferry takes
+    image: String,
+    /// The command and its arguments, instead of the image's own
+    #[arg(last = true)]
+    command: Vec<String>,
+    /// Where to run
+    #[arg(long, value_enum, default_value = "auto")]
+    on: On,
+    /// Name the container
+    #[arg(long)]
+    name: Option<String>,
+    #[command(flatten)]
+    container: ContainerArgs,
+    #[command(flatten)]
+    machine: MachineArgs,
+}
+
+/// Runs an image; the result is the container's exit status.
+pub fn run(workshop: &mut Workshop, run: Run) -> Result<ExitCode> {
+    let shape = run.machine.shape(run.container.overlay, Shape::default());
+    let options = match run.container.options(run.command) {
+        Ok(options) => options,
+        Err(failure) => return Ok(failed(&failure)),
+    };
+    if let Err(failure) = container::check(&options, &shape, run.container.interactive) {
+        return Ok(failed(&failure));
+    }
+    let recipes = build::recipe::directory(workshop);
+    let reference =
+        Reference::parse(&run.image, Grammar::RecipesIn(&recipes)).map_err(|error| anyhow!("{error}"))?;
+    let (on, why) = choose(run.on)?;
+    let mut needs = vec![if on == On::Kvm { Need::Kvm } else { Need::Qemu }];
+    if run.machine.kernel.is_none() {
+        needs.push(Need::Kernel);
+    }
+    if let Reference::Recipe(name) = &reference {
+        workshop.report.say(format!("{name} is the recipe images/recipes/{name}.toml"));
+        needs.extend(recipe_needs(workshop, name)?);
+    }
+    setup::prepare(workshop, &needs)?;
+    let kernel = match run.machine.kernel {
+        Some(kernel) => kernel,
+        None => kernel::build(workshop)?.vmlinux,
+    };
+    let initrd = match run.machine.initrd {
+        Some(initrd) => initrd,
+        None => build::init::build(workshop)?.initrd,
+    };
+    let reference = match reference {
+        Reference::Recipe(name) => {
+            Reference::OciLayout { path: build::recipe::build(workshop, &name)?, name: None }
+        }
+        other => other,
+    };
+    workshop.report.say(match on {
+        On::Kvm => format!("on ferry with KVM: {why}"),
+        _ => format!("on QEMU without KVM: {why}"),
+    });
+
+    let interrupts = Interrupts::install(Forwarding::ToContainer)?;
+    let store =
+        Store::default_path().ok_or_else(|| anyhow!("no place for images: set HOME or XDG_DATA_HOME"))?;
+    let store = Store::open(&store).map_err(|error| anyhow!("{error}"))?;
+    let progress = workshop.report.shown();
+    let image = match prepare(&store, &run.image, &reference, &progress) {
+        Ok(image) => image,
+        Err(failure) => return Ok(failed(&failure)),
+    };
+    drop(progress);
+    let request = Request {
+        image,
+        options,
+        shape: Shape { kernel: Some(kernel), initrd: Some(initrd), ..shape },
+        name: run.name,
+        interactive: run.container.interactive,
+        afterwards: Afterwards::ThrowAway,
+    };
+    let qemu = Qemu { tools: &workshop.tools };
+    let launch: &dyn Launch = if on == On::Kvm { &OwnVmm } else { &qemu };
+    let containers =
+        Containers::default_path().ok_or_else(|| anyhow!("no place for containers: set HOME"))?;
+    match container::run(&request, &Containers::open(&containers), launch, &interrupts, &()) {
+        Ok(status) => Ok(ExitCode::from(status)),
+        Err(failure) => Ok(failed(&failure)),
+    }
+}
+
+/// Says in one line why there is no exit status of the container's own.
+fn failed(failure: &Failure) -> ExitCode {
+    eprintln!("xtask: {}", failure.message.trim().replace(['\n', '\r'], " "));
+    ExitCode::from(failure.status)
+}
+
+/// What a recipe's image takes that is not there yet.
+fn recipe_needs(workshop: &Workshop, name: &str) -> Result<Vec<Need>> {
+    if build::recipe::cached(workshop, name)?.is_some() {
+        return Ok(Vec::new());
+    }
+    // Recipes differ; their packages are in the order of this.
+    let work = Work {
+        what: format!("image {name}"),
+        download: 30_000_000,
+        keep: 150_000_000,
+        time: Duration::from_secs(30),
+    };
+    Ok(vec![Need::Images, Need::Long(work)])
+}
+
+/// Where to run, and why there.
+fn choose(on: On) -> Result<(On, String)> {
+    match on {
+        On::Kvm => {
+            if let Some(fault) = setup::kvm_fault() {
+                bail!("{fault}");
+            }
+            Ok((On::Kvm, "as asked".to_owned()))
+        }
+        On::Qemu => Ok((On::Qemu, "as asked".to_owned())),
+        On::Auto => Ok(match (setup::kvm_fault(), machine::probe()) {
+            (Some(fault), _) => (On::Qemu, fault),
+            (None, Err(error)) => (On::Qemu, error.to_string()),
+            (None, Ok(kvm)) if kvm.emulates_ring0 => (
+                On::Qemu,
+                "this machine's KVM emulates ring 0, which takes a minute to boot (--on kvm does it)"
+                    .to_owned(),
+            ),
+            (None, Ok(_)) => (On::Kvm, "/dev/kvm works".to_owned()),
+        }),
+    }
+}

@@ -1,0 +1,147 @@
+//! `cargo xtask test`: gets everything ready that the tests need, and runs them group by group.
+//!
+//! The groups are cargo's own test programs, so that what is printed is the test runner's own report.
+
+use std::env;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+
+use crate::build::{self, forget_the_outer_cargo};
+use crate::kernel;
+use crate::setup::{self, Need};
+use crate::workshop::Workshop;
+
+/// Tells the test programs to use full sizes.
+const FULL: &str = "FERRY_TEST_FULL";
+
+/// What to test.
+#[derive(Clone, Debug, Args)]
+pub struct Test {
+    /// Groups to run; none: all
+    #[arg(value_enum)]
+    groups: Vec<Group>,
+    /// Full sizes, for machines with hardware KVM; also proves that the kernel's build is reproducible
+    #[arg(long)]
+    full: bool,
+}
+
+/// A group of tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Group {
+    /// Format, lints, and every crate's own tests
+    Unit,
+    /// Images: recipes, stores, layers against an independent unpacker, reproducible builds
+    Images,
+    /// Whole images in virtual machines on QEMU without KVM
+    Qemu,
+    /// Whole images in virtual machines on ferry with KVM
+    Kvm,
+}
+
+impl Group {
+    const ALL: [Group; 4] = [Group::Unit, Group::Images, Group::Qemu, Group::Kvm];
+
+    fn name(self) -> &'static str {
+        match self {
+            Group::Unit => "unit",
+            Group::Images => "images",
+            Group::Qemu => "qemu",
+            Group::Kvm => "kvm",
+        }
+    }
+}
+
+/// Runs the groups, all of them even where one fails.
+pub fn test(workshop: &mut Workshop, test: &Test) -> Result<ExitCode> {
+    let groups: Vec<Group> = match test.groups.is_empty() {
+        true => Group::ALL.to_vec(),
+        false => Group::ALL.into_iter().filter(|group| test.groups.contains(group)).collect(),
+    };
+    get_ready(workshop, &groups)?;
+    let mut results = Vec::new();
+    for group in groups {
+        let began = Instant::now();
+        let mut failed = Vec::new();
+        for mut command in commands(workshop, group) {
+            if test.full {
+                command.env(FULL, "1");
+            }
+            let line = in_words(&command);
+            workshop.report.say(format!("{}: {line}", group.name()));
+            let status = command.status().with_context(|| format!("cannot start {line}"))?;
+            if !status.success() {
+                failed.push(line);
+            }
+        }
+        results.push((group, began.elapsed(), failed));
+    }
+    let size = if test.full { "full" } else { "small" };
+    for (group, time, failed) in &results {
+        let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
+        workshop.report.say(format!(
+            "{:<8} {verdict:<6} {:>4} s, {size} sizes",
+            group.name(),
+            time.as_secs_f64().ceil()
+        ));
+        failed.iter().for_each(|line| workshop.report.say(format!("         failed: {line}")));
+    }
+    Ok(ExitCode::from(u8::from(results.iter().any(|(_, _, failed)| !failed.is_empty()))))
+}
+
+/// Builds what the tests start from, so that no test has to wait for it or be the one that fails to build it.
+fn get_ready(workshop: &mut Workshop, groups: &[Group]) -> Result<()> {
+    let mut needs = Vec::new();
+    let whole_runs = groups.contains(&Group::Qemu) || groups.contains(&Group::Kvm);
+    if whole_runs || groups.contains(&Group::Images) {
+        needs.extend([Need::Kernel, Need::Images, Need::Tests]);
+    }
+    if groups.contains(&Group::Qemu) || groups.contains(&Group::Images) {
+        needs.push(Need::Qemu);
+    }
+    if groups.contains(&Group::Kvm) {
+        needs.push(Need::Kvm);
+    }
+    needs.push(Need::Long(setup::Work {
+        what: format!("tests: {}", groups.iter().map(|g| g.name()).collect::<Vec<_>>().join(", ")),
+        download: if whole_runs { 150_000_000 } else { 0 },
+        keep: if whole_runs { 600_000_000 } else { 200_000_000 },
+        time: Duration::from_secs(if whole_runs { 900 } else { 180 }),
+    }));
+    setup::prepare(workshop, &needs)?;
+    if needs.contains(&Need::Kernel) {
+        kernel::build(workshop)?;
+        build::init::build(workshop)?;
+        build::ferry::development(workshop)?;
+    }
+    Ok(())
+}
+
+/// What a group consists of.
+fn commands(workshop: &Workshop, group: Group) -> Vec<Command> {
+    let cargo = |words: &str| {
+        let mut command = workshop.tools.command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        forget_the_outer_cargo(&mut command);
+        command.current_dir(&workshop.checkout).env("CARGO_TARGET_DIR", &workshop.target_dir);
+        command.args(words.split(' ')).stdin(Stdio::null());
+        command
+    };
+    match group {
+        Group::Unit => vec![
+            cargo("fmt --all --check"),
+            cargo("clippy --quiet --locked --workspace --all-targets -- -D warnings"),
+            cargo(
+                "clippy --quiet --locked --package ferry-init --features bin --bin ferry-init -- -D warnings",
+            ),
+            cargo("test --quiet --locked --workspace --no-fail-fast"),
+        ],
+        group => vec![cargo(&format!("test --quiet --locked --package xtask --test {}", group.name()))],
+    }
+}
+
+fn in_words(command: &Command) -> String {
+    let arguments = command.get_args().map(|argument| argument.to_string_lossy());
+    std::iter::once("cargo".into()).chain(arguments).collect::<Vec<_>>().join(" ")
+}
