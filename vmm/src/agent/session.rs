@@ -143,7 +143,7 @@ pub enum Progress {
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The program is not in the image.
-    #[error("'{program}' was not found in the image or in its PATH: {message}")]
+    #[error("cannot run '{program}' in the container: {message}")]
     NotFound {
         /// What was to be run.
         program: String,
@@ -151,7 +151,7 @@ pub enum RunError {
         message: String,
     },
     /// The program cannot be executed.
-    #[error("'{program}' cannot be executed: {message}")]
+    #[error("cannot run '{program}' in the container: {message}")]
     NotExecutable {
         /// What was to be run.
         program: String,
@@ -200,14 +200,22 @@ impl RunError {
     }
 
     /// The two codes have this meaning for the process's executable alone.
-    fn for_program(step: &'static str, spec: &Spec) -> impl Fn(CallError) -> Self {
+    fn for_program(step: &'static str, spec: &Spec) -> impl Fn(CallError) -> Self + use<> {
         let program = spec.process.as_ref().and_then(|p| p.args.first()).cloned().unwrap_or_default();
+        let shown = super::printable(&program);
+        // The guest begins with the program's name too; once is enough.
+        let rest = move |message: &str| {
+            let named = message
+                .strip_prefix("exec ")
+                .and_then(|rest| rest.strip_prefix(program.as_str())?.strip_prefix(": "));
+            named.unwrap_or(message).to_owned()
+        };
         move |error| match &error {
             CallError::Status { message, .. } if error.is(Code::NotFound) => {
-                Self::NotFound { program: program.clone(), message: message.clone() }
+                Self::NotFound { program: shown.clone(), message: rest(message) }
             }
             CallError::Status { message, .. } if error.is(Code::PermissionDenied) => {
-                Self::NotExecutable { program: program.clone(), message: message.clone() }
+                Self::NotExecutable { program: shown.clone(), message: rest(message) }
             }
             _ => Self::refused(step)(error),
         }

@@ -38,7 +38,7 @@ pub enum Writable {
     Disk,
     /// To the guest's memory.
     Tmpfs,
-    /// Nowhere: the root is read-only.
+    /// Nowhere: the root is read-only. Below it a little memory holds the mount points that the image lacks.
     Nothing,
 }
 
@@ -156,7 +156,7 @@ const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/
 /// Docker's mounts, in its order.
 fn mounts(privileged: bool) -> Vec<Mount> {
     let access = if privileged { "rw" } else { "ro" };
-    let table: [(&str, &str, &str, &[&str]); 7] = [
+    let table: [(&str, &str, &str, &[&str]); 10] = [
         ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         ("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
         (
@@ -169,6 +169,10 @@ fn mounts(privileged: bool) -> Vec<Mount> {
         ("/sys/fs/cgroup", "cgroup", "cgroup", &[access, "nosuid", "noexec", "nodev"]),
         ("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         ("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=67108864"]),
+        // Without a source the guest writes them itself, as Docker does on the host.
+        ("/etc/resolv.conf", "bind", "", &["rbind", "rprivate"]),
+        ("/etc/hostname", "bind", "", &["rbind", "rprivate"]),
+        ("/etc/hosts", "bind", "", &["rbind", "rprivate"]),
     ];
     table
         .iter()
@@ -260,7 +264,6 @@ pub fn storages(id: &str, writable: Writable) -> Vec<Storage> {
         ..Default::default()
     }];
     match writable {
-        Writable::Nothing => return storages,
         Writable::Disk => storages.push(Storage {
             driver: "mmioblk".to_owned(),
             source: format!("serial={SCRATCH_SERIAL}"),
@@ -268,7 +271,7 @@ pub fn storages(id: &str, writable: Writable) -> Vec<Storage> {
             mount_point: scratch.clone(),
             ..Default::default()
         }),
-        Writable::Tmpfs => storages.push(Storage {
+        Writable::Tmpfs | Writable::Nothing => storages.push(Storage {
             driver: "ephemeral".to_owned(),
             source: "tmpfs".to_owned(),
             fstype: "tmpfs".to_owned(),
@@ -368,14 +371,14 @@ mod tests {
 
     #[test]
     fn the_root_is_the_last_storage() {
-        for (writable, kinds, root, readonly) in [
-            (Writable::Disk, &["erofs", "ext4", "overlay"][..], "rootfs", false),
-            (Writable::Tmpfs, &["erofs", "tmpfs", "overlay"], "rootfs", false),
-            (Writable::Nothing, &["erofs"], "layers", true),
+        for (writable, kinds, readonly) in [
+            (Writable::Disk, ["erofs", "ext4", "overlay"], false),
+            (Writable::Tmpfs, ["erofs", "tmpfs", "overlay"], false),
+            (Writable::Nothing, ["erofs", "tmpfs", "overlay"], true),
         ] {
             let container = container_for(ID, &image(), &Options { writable, ..options() }).unwrap();
             assert_eq!(container.storages.iter().map(|s| s.fstype.as_str()).collect::<Vec<_>>(), kinds);
-            let path = format!("/run/kata-containers/{ID}/{root}");
+            let path = format!("/run/kata-containers/{ID}/rootfs");
             assert_eq!(container.oci.root.unwrap(), Root { path, readonly });
         }
     }

@@ -186,7 +186,7 @@ fn in_guest(
         vcpus: shape.vcpus,
         memory_mib: shape.memory_mib,
         disks,
-        cmdline_extra: shape.cmdline_extra.clone(),
+        cmdline_extra: cmdline(shape),
         kernel: shape.kernel.clone(),
         initrd: shape.initrd.clone(),
         directory: sockets.to_owned(),
@@ -221,6 +221,14 @@ fn in_guest(
         Step::Ended(_) => interrupts.keep(),
     };
     supervise(&guest, container, &stdio, control, request.afterwards, &step)
+}
+
+/// A kernel whose serial port somebody watches is not to be quiet. What the user adds comes last and wins.
+fn cmdline(shape: &Shape) -> String {
+    match shape.serial {
+        Serial::Quiet => shape.cmdline_extra.clone(),
+        Serial::Stderr => format!("loglevel=7 {}", shape.cmdline_extra),
+    }
 }
 
 /// The writable disk, formatted; its file is as sparse as the file system allows.

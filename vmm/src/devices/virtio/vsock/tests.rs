@@ -249,7 +249,7 @@ fn keeps_what_the_host_does_not_read_yet_and_refuses_more_than_its_buffer() {
     let mut guest = Guest::new();
     let (mut stream, ports) = guest.connected();
     let (mut sent, mut forwarded, mut received) = (0u32, 0, Vec::new());
-    let mut expected = Vec::new();
+    let mut expected: Vec<u8> = Vec::new();
     while sent < 4 << 20 {
         if sent.wrapping_sub(forwarded) + 16384 <= connection::BUFFER {
             guest.send_data(ports, &piece);
