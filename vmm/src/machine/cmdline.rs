@@ -11,8 +11,9 @@ const ALWAYS: &str = "console=ttyS0 quiet panic=-1";
 /// What ferry's kernel needs on a KVM that interprets ring 0 instruction by instruction (see [`crate::machine::Kvm`]).
 ///
 /// `ferry.emulated_ring0` makes it do without what such an emulator does not know: features it cannot mask in CPUID, and
-/// breakpoints for patching code. Every instruction counts there, and no other guest is near, so mitigations are off.
-const EMULATED_RING0: &str = "mitigations=off ferry.emulated_ring0";
+/// breakpoints for patching code. Every instruction counts there, and no other guest is near, so mitigations are off; and
+/// what is slow there for twenty seconds has not stalled.
+const EMULATED_RING0: &str = "mitigations=off rcupdate.rcu_cpu_stall_suppress=1 ferry.emulated_ring0";
 
 /// How the guest's processor is provided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
