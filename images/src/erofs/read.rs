@@ -56,6 +56,7 @@ pub fn load(file: &File) -> Result<Tree> {
         tree: Tree::new(),
         nodes: HashMap::new(),
         bodies: HashMap::new(),
+        links: Vec::new(),
         metadata: &metadata,
         sb,
     };
@@ -147,6 +148,8 @@ struct Reader<'m> {
     nodes: HashMap<u32, NodeId>,
     /// Attributes by their form on disk.
     bodies: HashMap<&'m [u8], XattrsId>,
+    /// By node: how many names it should have, less those found.
+    links: Vec<i64>,
 }
 
 /// An inode as it is on disk.
@@ -155,6 +158,7 @@ struct Inode {
     mode: u16,
     size: u64,
     union: u32,
+    links: u32,
     attributes: Attributes,
     /// Where in the metadata what follows the inode and its attributes begins.
     after: usize,
@@ -183,6 +187,8 @@ impl<'m> Reader<'m> {
         }
         self.tree.node_mut(Tree::ROOT).attributes = inode.attributes;
         self.nodes.insert(self.sb.root, Tree::ROOT);
+        // Of a directory: the name in its parent, `.`, and the `..` of every directory in it.
+        self.links.push(i64::from(inode.links) - 2);
         let mut directories = vec![(Tree::ROOT, inode)];
         while let Some((id, inode)) = directories.pop() {
             for (name, number) in self.directory(&inode)? {
@@ -191,6 +197,7 @@ impl<'m> Reader<'m> {
                         return Err(Error::Corrupt("a directory with two names"));
                     }
                     self.tree.link(id, name, child);
+                    self.links[child.index()] -= 1;
                     continue;
                 }
                 let inode = self.inode(number)?;
@@ -198,10 +205,16 @@ impl<'m> Reader<'m> {
                 let child = self.tree.add(Node { attributes: inode.attributes, content });
                 self.nodes.insert(number, child);
                 self.tree.link(id, name, child);
+                self.links.push(i64::from(inode.links) - 1);
                 if inode.mode & S_IFMT == S_IFDIR {
+                    self.links[child.index()] -= 1;
+                    self.links[id.index()] -= 1;
                     directories.push((child, inode));
                 }
             }
+        }
+        if self.links.iter().any(|missing| *missing != 0) {
+            return Err(Error::Corrupt("a wrong link count"));
         }
         Ok(())
     }
@@ -211,11 +224,12 @@ impl<'m> Reader<'m> {
         let format = get16(self.bytes(at, 2)?, 0);
         let length = if format & 1 == 0 { COMPACT_INODE } else { EXTENDED_INODE };
         let raw = self.claim(at, length)?;
-        let (uid, gid, size, mtime) = if format & 1 == 0 {
+        let (uid, gid, size, mtime, links) = if format & 1 == 0 {
             let (uid, gid) = (u32::from(get16(raw, 24)), u32::from(get16(raw, 26)));
-            (uid, gid, u64::from(get32(raw, 8)), self.sb.time)
+            (uid, gid, u64::from(get32(raw, 8)), self.sb.time, u32::from(get16(raw, 6)))
         } else {
-            (get32(raw, 24), get32(raw, 28), get64(raw, 8), (get64(raw, 32) as i64, get32(raw, 40)))
+            let mtime = (get64(raw, 32) as i64, get32(raw, 40));
+            (get32(raw, 24), get32(raw, 28), get64(raw, 8), mtime, get32(raw, 44))
         };
         if size > i64::MAX as u64 {
             return Err(Error::Corrupt("a file of negative size"));
@@ -231,6 +245,7 @@ impl<'m> Reader<'m> {
             mode,
             size,
             union: get32(raw, 16),
+            links,
             attributes: Attributes { permissions, uid, gid, mtime, xattrs },
             after: at + length + body_length,
         })

@@ -196,6 +196,35 @@ fn a_directory_that_contains_itself_is_refused() {
 }
 
 #[test]
+fn directories_that_share_their_entries_are_refused() {
+    let mut tree = Tree::new();
+    let large = add_directory(&mut tree, Tree::ROOT, b"large");
+    for number in 0..100 {
+        add(&mut tree, large, format!("{number:0200}").as_bytes(), attributes(0), Content::Fifo);
+        add_directory(&mut tree, Tree::ROOT, format!("{number}").as_bytes());
+    }
+    let file = written(&tree, b"");
+    let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    // Every empty directory (27 bytes of `.` and `..`) gets the entries of the large one, six blocks of them.
+    let is_directory = |inode: &[u8]| inode[4..6] == (S_IFDIR | 0o755).to_le_bytes() && inode[0] & 1 == 0;
+    let size = |inode: &[u8]| u32::from_le_bytes(inode[8..12].try_into().unwrap());
+    let inodes = || bytes[BLOCK..].chunks_exact(SLOT).enumerate().filter(|(_, inode)| is_directory(inode));
+    let (_, large) = inodes().find(|(_, inode)| (5 * 4096..7 * 4096).contains(&size(inode))).unwrap();
+    let mut shared = 0;
+    for (slot, inode) in inodes().filter(|(_, inode)| size(inode) == 27) {
+        let mut inode = inode.to_vec();
+        put16(&mut inode, 0, FLAT_PLAIN << 1);
+        put32(&mut inode, 8, 5 * 4096);
+        inode[16..20].copy_from_slice(&large[16..20]);
+        file.write_all_at(&inode, (BLOCK + slot * SLOT) as u64).unwrap();
+        shared += 1;
+    }
+    assert_eq!(shared, 100);
+    assert!(read::load(&file).unwrap_err().to_string().contains("share their metadata"));
+}
+
+#[test]
 fn a_shortened_image_is_refused() {
     let mut tree = Tree::new();
     add_directory(&mut tree, Tree::ROOT, b"d");

@@ -342,3 +342,34 @@ fn is_zero(bytes: &[u8]) -> bool {
     words.iter().all(|word| word.iter().fold(0, |sum, byte| sum | byte) == 0)
         && rest.iter().all(|byte| *byte == 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::fixture::Tar;
+
+    /// Equal hashes prove nothing, so files are compared byte by byte: in the buffer, in the file, and where
+    /// one is here and the other there.
+    #[test]
+    fn files_are_compared_byte_by_byte() {
+        let body: Vec<u8> = (0..100_000u32).flat_map(u32::to_le_bytes).collect();
+        let mut other = body.clone();
+        other[body.len() - 1] ^= 1;
+        let archive = Tar::new().file("a", &body).file("b", &other).file("c", &body).end();
+        for flushed in 0..4 {
+            let file = tempfile::tempfile().unwrap();
+            let mut blocks = Blocks::new(&file, 1);
+            let mut archive = Archive::new(&archive[..], u64::MAX);
+            let mut stored = Vec::new();
+            for number in 0..3 {
+                if number == flushed {
+                    blocks.flush().unwrap();
+                }
+                let entry = archive.next().unwrap().unwrap();
+                stored.push(blocks.store_chunks(&mut archive, entry.size, &mut Xxh3Default::new()).unwrap());
+            }
+            assert!(!blocks.is_same(&stored[0], &stored[1], body.len() as u64).unwrap());
+            assert!(blocks.is_same(&stored[0], &stored[2], body.len() as u64).unwrap());
+        }
+    }
+}

@@ -260,6 +260,18 @@ fn hostile_entries_are_refused_by_name() {
         (Tar::new().raw(&Header::new(b'x', b"p", 1 << 30), b""), "more than 1 MiB"),
         (Tar::new().raw(&Header::new(b'L', b"p", 1 << 30), b""), "more than 1 MiB"),
         (Tar::new().pax(b'g', &[("path", &[b'p'; 20_000])]), "more than 16 KiB"),
+        (
+            (0..100).fold(Tar::new(), |tar, _| tar.pax(b'g', &[("comment", b"c")])),
+            "too many extended headers",
+        ),
+        (
+            Tar::new()
+                .symlink("l", &"../".repeat(33))
+                .pax(b'x', &[("linkpath", &b"../".repeat(1025))])
+                .symlink("m", "x")
+                .file("m/f", b""),
+            "lead too far",
+        ),
         (Tar::new().pax(b'x', &[("size", b"1000000000000")]).file("x", b""), "ends in the middle"),
     ];
     for (archive, reason) in refused {
@@ -359,6 +371,15 @@ fn identical_files_are_stored_once() {
     }
     assert_eq!(place(&archive, "a").0, place(&archive, "c").0);
     assert_eq!(place(&archive, "s").0, place(&archive, "t").0);
+}
+
+#[test]
+fn files_that_differ_in_where_their_holes_are_stay_different() {
+    let (data, hole) = (vec![b'd'; 64 << 10], vec![0; 64 << 10]);
+    let (first, second) = ([&data[..], &hole].concat(), [&hole[..], &data].concat());
+    let archive = Tar::new().file("a", &first).file("b", &second).end();
+    assert!(place(&archive, "a").1 == first);
+    assert!(place(&archive, "b").1 == second);
 }
 
 /// A sparse file of 1 MiB and a bit with two pieces, in each of the four ways.

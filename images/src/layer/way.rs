@@ -4,6 +4,9 @@ use crate::erofs::tree::{Content, NodeId, Tree};
 
 /// How many symbolic links may be on one way: as many as the kernel follows.
 const MOST_SYMLINKS: usize = 40;
+/// How many names these links may put on the way together. Real links have a few; thousands, in each of
+/// millions of entries, would only cost time.
+const MOST_NAMES: usize = 1024;
 
 /// A walk along directories and the symbolic links between them, which never leaves the root.
 pub(crate) struct Way {
@@ -12,6 +15,7 @@ pub(crate) struct Way {
     /// Names still to go, the next one last.
     names: Vec<Box<[u8]>>,
     symlinks: usize,
+    expanded: usize,
 }
 
 /// Where a walk got to.
@@ -26,7 +30,7 @@ impl Way {
     /// From the root along `names`.
     pub fn new(names: &[&[u8]]) -> Way {
         let names = names.iter().rev().map(|name| (*name).into()).collect();
-        Way { directories: vec![Tree::ROOT], names, symlinks: 0 }
+        Way { directories: vec![Tree::ROOT], names, symlinks: 0, expanded: 0 }
     }
 
     /// Tries `name` again, which has been made a directory.
@@ -59,8 +63,12 @@ impl Way {
                     if target.starts_with(b"/") {
                         self.directories.truncate(1);
                     }
-                    let names = target.split(|byte| *byte == b'/').rev();
-                    self.names.extend(names.map(Box::from));
+                    let names = target.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
+                    self.expanded += names.clone().count();
+                    if self.expanded > MOST_NAMES {
+                        return Err("symbolic links that lead too far on the way there");
+                    }
+                    self.names.extend(names.rev().map(Box::from));
                 }
                 _ => return Ok(Step::Blocked(here, name, Some(child))),
             }

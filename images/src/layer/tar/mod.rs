@@ -66,6 +66,9 @@ pub(super) struct Archive<R> {
 /// every container engine's.
 const LARGEST_EXTENSION: u64 = 1 << 20;
 
+/// More extended headers than this before one entry are refused: they would be an endless archive of nothing.
+const MOST_EXTENSIONS: usize = 64;
+
 impl<R: Read> Archive<R> {
     /// The archive that `reader` yields; at most `limit` bytes are taken from it.
     pub fn new(reader: R, limit: u64) -> Archive<R> {
@@ -80,7 +83,7 @@ impl<R: Read> Archive<R> {
         let mut long_link = None;
         let mut locals = Records::default();
         let mut extended = false;
-        loop {
+        for _ in 0..MOST_EXTENSIONS {
             let Some(header) = self.header()? else {
                 return if extended { Err(self.input.truncated()) } else { Ok(None) };
             };
@@ -106,6 +109,7 @@ impl<R: Read> Archive<R> {
             }
             self.skip_data()?;
         }
+        Err(self.input.broken("an entry with too many extended headers"))
     }
 
     /// The next piece of the current entry's data; empty at their end. Say with [`Archive::consume`] how much
