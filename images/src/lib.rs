@@ -3,6 +3,7 @@
 //! [`reference`] reads how people name an image, [`source`] brings it into the [`store`], [`recipe`] builds images from
 //! Debian packages. A layer becomes an EROFS image once; an image's [`source::Disk`] joins its layers.
 
+mod compression;
 pub mod config;
 pub mod debian;
 pub mod digest;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use tar::EntryType;
 
 use super::Error;
+use crate::compression::Compression;
 
 /// A reader of the package's uncompressed `data.tar`.
 pub fn data(deb: &Path) -> Result<tar::Archive<Box<dyn Read>>, Error> {
@@ -36,14 +37,14 @@ fn open_data(file: impl Read + 'static) -> io::Result<Box<dyn Read>> {
             return Err(invalid("damaged ar header"));
         };
         if let Some(compression) = name.strip_prefix("data.tar") {
-            let member = reader.take(size);
-            return Ok(match compression {
-                "" => Box::new(member),
-                ".xz" => Box::new(liblzma::read::XzDecoder::new_multi_decoder(member)),
-                ".gz" => Box::new(flate2::read::MultiGzDecoder::new(member)),
-                ".zst" => Box::new(zstd::Decoder::new(member)?),
+            let compression = match compression {
+                "" => Compression::None,
+                ".xz" => Compression::Xz,
+                ".gz" => Compression::Gzip,
+                ".zst" => Compression::Zstd,
                 other => return Err(invalid(&format!("data.tar{other} is compressed in an unknown way"))),
-            });
+            };
+            return compression.decoder(reader.take(size));
         }
         // Members start at even offsets.
         let padded = size + size % 2;

@@ -233,7 +233,10 @@ impl Packages {
                 Ok(Fetched { path: paths.remove(0), package: package.clone(), substituted: false })
             }
             Err(Error::Gone(_)) => {
-                let current = self.apt.show(&package.name)?;
+                let current = {
+                    let _lock = self.apt.lock()?;
+                    self.apt.show(&package.name)?
+                };
                 let path = self.fetch(std::slice::from_ref(&current), progress)?.remove(0);
                 progress.warn(&format!(
                     "{} {} is no longer on the mirror: its current version {} (sha256 {}) is used instead, so what is \

@@ -4,13 +4,8 @@
 use serde::Deserialize;
 
 use super::files::{Files, normalised};
-use super::{Error, Parts, PartsLayer};
+use super::{Error, MAX_CONFIGURATION, MAX_LAYERS, MAX_MANIFEST, Parts, PartsLayer, name};
 use crate::digest::{Digest, shortened};
-use crate::reference::Name;
-
-const MAX_MANIFEST: u64 = 4 << 20;
-const MAX_CONFIGURATION: u64 = 8 << 20;
-const MAX_LAYERS: usize = 1024;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -82,23 +77,14 @@ fn inside(path: &str) -> Result<String, Error> {
 }
 
 fn choose<'a>(entries: &'a [Entry], name: Option<&str>) -> Result<&'a Entry, Error> {
-    let there = || {
-        let shown = |entry: &Entry| match entry.tags() {
-            [] => vec![format!("(no name, {})", shortened(&entry.config))],
-            tags => tags.iter().map(|tag| shortened(tag)).collect(),
-        };
-        entries.iter().flat_map(shown).collect::<Vec<_>>()
+    let names = |entry: &'a Entry| match entry.tags() {
+        [] => vec![entry.config.as_str()],
+        tags => tags.iter().map(String::as_str).collect(),
     };
-    let Some(name) = name else {
-        return match entries {
-            [one] => Ok(one),
-            _ => Err(Error::Ambiguous { there: there() }),
-        };
-    };
-    let complete = name.parse::<Name>().ok();
-    let is_it = |tag: &String| tag == name || complete.is_some() && tag.parse::<Name>().ok() == complete;
-    let is_tag = |tag: &String| tag.parse::<Name>().is_ok_and(|tag| tag.tag.as_deref() == Some(name));
-    let found = entries.iter().find(|entry| entry.tags().iter().any(is_it));
-    let found = found.or_else(|| entries.iter().find(|entry| entry.tags().iter().any(is_tag)));
-    found.ok_or_else(|| Error::NoName { wanted: shortened(name), there: there() })
+    match (name, entries) {
+        // A tag may stand at one image only; of images by the same bare tag, the first is as good as any.
+        (Some(name), _) => name::called(entries, name, names).map(|found| found[0]),
+        (None, [one]) => Ok(one),
+        (None, _) => Err(Error::Ambiguous { there: entries.iter().flat_map(names).map(shortened).collect() }),
+    }
 }

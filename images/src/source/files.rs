@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::Error;
-use super::sniff::Compression;
+use crate::compression::Compression;
 use crate::store::Store;
 
 /// Members of an archive, at most. An image of a thousand layers has a few thousand.

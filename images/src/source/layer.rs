@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use super::Error;
-use super::sniff::Compression;
+use crate::compression::Compression;
 use crate::digest::{DiffId, Digest, Hashing};
 use crate::layer::{self, Limits};
 use crate::progress::Progress;

@@ -3,6 +3,7 @@
 mod docker;
 mod files;
 mod layer;
+mod name;
 mod oci;
 pub mod sniff;
 #[cfg(test)]
@@ -20,6 +21,15 @@ use crate::progress::Progress;
 use crate::reference::{Name, Reference};
 use crate::store::{self, Store};
 use files::Files;
+
+/// Bytes of a manifest or index, as Docker and containerd bound them.
+const MAX_MANIFEST: u64 = 4 << 20;
+
+/// Bytes of an image's configuration; a history of thousands of steps fits.
+const MAX_CONFIGURATION: u64 = 8 << 20;
+
+/// Layers of an image. Docker builds no more than 127.
+const MAX_LAYERS: usize = 1024;
 
 /// An image in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,19 +6,12 @@ use serde::Deserialize;
 
 use super::files::Files;
 use super::layer::Blob;
-use super::{Error, Parts, PartsLayer};
+use super::{Error, MAX_CONFIGURATION, MAX_LAYERS, MAX_MANIFEST, Parts, PartsLayer, name};
 use crate::digest::{Digest, shortened};
 use crate::reference::Name;
 
-/// As Docker and containerd bound manifests and indexes.
-const MAX_MANIFEST: u64 = 4 << 20;
-const MAX_CONFIGURATION: u64 = 8 << 20;
-
 /// Indexes in indexes, at most.
 const MAX_DEPTH: u32 = 4;
-
-/// Layers of an image, at most. Docker builds no more than 127.
-const MAX_LAYERS: usize = 1024;
 
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
@@ -138,25 +131,17 @@ pub(super) fn flat(files: &Files) -> Result<Parts, Error> {
 /// Among the images of a layout: by name, and without one the only image for this machine.
 fn choose<'a>(entries: &'a [Descriptor], name: Option<&str>) -> Result<&'a Descriptor, Error> {
     let there = || entries.iter().map(Descriptor::shown).collect::<Vec<_>>();
-    let mut candidates: Vec<&Descriptor> = match name {
+    let names = |entry: &'a Descriptor| match entry.names().collect::<Vec<_>>() {
+        none if none.is_empty() => vec![entry.digest.as_str()],
+        names => names,
+    };
+    let pinned = |name: &str| entries.iter().filter(|entry| entry.digest == name).collect::<Vec<_>>();
+    let mut candidates = match name {
         None => entries.iter().collect(),
-        Some(name) => {
-            let complete = name.parse::<Name>().ok();
-            let exact =
-                |entry: &&Descriptor| entry.names().any(|there| there == name) || entry.digest == name;
-            let same = |entry: &&Descriptor| {
-                entry.names().any(|there| complete.is_some() && there.parse().ok() == complete)
-            };
-            let tag = |entry: &&Descriptor| {
-                entry
-                    .names()
-                    .any(|there| there.parse::<Name>().is_ok_and(|there| there.tag.as_deref() == Some(name)))
-            };
-            let all =
-                |matches: &dyn Fn(&&Descriptor) -> bool| entries.iter().filter(matches).collect::<Vec<_>>();
-            let found = [all(&exact), all(&same), all(&tag)].into_iter().find(|found| !found.is_empty());
-            found.ok_or_else(|| Error::NoName { wanted: shortened(name), there: there() })?
-        }
+        Some(name) => match pinned(name) {
+            none if none.is_empty() => name::called(entries, name, names)?,
+            pinned => pinned,
+        },
     };
     candidates.dedup_by(|one, other| one.digest == other.digest);
     if candidates.len() > 1 && candidates.iter().any(|entry| entry.platform.is_some()) {

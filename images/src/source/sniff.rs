@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
+use crate::compression::Compression;
+
 /// A kind of image at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
@@ -13,39 +15,6 @@ pub enum Found {
     Dir,
     /// A tar, perhaps compressed. Which kind of image it holds, if any, is seen when it is read.
     Archive,
-}
-
-/// How bytes are compressed, told by their first four.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Compression {
-    None,
-    Gzip,
-    Zstd,
-    Xz,
-}
-
-impl Compression {
-    pub(super) fn of(start: &[u8]) -> Self {
-        match start {
-            [0x1f, 0x8b, ..] => Self::Gzip,
-            // A frame, or a skippable frame as some writers put in front.
-            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
-            [0xfd, b'7', b'z', b'X', ..] => Self::Xz,
-            _ => Self::None,
-        }
-    }
-
-    /// A reader of what `inner` holds.
-    pub(super) fn decoder<'a>(self, inner: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
-        Ok(match self {
-            Self::None => Box::new(inner),
-            Self::Gzip => {
-                Box::new(flate2::bufread::MultiGzDecoder::new(io::BufReader::with_capacity(1 << 17, inner)))
-            }
-            Self::Zstd => Box::new(zstd::Decoder::new(inner)?),
-            Self::Xz => Box::new(liblzma::read::XzDecoder::new_multi_decoder(inner)),
-        })
-    }
 }
 
 /// `None` if something is there but no image.

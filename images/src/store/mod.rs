@@ -17,6 +17,7 @@ mod tests;
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -97,6 +98,9 @@ impl Store {
 
     /// Uses the store at `root`, and makes it if there is none. What crashed processes left is removed.
     pub fn open(root: &Path) -> Result<Self, Error> {
+        // A layer holds what its image keeps from other users, and its file knows nothing of that.
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(root);
+        made.map_err(Error::io(root))?;
         for directory in ["layers", "joins", "images", "names", "tmp"] {
             let path = root.join(directory);
             fs::create_dir_all(&path).map_err(Error::io(path))?;

@@ -1,4 +1,5 @@
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
@@ -104,6 +105,13 @@ fn names_move_and_digests_do_not() {
     assert_eq!(store.name(&name).unwrap().unwrap().image, two);
     let names: Vec<_> = store.names().unwrap().into_iter().map(|named| named.name).collect();
     assert_eq!(names, ["docker.io/library/redis:7", "docker.io/library/redis:8"]);
+}
+
+#[test]
+fn is_nobody_elses_business() {
+    let (dir, _store) = store();
+    let mode = fs::metadata(dir.path().join("ferry")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
 }
 
 #[test]
