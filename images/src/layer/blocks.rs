@@ -331,7 +331,7 @@ fn shape(data: &Data) -> Option<(u32, (u8, Vec<bool>))> {
 /// How finely the holes of a sparse file of `size` bytes are kept, `stored` of them being data: the map must
 /// stay small beside the data, or an archive of small sparse entries would make an endless image.
 fn sparse_chunk(size: u64, stored: u64) -> u64 {
-    let entries = 1024 + stored / 1024;
+    let entries = 1024 + (stored / 64).min(1 << 18).max(stored / 1024);
     let chunk = size.div_ceil(entries).next_power_of_two();
     chunk.clamp(BLOCK as u64, (BLOCK as u64) << LARGEST_CHUNK_BITS)
 }
