@@ -11,8 +11,12 @@ use clap::{Args, ValueEnum};
 
 use crate::build::{self, forget_the_outer_cargo};
 use crate::kernel;
+use crate::run::given_kernel;
 use crate::setup::{self, Need};
 use crate::workshop::Workshop;
+
+/// The images that the tests run under their own names.
+const RECIPES: [&str; 3] = ["hello", "redis", "python"];
 
 /// Tells the test programs to use full sizes.
 const FULL: &str = "FERRY_TEST_FULL";
@@ -96,7 +100,8 @@ fn get_ready(workshop: &mut Workshop, groups: &[Group]) -> Result<()> {
     let mut needs = Vec::new();
     let whole_runs = groups.contains(&Group::Qemu) || groups.contains(&Group::Kvm);
     if whole_runs || groups.contains(&Group::Images) {
-        needs.extend([Need::Kernel, Need::Images, Need::Tests]);
+        needs.extend([Need::Images, Need::Tests]);
+        needs.extend(given_kernel().is_none().then_some(Need::Kernel));
     }
     if groups.contains(&Group::Qemu) || groups.contains(&Group::Images) {
         needs.push(Need::Qemu);
@@ -113,8 +118,12 @@ fn get_ready(workshop: &mut Workshop, groups: &[Group]) -> Result<()> {
     setup::prepare(workshop, &needs)?;
     if needs.contains(&Need::Kernel) {
         kernel::build(workshop)?;
+    }
+    if needs.contains(&Need::Tests) {
         build::init::build(workshop)?;
-        build::ferry::development(workshop)?;
+        for name in RECIPES {
+            build::recipe::build(workshop, name)?;
+        }
     }
     Ok(())
 }

@@ -26,7 +26,9 @@ enum Holes {
 /// What layers can hold and must keep, in three of them so that each can change what the one below says.
 fn oddities(holes: Holes) -> [Tarball; 3] {
     let [mut first, mut second, mut third] = [Tarball::new(), Tarball::new(), Tarball::new()];
-    [&mut first, &mut second, &mut third].map(|layer| drop(layer.directory("odd/")));
+    for layer in [&mut first, &mut second, &mut third] {
+        layer.directory("odd/");
+    }
     // Modes and owners.
     for mode in [0o0, 0o4755, 0o2755, 0o1777, 0o7777, 0o600] {
         first.add(&Entry { mode, data: b"mode".to_vec(), ..Entry::new(b'0', format!("odd/mode-{mode:o}")) });

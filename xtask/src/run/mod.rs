@@ -5,6 +5,7 @@
 
 mod qemu;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -72,7 +73,8 @@ pub fn run(workshop: &mut Workshop, run: Run) -> Result<ExitCode> {
         Reference::parse(&run.image, Grammar::RecipesIn(&recipes)).map_err(|error| anyhow!("{error}"))?;
     let (on, why) = choose(run.on)?;
     let mut needs = vec![if on == On::Kvm { Need::Kvm } else { Need::Qemu }];
-    if run.machine.kernel.is_none() {
+    let (kernel, initrd) = (run.machine.kernel.or_else(given_kernel), run.machine.initrd);
+    if kernel.is_none() {
         needs.push(Need::Kernel);
     }
     if let Reference::Recipe(name) = &reference {
@@ -80,11 +82,11 @@ pub fn run(workshop: &mut Workshop, run: Run) -> Result<ExitCode> {
         needs.extend(recipe_needs(workshop, name)?);
     }
     setup::prepare(workshop, &needs)?;
-    let kernel = match run.machine.kernel {
+    let kernel = match kernel {
         Some(kernel) => kernel,
         None => kernel::build(workshop)?.vmlinux,
     };
-    let initrd = match run.machine.initrd {
+    let initrd = match initrd {
         Some(initrd) => initrd,
         None => build::init::build(workshop)?.initrd,
     };
@@ -125,6 +127,11 @@ pub fn run(workshop: &mut Workshop, run: Run) -> Result<ExitCode> {
         Ok(status) => Ok(ExitCode::from(status)),
         Err(failure) => Ok(failed(&failure)),
     }
+}
+
+/// A kernel of the user's own, named as for `ferry`: there is none to build then.
+pub fn given_kernel() -> Option<PathBuf> {
+    std::env::var_os("FERRY_KERNEL").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 /// Says in one line why there is no exit status of the container's own.

@@ -1,0 +1,10 @@
+//! Whole images in virtual machines on QEMU without KVM: what a user types, and what must come of it.
+
+#[path = "../road/mod.rs"]
+mod road;
+
+mod errors;
+mod hello;
+mod makes;
+mod python;
+mod redis;
