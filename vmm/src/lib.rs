@@ -13,3 +13,4 @@ pub mod machine;
 pub mod payload;
 #[cfg(feature = "cli")]
 pub mod runtime;
+pub mod sandbox;

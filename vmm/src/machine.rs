@@ -25,6 +25,7 @@ use crate::devices::reactor::Reactor;
 use crate::devices::serial::Tail;
 use crate::devices::virtio::Transport;
 use crate::payload::Embedded;
+use crate::sandbox::{Lock, Role, SandboxError};
 use ending::Ending;
 use kvm_ioctls::VmFd;
 use std::fs::File;
@@ -66,6 +67,8 @@ pub struct Config {
     pub serial: Output,
     /// A virtio console, if any.
     pub console: Option<ConsoleConfig>,
+    /// Whether the machine's threads lock themselves in before the guest's first instruction.
+    pub sandbox: Sandbox,
 }
 
 impl Config {
@@ -81,8 +84,18 @@ impl Config {
             vsock: None,
             serial: Output::Discard,
             console: None,
+            sandbox: Sandbox::Locked,
         }
     }
+}
+
+/// Whether threads that deal with the guest are locked in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sandbox {
+    /// They are, as [`crate::sandbox`] says.
+    Locked,
+    /// They are not. For debugging only.
+    Open,
 }
 
 /// A virtio-blk disk.
@@ -175,6 +188,9 @@ pub enum Error {
         /// What it said.
         source: io::Error,
     },
+    /// A thread could not be locked in.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// A mistake in this program.
     #[error("internal error: {0}")]
     Internal(&'static str),
@@ -207,6 +223,7 @@ pub struct Machine {
     transports: Arc<[Arc<Transport>]>,
     ending: Arc<Ending>,
     tail: Tail,
+    sandbox: Sandbox,
 }
 
 impl Machine {
@@ -223,21 +240,40 @@ impl Machine {
     /// Runs the guest until it ends or is stopped.
     pub fn run(mut self) -> Result<Exit, Error> {
         vcpu::install_kick().map_err(Error::system("install a signal handler"))?;
-        let Self { vcpus, buses, reactor, ending, tail, .. } = &mut self;
+        let Self { vcpus, buses, reactor, ending, tail, sandbox, .. } = &mut self;
+        let (mut device_lock, mut vcpu_lock) = (None, None);
+        if *sandbox == Sandbox::Locked {
+            crate::sandbox::install_report().map_err(Error::system("install a signal handler"))?;
+            device_lock = Some(Lock::new(Role::Devices)?);
+            vcpu_lock = Some(Lock::new(Role::Vcpu)?);
+        }
         let stopper = reactor.stopper();
+        let (starting, started) = std::sync::mpsc::channel::<()>();
         let mut threads = Vec::with_capacity(vcpus.len());
         let mut problem = None;
+        let (reactor, ending) = (&*reactor, &*ending);
         let exit = std::thread::scope(|scope| {
-            let io = std::thread::Builder::new().name("io".into()).spawn_scoped(scope, || {
-                let result = reactor.run();
+            let io = std::thread::Builder::new().name("io".into()).spawn_scoped(scope, move || {
+                let locked = device_lock.map_or(Ok(()), |lock| Ok(lock.enter()?));
+                // The vCPUs start when this thread is locked in.
+                drop(starting);
+                let result = locked
+                    .and_then(|()| reactor.run().map_err(Error::system("wait for the devices' events")));
                 // Without its devices the guest would only hang.
                 ending.set(Exit::Killed);
                 result
             });
             match io {
                 Ok(_) => {
+                    let _ = started.recv();
                     for (number, vcpu) in vcpus.drain(..).enumerate() {
-                        match VcpuThread::spawn(number, vcpu, buses.clone(), ending.clone()) {
+                        match VcpuThread::spawn(
+                            number,
+                            vcpu,
+                            vcpu_lock.clone(),
+                            buses.clone(),
+                            ending.clone(),
+                        ) {
                             Ok(thread) => threads.push(thread),
                             Err(error) => {
                                 ending.set(Exit::Killed);
@@ -269,7 +305,7 @@ impl Machine {
             if let Ok(io) = io
                 && let Ok(Err(error)) = io.join()
             {
-                problem.get_or_insert(Error::system("wait for the devices' events")(error));
+                problem.get_or_insert(error);
             }
             exit
         });

@@ -74,7 +74,17 @@ pub(super) fn build(config: Config) -> Result<Machine, Error> {
     }
     vcpus[0].start_at(kernel.entry)?;
     let buses = Arc::new(Buses { ports, memory: memory_bus });
-    Ok(Machine { vcpus, vm, memory, buses, reactor, transports: transports.into(), ending, tail })
+    Ok(Machine {
+        vcpus,
+        vm,
+        memory,
+        buses,
+        reactor,
+        transports: transports.into(),
+        ending,
+        tail,
+        sandbox: config.sandbox,
+    })
 }
 
 /// Hands guest memory to KVM, a slot for each region.

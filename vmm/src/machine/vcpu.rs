@@ -3,6 +3,7 @@
 use super::ending::Ending;
 use super::{Error, Exit, cpuid, entry, explain};
 use crate::devices::bus::Bus;
+use crate::sandbox::Lock;
 use kvm_bindings::{CpuId, Msrs, kvm_msr_entry};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use std::cell::Cell;
@@ -217,10 +218,17 @@ pub struct VcpuThread {
 }
 
 impl VcpuThread {
-    /// Starts the thread that runs `vcpu`.
-    pub fn spawn(number: usize, mut vcpu: Vcpu, buses: Arc<Buses>, ending: Arc<Ending>) -> io::Result<Self> {
+    /// Starts the thread that runs `vcpu`, locked in if there is a lock.
+    pub fn spawn(
+        number: usize,
+        mut vcpu: Vcpu,
+        lock: Option<Lock>,
+        buses: Arc<Buses>,
+        ending: Arc<Ending>,
+    ) -> io::Result<Self> {
         let run = move || {
-            let result = vcpu.run(&buses, &ending);
+            let locked = lock.map_or(Ok(()), |lock| Ok(lock.enter()?));
+            let result = locked.and_then(|()| vcpu.run(&buses, &ending));
             if result.is_err() {
                 // Whoever waits for the end must not wait for ever; the error itself comes with the join.
                 ending.set(Exit::Killed);
