@@ -397,6 +397,35 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config { cases: 200, ..Default::default() })]
+
+        #[test]
+        fn whatever_the_peer_sends_every_call_ends(
+            frames in proptest::collection::vec(
+                (0u32..5, 0u8..5, proptest::collection::vec(proptest::prelude::any::<u8>(), 0..64)), 0..8),
+            tail in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..32),
+        ) {
+            let (client, mut peer) = pair();
+            std::thread::scope(|scope| {
+                let caller = scope.spawn(|| call(&client));
+                receive(&mut peer);
+                let mut bytes = Vec::new();
+                for (stream_id, kind, message) in frames {
+                    let header = Header { length: message.len() as u32, stream_id, kind, flags: 0 };
+                    bytes.extend(header.encode());
+                    bytes.extend(message);
+                }
+                bytes.extend(tail);
+                // The client may have hung up already.
+                let _ = peer.write_all(&bytes);
+                let _ = peer.shutdown(Shutdown::Write);
+                let answer = caller.join();
+                assert!(!matches!(answer, Ok(Err(CallError::GaveUp(_)))), "the call was left waiting");
+            });
+        }
+    }
+
     #[test]
     fn answers_nobody_waits_for_are_dropped_and_garbage_is_an_error_of_its_call() {
         let (client, mut peer) = pair();

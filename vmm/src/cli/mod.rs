@@ -3,6 +3,7 @@
 
 mod completions;
 mod containers;
+mod images;
 mod info;
 mod log;
 mod progress;
@@ -75,6 +76,10 @@ enum Command {
     Rm(containers::RmArgs),
     /// Show everything about containers, as JSON
     Inspect(containers::InspectArgs),
+    /// List the images that have names here
+    Images(images::ImagesArgs),
+    /// Take an image into the store, so that its name can be run
+    Load(images::LoadArgs),
     /// Show this host, the defaults and where things are kept
     Info,
     /// Show the version
@@ -153,6 +158,8 @@ fn dispatch(global: &Global, command: Command) -> Result<u8, Fault> {
         Command::Ps(args) => containers::ps(&args),
         Command::Rm(args) => containers::rm(&args),
         Command::Inspect(args) => containers::inspect(&args),
+        Command::Images(args) => images::images(global, &args),
+        Command::Load(args) => images::load(global, &args),
         Command::Info => info::info(global),
         Command::Version => info::version(),
         Command::Completions(args) => completions::completions(&args),

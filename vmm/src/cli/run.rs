@@ -274,6 +274,11 @@ pub(super) fn run(global: &Global, args: RunArgs) -> Result<u8, Fault> {
         .map_err(|error| Fault::new(format_args!("signals cannot be received: {error}")))?;
     let progress = Show::new();
     let reference = Reference::parse(&name, Grammar::Registry).map_err(Fault::new)?;
+    if reference == Reference::Stdin && container.interactive {
+        return Err(Fault::new(
+            "standard input cannot be both the image and what -i gives the command: save the image to a file",
+        ));
+    }
     let image = prepare(&global.store()?, &name, &reference, &progress)?;
     progress.end();
     let request = Request {

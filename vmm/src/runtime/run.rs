@@ -218,7 +218,14 @@ fn in_guest(
             });
         }
         // What is left is output that somebody has to read: a signal ends the wait for them.
-        Step::Ended(_) => interrupts.keep(),
+        Step::Ended(status) => {
+            interrupts.keep();
+            note(entry, |record| {
+                record.status = Status::Exited;
+                record.exit_code = Some(status);
+                record.finished = clock::now();
+            });
+        }
     };
     supervise(&guest, container, &stdio, control, request.afterwards, &step)
 }
@@ -266,14 +273,11 @@ fn conclude(mut entry: Entry, result: &Result<u8, Failure>, gone: bool) {
         return;
     }
     let written = entry.update(|record| {
-        record.finished = clock::now();
         record.runtime_directory = PathBuf::new();
         match result {
-            Ok(status) => {
-                record.status = Status::Exited;
-                record.exit_code = Some(*status);
-            }
+            Ok(_) => {}
             Err(failure) => {
+                record.finished = clock::now();
                 record.status = Status::Dead;
                 record.exit_code = Some(failure.status);
                 record.reason = failure.reason.word().to_owned();
