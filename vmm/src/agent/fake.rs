@@ -133,6 +133,24 @@ pub fn start(script: Script) -> (Client, Arc<Mutex<Record>>) {
     (Client::new(ours).unwrap(), record)
 }
 
+/// Starts an agent behind a Unix socket, for one connection.
+pub fn listen(socket: &std::path::Path, script: Script) -> Arc<Mutex<Record>> {
+    let listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
+    let record = Arc::new(Mutex::new(Record::default()));
+    let for_agent = Arc::clone(&record);
+    std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        Arc::new(Agent {
+            world: World::default(),
+            script: Mutex::new(script),
+            record: for_agent,
+            stream: Mutex::new(stream.try_clone().unwrap()),
+        })
+        .serve(stream);
+    });
+    record
+}
+
 /// A process that runs this.
 pub fn running(program: impl FnOnce(&World) -> i32 + Send + 'static) -> Script {
     Script { program: Some(Box::new(program)), ..Script::default() }

@@ -13,7 +13,7 @@ pub mod terminal;
 mod transport;
 
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 
 pub use calls::{OutputStream, Read, Reading, Writing};
 pub use client::{CallError, Client, Pending, Wait, printable};

@@ -23,11 +23,11 @@ pub fn start(verbose: u8, format: LogFormat) {
     };
     let filter = EnvFilter::try_from_env("FERRY_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours =
+        std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
     // A second start, in a test, changes nothing.
     let _ = match format {
         LogFormat::Json => lines.json().try_init(),
-        LogFormat::Text => {
-            lines.with_ansi(std::io::stderr().is_terminal()).without_time().with_target(false).try_init()
-        }
+        LogFormat::Text => lines.with_ansi(colours).without_time().with_target(false).try_init(),
     };
 }

@@ -5,7 +5,7 @@ use super::settings::Settings;
 use super::{Fault, Global};
 use crate::runtime::command::Entrypoint;
 use crate::runtime::environment;
-use crate::runtime::guest::Serial;
+use crate::runtime::guest::{Launch, Serial};
 use crate::runtime::interrupt::{Forwarding, Interrupts};
 use crate::runtime::oci::{Options, Writable};
 use crate::runtime::own_vmm::OwnVmm;
@@ -268,6 +268,7 @@ pub(super) fn run(global: &Global, args: RunArgs) -> Result<u8, Fault> {
     let name = words.next().unwrap_or_default();
     let options = container.options(words.collect())?;
     run::check(&options, &shape, container.interactive)?;
+    OwnVmm.check().map_err(Fault::new)?;
 
     let forwarding = if args.sig_proxy { Forwarding::ToContainer } else { Forwarding::Never };
     let interrupts = Interrupts::install(forwarding)

@@ -57,6 +57,11 @@ pub enum Serial {
 
 /// Starts guests.
 pub trait Launch {
+    /// Whether guests can be started here at all; asked before an image is fetched.
+    fn check(&self) -> Result<(), LaunchError> {
+        Ok(())
+    }
+
     /// Starts one. It runs when this returns, or an error says why not in words for people.
     fn launch(&self, plan: &Plan) -> Result<Arc<dyn Guest>, LaunchError>;
 }
@@ -124,7 +129,7 @@ impl Reason {
 impl End {
     /// One line for people: what happened, as the clause after "the VM has ended: ".
     pub fn sentence(&self) -> String {
-        let line = self.detail.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+        let line = self.detail.lines().map(without_time).find(|line| !line.is_empty()).unwrap_or_default();
         let with = |what: &str| if line.is_empty() { what.to_owned() } else { format!("{what}: {line}") };
         match self.reason {
             Reason::Reset => with("the guest has reset itself before its time"),
@@ -135,6 +140,16 @@ impl End {
             Reason::VmmError => with("the VM failed"),
             Reason::StartFailed => with("the guest did not start"),
         }
+    }
+}
+
+/// A line of a kernel's log without the time in brackets before it.
+fn without_time(line: &str) -> &str {
+    let line = line.trim();
+    let stamp = |inner: &str| inner.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b' ' | b'.'));
+    match line.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
+        Some((time, rest)) if stamp(time) => rest.trim(),
+        _ => line,
     }
 }
 
@@ -149,6 +164,8 @@ mod tests {
             detail: "\n  Kernel panic - not syncing: no init\nmore\n".into(),
         };
         assert_eq!(end.sentence(), "the guest's kernel panicked: Kernel panic - not syncing: no init");
+        let end = End { detail: "[    1.250000] Kernel panic\n".into(), ..end };
+        assert_eq!(end.sentence(), "the guest's kernel panicked: Kernel panic");
         let end = End { reason: Reason::Reset, detail: String::new() };
         assert_eq!(end.sentence(), "the guest has reset itself before its time");
     }

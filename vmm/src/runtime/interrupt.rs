@@ -67,6 +67,12 @@ impl Interrupts {
         Ok(interrupts)
     }
 
+    /// The same without the signals: nobody ever interrupts.
+    pub(super) fn uninstalled(forwarding: Forwarding) -> Self {
+        let shared = Shared { phase: Mutex::new(Phase::Alone), cleanups: Mutex::new(Vec::new()), forwarding };
+        Self(Arc::new(shared))
+    }
+
     /// From now on signals are for the container.
     pub fn forward_to(&self, remote: Remote) {
         *self.phase() = Phase::Container(remote);

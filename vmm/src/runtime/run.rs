@@ -323,3 +323,7 @@ fn record(
         runtime_directory: sockets.to_owned(),
     }
 }
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;

@@ -173,12 +173,12 @@ pub struct Entry {
 }
 
 impl Containers {
-    /// `$XDG_STATE_HOME/ferry`, or `~/.local/state/ferry`, or for root without a home `/var/lib/ferry`.
+    /// `$XDG_STATE_HOME/ferry`, or `~/.local/state/ferry`, or for root without a home `/var/lib/ferry/state`.
     pub fn default_path() -> Option<PathBuf> {
         let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let home = || Some(absolute("HOME")?.join(".local/state"));
-        let system = || rustix::process::geteuid().is_root().then(|| PathBuf::from("/var/lib"));
-        absolute("XDG_STATE_HOME").or_else(home).or_else(system).map(|place| place.join("ferry"))
+        let system = || rustix::process::geteuid().is_root().then(|| PathBuf::from("/var/lib/ferry/state"));
+        absolute("XDG_STATE_HOME").or_else(home).map(|place| place.join("ferry")).or_else(system)
     }
 
     /// Uses the state below `root`, which is made when something is written.

@@ -1,0 +1,185 @@
+//! Whole runs in guests that are an agent in this process: what they return, and what they leave behind.
+
+use super::*;
+use crate::agent::Transport;
+use crate::agent::fake::{self, Record as Calls, Script, running};
+use crate::runtime::guest::{End, Guest, LaunchError};
+use crate::runtime::interrupt::Forwarding;
+use ferry_images::{Digest, ImageConfig};
+use ferry_init::api::method;
+use ferry_init::api::ttrpc::Code;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Starts one guest with this script; it dies with the connection if the script says so.
+struct FakeVmm {
+    script: Mutex<Option<Script>>,
+    guest: Mutex<Option<Arc<FakeGuest>>>,
+}
+
+struct FakeGuest {
+    socket: PathBuf,
+    calls: Arc<Mutex<Calls>>,
+    dies_at: Option<&'static str>,
+    disks: Vec<PlannedDisk>,
+    stopped: Mutex<bool>,
+}
+
+impl Launch for FakeVmm {
+    fn launch(&self, plan: &Plan) -> Result<Arc<dyn Guest>, LaunchError> {
+        let Some(script) = self.script.lock().unwrap().take() else {
+            return Err(LaunchError("no guest today".into()));
+        };
+        let socket = plan.directory.join("agent");
+        let dies_at = script.die_at;
+        let calls = fake::listen(&socket, script);
+        let guest = Arc::new(FakeGuest {
+            socket,
+            calls,
+            dies_at,
+            disks: plan.disks.clone(),
+            stopped: Mutex::new(false),
+        });
+        *self.guest.lock().unwrap() = Some(guest.clone());
+        Ok(guest)
+    }
+}
+
+impl FakeGuest {
+    fn was_asked(&self, method: &str) -> bool {
+        self.calls.lock().unwrap().methods.iter().any(|asked| asked == method)
+    }
+}
+
+impl Guest for FakeGuest {
+    fn transport(&self) -> Transport {
+        Transport::Stream { socket: self.socket.clone() }
+    }
+    fn wait(&self, at_most: Duration) -> Option<End> {
+        std::thread::sleep(at_most.min(Duration::from_millis(5)));
+        if self.dies_at.is_some_and(|method| self.was_asked(method)) {
+            return Some(End { reason: Reason::GuestPanic, detail: "Kernel panic: at last".into() });
+        }
+        self.was_asked(method::DESTROY_SANDBOX).then(|| End { reason: Reason::Reset, detail: String::new() })
+    }
+    fn stop(&self) {
+        *self.stopped.lock().unwrap() = true;
+    }
+    fn serial_tail(&self) -> String {
+        String::new()
+    }
+}
+
+struct Outcome {
+    result: Result<u8, Failure>,
+    guest: Option<Arc<FakeGuest>>,
+    containers: Containers,
+    _root: tempfile::TempDir,
+}
+
+impl Outcome {
+    /// Directories of containers, and of sockets.
+    fn left(&self) -> usize {
+        let sockets = self.guest.as_ref().is_some_and(|guest| guest.socket.parent().unwrap().exists());
+        let containers = self.containers.root().join("containers");
+        std::fs::read_dir(containers).map_or(0, Iterator::count) + usize::from(sockets)
+    }
+}
+
+fn request() -> Request {
+    let image = Image {
+        digest: Digest::of(b"image"),
+        config: ImageConfig { cmd: vec!["prog".into()], ..Default::default() },
+        layers: vec![],
+    };
+    Request {
+        image: Ready { name: "img".into(), image, segments: vec![] },
+        options: oci::Options::default(),
+        shape: Shape { scratch_bytes: 64 * MIB, ..Shape::default() },
+        name: Some("web".into()),
+        interactive: false,
+        afterwards: Afterwards::Keep,
+    }
+}
+
+fn run_it(request: &Request, script: Option<Script>) -> Outcome {
+    let root = tempfile::tempdir().unwrap();
+    let containers = Containers::open(root.path());
+    let vmm = FakeVmm { script: Mutex::new(script), guest: Mutex::new(None) };
+    let result = run(request, &containers, &vmm, &Interrupts::uninstalled(Forwarding::ToContainer), &());
+    let guest = vmm.guest.into_inner().unwrap();
+    Outcome { result, guest, containers, _root: root }
+}
+
+#[test]
+fn a_container_that_is_kept_has_its_status_and_its_disk() {
+    let outcome = run_it(&request(), Some(running(|_| 7)));
+    assert_eq!(outcome.result.as_ref().unwrap(), &7);
+    let kept = outcome.containers.find("web").unwrap();
+    assert!(!kept.alive);
+    assert_eq!((kept.record.status, kept.record.exit_code), (Status::Exited, Some(7)));
+    assert!(kept.record.started >= kept.record.created && kept.record.finished >= kept.record.started);
+    let guest = outcome.guest.as_ref().unwrap();
+    assert!(guest.was_asked(method::REMOVE_CONTAINER) && guest.was_asked(method::DESTROY_SANDBOX));
+    let Contents::Scratch(scratch) = &guest.disks[1].contents else { panic!("{:?}", guest.disks) };
+    assert_eq!(std::fs::metadata(scratch).unwrap().len(), 64 * MIB);
+    assert_eq!(outcome.left(), 1);
+}
+
+#[test]
+fn a_container_that_is_thrown_away_leaves_nothing_and_is_not_waited_for() {
+    let request = Request { afterwards: Afterwards::ThrowAway, ..request() };
+    let outcome = run_it(&request, Some(running(|_| 3)));
+    assert_eq!(outcome.result.as_ref().unwrap(), &3);
+    let guest = outcome.guest.as_ref().unwrap();
+    assert!(!guest.was_asked(method::DESTROY_SANDBOX) && *guest.stopped.lock().unwrap());
+    assert_eq!(outcome.left(), 0);
+}
+
+#[test]
+fn every_failure_before_the_process_leaves_nothing() {
+    let refused = |method, code| Script { refuse: Some((method, code, "its words")), ..running(|_| 0) };
+    for (script, status) in [
+        (None, 125),
+        (Some(refused(method::START_CONTAINER, Code::NotFound)), 127),
+        (Some(refused(method::START_CONTAINER, Code::PermissionDenied)), 126),
+        (Some(refused(method::CREATE_SANDBOX, Code::Internal)), 125),
+        (Some(Script { die_at: Some(method::CREATE_CONTAINER), ..running(|_| 0) }), 125),
+    ] {
+        let outcome = run_it(&request(), script);
+        let failure = outcome.result.as_ref().unwrap_err();
+        assert_eq!(failure.status, status, "{}", failure.message);
+        assert!(!failure.message.contains('\n'));
+        assert_eq!(outcome.left(), 0, "{}", failure.message);
+    }
+}
+
+#[test]
+fn a_guest_that_dies_under_its_process_is_remembered_with_the_reason() {
+    let script =
+        Script { die_at: Some(method::WAIT_PROCESS), ..running(|world| world.signals.read(1).len() as i32) };
+    let outcome = run_it(&request(), Some(script));
+    let failure = outcome.result.as_ref().unwrap_err();
+    assert_eq!((failure.status, failure.reason), (125, Reason::GuestPanic));
+    let kept = outcome.containers.find("web").unwrap().record;
+    assert_eq!((kept.status, kept.reason.as_str()), (Status::Dead, "guest-panic"));
+    assert!(kept.error.contains("Kernel panic: at last"), "{}", kept.error);
+}
+
+#[test]
+fn what_cannot_work_is_said_before_a_guest_is_started() {
+    let small = Request { shape: Shape { memory_mib: 8, ..Shape::default() }, ..request() };
+    let tiny = Request { shape: Shape { scratch_bytes: 4096, ..Shape::default() }, ..request() };
+    let named = Request { name: Some("a b".into()), ..request() };
+    let mut empty = request();
+    empty.image.image.config.cmd.clear();
+    for (request, words) in
+        [(small, "too little"), (tiny, "too small"), (named, "invalid"), (empty, "no command")]
+    {
+        let outcome = run_it(&request, Some(running(|_| 0)));
+        let failure = outcome.result.as_ref().unwrap_err();
+        assert!(failure.message.contains(words), "{}", failure.message);
+        assert_eq!(failure.status, 125);
+        assert!(outcome.guest.is_none() && outcome.left() == 0);
+    }
+}
