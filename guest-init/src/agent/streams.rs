@@ -44,8 +44,14 @@ impl<S: System> Agent<S> {
                 return;
             };
             let has_ended = process.status().is_some();
+            let is_waited = process.waited;
             let output = &mut process.outputs[channel as usize];
-            let (Some(stream), Some(&(caller, length))) = (output.stream, output.readers.front()) else {
+            let Some(stream) = output.stream else { return };
+            let Some(&(caller, length)) = output.readers.front() else {
+                // Nobody reads, and perhaps nobody will: an ended stream need not be kept for that.
+                if has_ended && is_waited && system.at_end(stream) {
+                    self.end_output(key, channel);
+                }
                 return;
             };
             let Some(client) = clients.get_mut(&caller.connection) else {

@@ -1,1 +1,0 @@
-//! The agent with a machine in memory.
