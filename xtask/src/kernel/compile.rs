@@ -59,18 +59,6 @@ impl Build<'_> {
         self.workshop.report.run(&step, &mut make, &self.objects.join("build.log"))
     }
 
-    /// Writes `vmlinux` without symbols to `to`: what boots.
-    pub fn strip(&self, to: &Path) -> Result<()> {
-        let mut strip = self.workshop.tools.command("strip");
-        strip.args(["--strip-all", "--remove-section=.comment", "-o"]).arg(to);
-        strip.arg(self.objects.join("vmlinux"));
-        let output = strip.output().context("cannot start `strip`")?;
-        if !output.status.success() {
-            bail!("strip failed: {}", String::from_utf8_lossy(&output.stderr).trim_end());
-        }
-        Ok(())
-    }
-
     /// `make` for this build, rid of everything that could differ between two machines with the same compiler.
     fn make(&self) -> Command {
         let mut make = self.workshop.tools.command("make");

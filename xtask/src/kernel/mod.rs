@@ -7,6 +7,7 @@
 mod compile;
 mod config;
 mod download;
+mod image;
 mod source;
 
 use std::fs;
@@ -20,7 +21,7 @@ use crate::cache::Key;
 use crate::workshop::Workshop;
 
 /// Counts changes to this module that change what it makes out of the same input.
-const RECIPE: &str = "1";
+const RECIPE: &str = "2";
 
 /// Cache directory of finished kernels.
 const KIND: &str = "kernel";
@@ -28,7 +29,7 @@ const KIND: &str = "kernel";
 /// A built guest kernel.
 #[derive(Clone, Debug)]
 pub struct Kernel {
-    /// The ELF image without symbols: what boots. Beside it are `vmlinux.debug`, the same with symbols for gdb, and
+    /// The ELF image without symbols and padding: what boots. Beside it are `vmlinux.debug`, the same with symbols for gdb, and
     /// `config`.
     pub vmlinux: PathBuf,
     /// What it was made from.
@@ -170,8 +171,9 @@ fn make(workshop: &Workshop, recipe: &Recipe, fetched: &Fetched) -> Result<PathB
         toolchain: recipe.toolchain.clone(),
     };
     let entry = workshop.cache.get_or_make(KIND, &key, |dir| {
-        build.strip(&dir.join("vmlinux"))?;
-        fs::copy(objects.join("vmlinux"), dir.join("vmlinux.debug")).context("cannot keep vmlinux.debug")?;
+        let built = fs::read(objects.join("vmlinux")).context("cannot read the built kernel")?;
+        fs::write(dir.join("vmlinux"), image::compact(&built).context("vmlinux")?)?;
+        fs::write(dir.join("vmlinux.debug"), &built)?;
         fs::copy(objects.join(".config"), dir.join("config"))?;
         fs::write(dir.join("info.toml"), toml::to_string(&info)?)?;
         Ok(())
