@@ -6,7 +6,6 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -98,27 +97,6 @@ impl Key {
         self
     }
 
-    /// Adds a file, or every file below a directory, by relative name and content.
-    pub fn add_tree(&mut self, path: &Path) -> io::Result<&mut Key> {
-        self.add_below(path, Path::new(""))?;
-        Ok(self)
-    }
-
-    fn add_below(&mut self, root: &Path, relative: &Path) -> io::Result<()> {
-        let path = root.join(relative);
-        if path.is_dir() {
-            let mut names =
-                fs::read_dir(&path)?.map(|e| e.map(|e| e.file_name())).collect::<io::Result<Vec<_>>>()?;
-            names.sort();
-            for name in names {
-                self.add_below(root, &relative.join(name))?;
-            }
-        } else {
-            self.add(&relative.to_string_lossy(), &fs::read(&path)?);
-        }
-        Ok(())
-    }
-
     /// The key as a short name: 96 bits in hexadecimal.
     pub fn finish(&self) -> String {
         self.0.clone().finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect()
@@ -172,19 +150,5 @@ mod tests {
         let two = Key::default().add("ab", b"c").finish();
         assert_ne!(one, two);
         assert_eq!(one.len(), 24);
-    }
-
-    #[test]
-    fn a_tree_key_follows_names_and_contents() {
-        let key = |files: &[(&str, &str)]| {
-            let dir = tempfile::tempdir().unwrap();
-            for (name, content) in files {
-                fs::write(dir.path().join(name), content).unwrap();
-            }
-            Key::default().add_tree(dir.path()).unwrap().finish()
-        };
-        assert_eq!(key(&[("a", "1"), ("b", "2")]), key(&[("b", "2"), ("a", "1")]));
-        assert_ne!(key(&[("a", "1")]), key(&[("a", "2")]));
-        assert_ne!(key(&[("a", "1")]), key(&[("b", "1")]));
     }
 }

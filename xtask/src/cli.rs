@@ -63,6 +63,9 @@ enum Images {
         update: bool,
         /// The recipe's name
         name: String,
+        /// The directory with the recipe, instead of images/recipes
+        #[arg(long, value_name = "DIR")]
+        recipes: Option<PathBuf>,
     },
 }
 
@@ -78,6 +81,9 @@ pub enum Part {
     Image {
         /// The recipe's name: images/recipes/NAME.toml
         name: String,
+        /// The directory with the recipe, instead of images/recipes
+        #[arg(long, value_name = "DIR")]
+        recipes: Option<PathBuf>,
     },
 }
 
@@ -88,9 +94,10 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Doctor => return Ok(ExitCode::from(u8::from(!setup::doctor(&workshop)))),
         Command::Run(run) => return run::run(&mut workshop, *run),
         Command::Test(test) => return test::test(&mut workshop, &test),
-        Command::Image { what: Images::Lock { update: _, name } } => {
+        Command::Image { what: Images::Lock { update: _, name, recipes } } => {
             setup::prepare(&mut workshop, &[Need::Images])?;
-            build::recipe::update_lock(&workshop, &name)?;
+            let recipes = recipes.unwrap_or_else(|| build::recipe::directory(&workshop));
+            build::recipe::update_lock(&workshop, &recipes, &name)?;
         }
         Command::Build { part } => build_parts(&mut workshop, part)?,
         Command::Dist { output } => {
@@ -118,10 +125,12 @@ fn build_parts(workshop: &mut Workshop, part: Option<Part>) -> Result<()> {
         workshop.report.built("PID 1", &init.program);
         workshop.report.built("initrd", &init.initrd);
     }
-    if let Some(Part::Image { name }) = &part {
+    if let Some(Part::Image { name, recipes }) = &part {
         setup::prepare(workshop, &[Need::Images])?;
-        let layout = build::recipe::build(workshop, name)?;
-        workshop.report.say(format!("image {name}: {}", layout.display()));
+        let recipes = recipes.clone().unwrap_or_else(|| build::recipe::directory(workshop));
+        let layout = build::recipe::build(workshop, &recipes, name)?;
+        // The path is the result: it goes where a script can take it.
+        println!("{}", layout.display());
     }
     if all || part == Some(Part::Ferry) {
         workshop.report.built("ferry", &build::ferry::development(workshop)?);

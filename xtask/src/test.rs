@@ -18,6 +18,9 @@ use crate::workshop::Workshop;
 /// The images that the tests run under their own names.
 const RECIPES: [&str; 3] = ["hello", "redis", "python"];
 
+/// Images of other makes, which only the tests run.
+const OTHER_MAKES: [&str; 5] = ["go", "node", "java", "sshd", "dropping"];
+
 /// Tells the test programs to use full sizes.
 const FULL: &str = "FERRY_TEST_FULL";
 
@@ -121,8 +124,12 @@ fn get_ready(workshop: &mut Workshop, groups: &[Group]) -> Result<()> {
     }
     if needs.contains(&Need::Tests) {
         build::init::build(workshop)?;
-        for name in RECIPES {
-            build::recipe::build(workshop, name)?;
+        let product = build::recipe::directory(workshop);
+        let tests = workshop.checkout.join("xtask/tests/recipes");
+        for (recipes, names) in [(product, &RECIPES[..]), (tests, &OTHER_MAKES[..])] {
+            for name in names {
+                build::recipe::build(workshop, &recipes, name)?;
+            }
         }
     }
     Ok(())

@@ -62,7 +62,9 @@ fn oddities(holes: Holes) -> [Tarball; 3] {
     first.file(&format!("odd/{}", "n".repeat(255)), b"as long as a name can be");
     let deep = format!("odd/{}", "directory-of-many-letters/".repeat(12));
     // Every directory on the way: what an implied one is like, everyone may decide for himself.
-    (1..=12).for_each(|depth| drop(first.directory(&deep[..4 + depth * 26])));
+    for depth in 1..=12 {
+        first.directory(&deep[..4 + depth * 26]);
+    }
     first.file(&format!("{deep}file"), b"deep");
     first.symlink("odd/long-target", &"t".repeat(1000));
     // Contents.
@@ -269,9 +271,11 @@ fn damaged(change: impl Fn(&mut Vec<u8>)) {
     outcome.exits(125).prints("");
     let line = outcome.one_line_of_error();
     assert!(line.contains("sha256:") || line.contains("digest"), "{line}");
-    let layers =
-        walk(&store).into_iter().filter(|path| path.ends_with(".erofs") || path.contains("tmp")).count();
-    assert!(layers <= 3, "the layers that were right may stay, nothing else: {:?}", walk(&store));
+    let left = walk(&store);
+    let layers = left.iter().filter(|path| path.ends_with(".erofs")).count();
+    let rest: Vec<_> =
+        left.iter().filter(|path| !path.ends_with(".erofs") && !path.ends_with("/version")).collect();
+    assert!(layers <= 3 && rest.is_empty(), "the layers that were right may stay, nothing else: {left:?}");
 }
 
 fn walk(directory: &Path) -> Vec<String> {

@@ -5,7 +5,7 @@
 
 mod qemu;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -79,7 +79,7 @@ pub fn run(workshop: &mut Workshop, run: Run) -> Result<ExitCode> {
     }
     if let Reference::Recipe(name) = &reference {
         workshop.report.say(format!("{name} is the recipe images/recipes/{name}.toml"));
-        needs.extend(recipe_needs(workshop, name)?);
+        needs.extend(recipe_needs(workshop, &recipes, name)?);
     }
     setup::prepare(workshop, &needs)?;
     let kernel = match kernel {
@@ -92,7 +92,7 @@ pub fn run(workshop: &mut Workshop, run: Run) -> Result<ExitCode> {
     };
     let reference = match reference {
         Reference::Recipe(name) => {
-            Reference::OciLayout { path: build::recipe::build(workshop, &name)?, name: None }
+            Reference::OciLayout { path: build::recipe::build(workshop, &recipes, &name)?, name: None }
         }
         other => other,
     };
@@ -141,8 +141,8 @@ fn failed(failure: &Failure) -> ExitCode {
 }
 
 /// What a recipe's image takes that is not there yet.
-fn recipe_needs(workshop: &Workshop, name: &str) -> Result<Vec<Need>> {
-    if build::recipe::cached(workshop, name)?.is_some() {
+fn recipe_needs(workshop: &Workshop, recipes: &Path, name: &str) -> Result<Vec<Need>> {
+    if build::recipe::cached(workshop, recipes, name)?.is_some() {
         return Ok(Vec::new());
     }
     // Recipes differ; their packages are in the order of this.

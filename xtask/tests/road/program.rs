@@ -9,6 +9,11 @@ pub fn lister() -> PathBuf {
     rust("lister")
 }
 
+/// The program that says who it is.
+pub fn whoami() -> PathBuf {
+    rust("whoami")
+}
+
 /// Builds `tests/programs/NAME.rs` as a static program, once for each version of its source.
 fn rust(name: &str) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/programs/{name}.rs"));
