@@ -62,6 +62,11 @@ pub trait Launch {
         Ok(())
     }
 
+    /// What people see while a guest starts.
+    fn step(&self) -> &'static str {
+        "starting the guest"
+    }
+
     /// Starts one. It runs when this returns, or an error says why not in words for people.
     fn launch(&self, plan: &Plan) -> Result<Arc<dyn Guest>, LaunchError>;
 }

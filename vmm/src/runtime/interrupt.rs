@@ -51,8 +51,7 @@ impl std::fmt::Debug for Interrupts {
 impl Interrupts {
     /// Takes over the signals that a container's process may be sent.
     pub fn install(forwarding: Forwarding) -> io::Result<Self> {
-        let shared = Shared { phase: Mutex::new(Phase::Alone), cleanups: Mutex::new(Vec::new()), forwarding };
-        let interrupts = Self(Arc::new(shared));
+        let interrupts = Self::uninstalled(forwarding);
         let wanted =
             Signal::FORWARDED.iter().chain([&Signal::WINCH]).map(|signal| i32::from(signal.number()));
         let mut signals = signal_hook::iterator::Signals::new(wanted)?;

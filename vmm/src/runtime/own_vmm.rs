@@ -27,6 +27,13 @@ impl Launch for OwnVmm {
         }
     }
 
+    fn step(&self) -> &'static str {
+        match machine::probe() {
+            Ok(kvm) if kvm.emulates_ring0 => "starting the guest (this KVM interprets its kernel: minutes)",
+            _ => "starting the guest",
+        }
+    }
+
     fn launch(&self, plan: &Plan) -> Result<Arc<dyn Guest>, LaunchError> {
         let socket = plan.directory.join("vsock");
         let config = config(plan, socket.clone())?;

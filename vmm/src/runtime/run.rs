@@ -197,7 +197,7 @@ fn in_guest(
     let stdio = Stdio::inherited(request.interactive, keyboard)
         .map_err(|error| Failure::early(format!("stdin, stdout or stderr cannot be used: {error}")))?;
 
-    progress.begin("starting the guest", None);
+    progress.begin(launch.step(), None);
     let guest = launch
         .launch(&plan)
         .map_err(|error| Failure { reason: Reason::VmmError, ..Failure::early(error.to_string()) })?;
