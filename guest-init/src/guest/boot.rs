@@ -34,8 +34,8 @@ const MOUNTS: [Mount; 7] = [
     entry(c"cgroup2", c"/sys/fs/cgroup", SAFE | MS_RELATIME, c"nsdelegate"),
 ];
 
-/// Open files that a process may have, as Docker sets it.
-const OPEN_FILES: u64 = 1 << 20;
+/// Open files that PID 1 may have, and the hard limit of every process. In number.
+const OPEN_FILES: u64 = 1 << 19;
 
 /// Leaves the initial RAM filesystem and mounts what the guest needs. What fails is logged and left out: the
 /// call that needs it will say so to somebody.

@@ -96,6 +96,14 @@ impl Guest {
         forked.context("fork")
     }
 
+    fn own_pids(&mut self) -> Result<&Fd, Fault> {
+        if self.own_pids.is_none() {
+            self.own_pids =
+                Some(open(CWD, c"/proc/self/ns/pid", O_RDONLY, 0).context("open our pid namespace")?);
+        }
+        self.own_pids.as_ref().ok_or_else(|| Fault::internal("no pid namespace"))
+    }
+
     fn stdio(&self, space: &Space, process: &Process) -> Result<(stdio::OurStdio, ChildStdio), Fault> {
         if !process.terminal {
             return stdio::pipes().context("make pipes");
@@ -175,7 +183,7 @@ impl System for Guest {
             return Ok(Created { container: space, holder: None });
         }
         let (report, writer) = self.report()?;
-        match space.fork_new(spec)? {
+        match space.fork_new(spec, self.own_pids()?)? {
             None => space::hold(&space, spec, writer),
             Some(pid) => Ok(Created { container: space, holder: Some((pid, report)) }),
         }
@@ -192,7 +200,7 @@ impl System for Guest {
         let (report, writer) = self.report()?;
         let makes_space = space.is_init && which == Which::First;
         let pid = if makes_space {
-            space.fork_new(spec)?
+            space.fork_new(spec, self.own_pids()?)?
         } else {
             match self.fork_into(space)? {
                 Forked::Child => None,
@@ -240,7 +248,7 @@ impl System for Guest {
         if let Some((pid, _)) = space.inhabitant.as_ref().filter(|_| !space.is_init) {
             let _ = kill(*pid, SIGKILL);
         }
-        if !space.has_pids()
+        if !space.owns_pids()
             && let Some(cgroup) = &space.cgroup
         {
             let _ = cgroup.kill();

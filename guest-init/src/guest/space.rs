@@ -56,6 +56,8 @@ pub struct Space {
     pub(super) cgroup: Option<Cgroup>,
     /// The namespaces that are its own or joined (`CLONE_NEW*`); all but the mount namespace may be missing.
     pub(super) kinds: u32,
+    /// The namespaces that are made for it.
+    new: u32,
     /// Whether the container's process makes the namespaces itself.
     pub(super) is_init: bool,
     pub(super) dns: alloc::vec::Vec<String>,
@@ -129,16 +131,30 @@ impl Space {
             other => Some(other?),
         };
         let dns = sandbox.dns.clone();
-        Ok(Space { id: id.into(), inhabitant: None, cgroup, kinds: found.new | joined, is_init, dns })
+        Ok(Space {
+            id: id.into(),
+            inhabitant: None,
+            cgroup,
+            kinds: found.new | joined,
+            new: found.new,
+            is_init,
+            dns,
+        })
     }
 
-    /// Whether the container has a pid namespace of its own.
+    /// Whether the container has a pid namespace of its own, whose process 1 is ours to end.
+    pub fn owns_pids(&self) -> bool {
+        self.new & CLONE_NEWPID != 0
+    }
+
+    /// Whether its processes are in another pid namespace than the guest's.
     pub fn has_pids(&self) -> bool {
         self.kinds & CLONE_NEWPID != 0
     }
 
     /// Forks into the namespaces that are made by the fork itself. The child goes on with [`set_up`](Self::set_up).
-    pub(super) fn fork_new(&mut self, spec: &Spec) -> Result<Option<i32>, Fault> {
+    /// `own_pids` is the guest's pid namespace.
+    pub(super) fn fork_new(&mut self, spec: &Spec, own_pids: &Fd) -> Result<Option<i32>, Fault> {
         let found = namespaces(spec.linux.as_ref())?;
         // The cgroup namespace begins at the cgroup that its maker is in, so it is made after the fork.
         let flags = found.new & !CLONE_NEWCGROUP;
@@ -148,6 +164,9 @@ impl Space {
         }
         // SAFETY: PID 1 has one thread.
         let forked = unsafe { fork(flags, self.cgroup.as_ref().map(Cgroup::directory)) };
+        if !matches!(forked, Ok(Forked::Child)) && self.has_pids() && !self.owns_pids() {
+            enter(own_pids, CLONE_NEWPID).context("come back to our pid namespace")?;
+        }
         match forked.context("fork a container")? {
             Forked::Child => Ok(None),
             Forked::Parent(pid, fd) => {
@@ -244,7 +263,7 @@ pub(super) fn hold(space: &Space, spec: &Spec, report: Fd) -> ! {
     close_from(0);
     loop {
         match take_signal(ALL_SIGNALS) {
-            Ok(signal) if signal != SIGCHLD && space.has_pids() => {
+            Ok(signal) if signal != SIGCHLD && space.owns_pids() => {
                 let _ = kill(FIRST_PROCESS, signal);
             }
             _ => {}
