@@ -48,11 +48,12 @@ Examples:
   ferry run -m 2g --cpus 4 oci:./build    an OCI layout, with more of a machine
   echo hi | ferry run --rm -i IMAGE cat   pipes work as with any program
 
-The exit status is the container's own; 126: its command cannot be executed; 127: it was not found; 125: ferry
-itself failed, and one line says why.";
+The exit status is the container's own; 126: its command cannot be executed;
+127: it was not found; 125: ferry itself failed, and one line says why.";
 
 /// Options of every subcommand.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "General")]
 pub struct Global {
     /// Say more: once what is done, twice also what the guest's kernel prints
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]

@@ -41,8 +41,10 @@ pub struct RunArgs {
     ///
     /// IMAGE is an archive or directory (what docker save, skopeo or podman write), or oci:DIR, oci-archive:FILE,
     /// docker-archive:FILE, dir:DIR, or - for an archive on standard input; each may have :NAME at its end. Any other
-    /// word is a registry's image, as in Docker. Everything after IMAGE is the command.
-    #[arg(required = true, num_args = 1.., trailing_var_arg = true, value_names = ["IMAGE", "COMMAND"])]
+    /// word is the name of an image that was loaded before (ferry load), written as in Docker. Everything after IMAGE is
+    /// the command.
+    #[arg(required = true, num_args = 1.., trailing_var_arg = true, value_names = ["IMAGE", "COMMAND"],
+          help_heading = "Image and command")]
     words: Vec<String>,
 }
 

@@ -80,11 +80,12 @@ fn attempt(
         .map_err(|error| not_run(guest.as_ref(), error))?;
     if afterwards == Afterwards::Keep {
         // The container has its status by now: a guest that does not close its books properly is worth a warning only.
-        match session::take_down(&client, &container.id, SHUTDOWN_LIMIT) {
-            Ok(()) => drop(guest.wait(SHUTDOWN_LIMIT)),
-            Err(error) => {
-                tracing::warn!(%error, "the guest did not shut down in order; its last writes may be missing")
-            }
+        let asked = session::take_down(&client, &container.id, SHUTDOWN_LIMIT);
+        let patience = if asked.is_ok() { SHUTDOWN_LIMIT } else { Duration::from_secs(1) };
+        let end = guest.wait(patience);
+        // A reset is the guest's way of ending whether its answer made it out or not.
+        if !end.is_some_and(|end| end.reason == Reason::Reset) {
+            tracing::warn!(?asked, "the guest did not shut down in order; its last writes may be missing");
         }
     }
     Ok(status)
