@@ -110,8 +110,10 @@ impl Process<'_> {
     ) -> Result<(), DrainError> {
         let mut broken = false;
         let mut under_way = VecDeque::with_capacity(READS);
+        // One at a time until the process is seen to write in bulk: most never do, and a call is not free in the guest.
+        let mut at_once = 1;
         loop {
-            let read = self.read_next(stream, &mut under_way, ended);
+            let read = self.read_next(stream, &mut under_way, at_once, ended);
             let data = match read {
                 Ok(Read::Data(data)) => data,
                 Ok(Read::End) => return Ok(()),
@@ -122,6 +124,9 @@ impl Process<'_> {
                 }
                 Err(error) => return Err(DrainError::Guest(error)),
             };
+            if data.len() >= READ as usize / 2 {
+                at_once = READS;
+            }
             if broken {
                 continue;
             }
@@ -150,9 +155,10 @@ impl Process<'_> {
         &self,
         stream: OutputStream,
         under_way: &mut VecDeque<Reading>,
+        at_once: usize,
         ended: &Ended,
     ) -> Result<Read, CallError> {
-        while under_way.len() < READS {
+        while under_way.len() < at_once {
             under_way.push_back(self.client.begin_read(stream, self.container, self.exec, READ)?);
         }
         let Some(first) = under_way.pop_front() else { return Ok(Read::End) };

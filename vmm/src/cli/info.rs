@@ -14,7 +14,7 @@ use std::path::PathBuf;
 pub fn info(global: &Global) -> Result<u8, Fault> {
     let kvm = match machine::probe() {
         Ok(kvm) if kvm.emulates_ring0 => {
-            "usable, but it interprets the guest's kernel mode: booting takes about a minute".to_owned()
+            "usable, but it interprets the guest's kernel mode: booting takes a minute or more".to_owned()
         }
         Ok(_) => "usable".to_owned(),
         Err(error) => error.to_string(),
