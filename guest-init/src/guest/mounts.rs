@@ -173,9 +173,10 @@ pub fn set_root_propagation(name: &str) -> Result<(), Fault> {
 pub fn make_read_only(paths: &[String]) -> Result<(), Fault> {
     for path in paths {
         let result = (|| {
-            let tree = clone_tree(existing(path)?.raw(), c"", Recursion::Tree)?;
+            let target = existing(path)?;
+            let tree = clone_tree(target.raw(), c"", Recursion::Tree)?;
             set_attributes(tree.raw(), m::MOUNT_ATTR_RDONLY, 0, 0, Recursion::Tree)?;
-            attach(&tree, existing(path)?.raw())
+            attach(&tree, target.raw())
         })();
         unless_missing(result).context(format_args!("make {path} read-only"))?;
     }

@@ -121,16 +121,17 @@ fn prepare_overlay(options: &Options) -> Result<(), Fault> {
     };
     let lower = option("lowerdir").unwrap_or_default().split(':').next().unwrap_or_default();
     (|| {
-        let upper_path = cstr(upper)?;
-        if file::stat(&upper_path).is_err() {
-            make_directories(upper)?;
-            let root = file::stat(&cstr(lower)?)?;
-            if (root.st_uid, root.st_gid) != (0, 0) {
-                file::chown(CWD, &upper_path, root.st_uid, root.st_gid)?;
-            }
-            file::chmod(CWD, &upper_path, root.st_mode)?;
+        make_directories(upper)?;
+        make_directories(work)?;
+        let upper = cstr(upper)?;
+        let (has, wants) = (file::stat(&upper)?, file::stat(&cstr(lower)?)?);
+        if (has.st_uid, has.st_gid) != (wants.st_uid, wants.st_gid) {
+            file::chown(CWD, &upper, wants.st_uid, wants.st_gid)?;
         }
-        make_directories(work)
+        if has.st_mode != wants.st_mode {
+            file::chmod(CWD, &upper, wants.st_mode)?;
+        }
+        Ok(())
     })()
     .context("prepare the writable layer")
 }
