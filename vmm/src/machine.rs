@@ -31,10 +31,10 @@ use kvm_ioctls::VmFd;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use thiserror::Error;
 use vcpu::{Buses, Vcpu, VcpuThread};
-use vm_memory::GuestMemoryMmap;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// Bytes the guest is started with: its kernel or its initrd.
 #[derive(Clone, Debug)]
@@ -216,11 +216,11 @@ pub struct Machine {
     vcpus: Vec<Vcpu>,
     #[expect(dead_code, reason = "owned: the vCPUs run in it")]
     vm: VmFd,
-    #[expect(dead_code, reason = "owned: KVM maps it")]
     memory: GuestMemoryMmap,
     buses: Arc<Buses>,
     reactor: Reactor,
     transports: Arc<[Arc<Transport>]>,
+    faults: Arc<Mutex<Vec<String>>>,
     ending: Arc<Ending>,
     tail: Tail,
     sandbox: Sandbox,
@@ -234,7 +234,23 @@ impl Machine {
 
     /// A handle with which another thread stops the machine.
     pub fn handle(&self) -> Handle {
-        Handle { ending: self.ending.clone(), tail: self.tail.clone(), transports: self.transports.clone() }
+        Handle {
+            ending: self.ending.clone(),
+            tail: self.tail.clone(),
+            transports: Arc::downgrade(&self.transports),
+            faults: self.faults.clone(),
+        }
+    }
+
+    /// The flattened device tree that describes the machine to its guest.
+    pub fn device_tree(&self) -> Result<Vec<u8>, Error> {
+        let wrong = |_| Error::Internal("the device tree is not where it was put");
+        let read = |at, bytes: &mut [u8]| self.memory.read_slice(bytes, GuestAddress(at)).map_err(wrong);
+        let mut length = [0; 4];
+        read(layout::SETUP_DTB + boot_params::SETUP_DATA_LENGTH, &mut length)?;
+        let mut tree = vec![0; u32::from_le_bytes(length) as usize];
+        read(layout::SETUP_DTB + boot_params::SETUP_DATA_CONTENTS, &mut tree)?;
+        Ok(tree)
     }
 
     /// Runs the guest until it ends or is stopped.
@@ -309,6 +325,7 @@ impl Machine {
             }
             exit
         });
+        *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = faults(&self.transports);
         if let Some(problem) = problem {
             return Err(problem);
         }
@@ -323,12 +340,15 @@ impl Machine {
     }
 }
 
-/// Reaches into a running machine from any thread. It outlives the machine harmlessly.
+/// Reaches into a running machine from any thread. It outlives the machine and keeps nothing of it: memory, disks and
+/// connections are released when the run ends.
 #[derive(Clone)]
 pub struct Handle {
     ending: Arc<Ending>,
     tail: Tail,
-    transports: Arc<[Arc<Transport>]>,
+    transports: Weak<[Arc<Transport>]>,
+    /// The faults when the run ended.
+    faults: Arc<Mutex<Vec<String>>>,
 }
 
 impl Handle {
@@ -342,11 +362,19 @@ impl Handle {
         self.tail.text()
     }
 
-    /// What the guest's drivers did wrong, one sentence for each device that waits for a reset because of it.
+    /// What the guest's drivers did wrong, one sentence for each device that waits for a reset because of it, or did
+    /// when the run ended.
     pub fn device_faults(&self) -> Vec<String> {
-        let fault = |(number, transport): (usize, &Arc<Transport>)| {
-            transport.fault().map(|fault| format!("virtio device {number}: {fault}"))
-        };
-        self.transports.iter().enumerate().filter_map(fault).collect()
+        match self.transports.upgrade() {
+            Some(transports) => faults(&transports),
+            None => self.faults.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
     }
+}
+
+fn faults(transports: &[Arc<Transport>]) -> Vec<String> {
+    let fault = |(number, transport): (usize, &Arc<Transport>)| {
+        transport.fault().map(|fault| format!("virtio device {number}: {fault}"))
+    };
+    transports.iter().enumerate().filter_map(fault).collect()
 }

@@ -51,8 +51,9 @@ const COMMON: &[libc::c_long] = &[
     libc::SYS_rt_sigreturn,
     libc::SYS_rt_sigprocmask,
     libc::SYS_sigaltstack,
-    libc::SYS_restart_syscall,
     libc::SYS_clock_gettime,
+    // The C library's allocator counts the processors when a process has many threads.
+    libc::SYS_sched_getaffinity,
     libc::SYS_exit,
     libc::SYS_exit_group,
 ];
@@ -60,6 +61,7 @@ const COMMON: &[libc::c_long] = &[
 /// What devices need besides: waiting, files, and the sockets behind vsock.
 const DEVICES: &[libc::c_long] = &[
     libc::SYS_epoll_wait,
+    libc::SYS_restart_syscall,
     libc::SYS_readv,
     libc::SYS_writev,
     libc::SYS_preadv,

@@ -131,7 +131,7 @@ fn runs_with_memory_above_the_hole_and_several_vcpus() {
         return;
     }
     let kernel = Script::default().out(0x3f8, b'x').reset().kernel();
-    let machine = Machine::new(Config { vcpus: 4, memory_mib: 5000, ..Config::new(kernel) }).unwrap();
+    let machine = Machine::new(Config { vcpus: 16, memory_mib: 5000, ..Config::new(kernel) }).unwrap();
     assert_eq!(machine.run().unwrap(), Exit::Reset);
 }
 

@@ -17,6 +17,11 @@ const LOADER_UNDEFINED: u8 = 0xff;
 /// Boot protocol 2.15, the first with 64-bit entry documented as it is now.
 const PROTOCOL: u16 = 0x020f;
 
+/// Where in a `struct setup_data` the length of its contents is.
+pub const SETUP_DATA_LENGTH: u64 = 12;
+/// Where its contents are.
+pub const SETUP_DATA_CONTENTS: u64 = 16;
+
 /// Why the boot parameters could not be written.
 #[derive(Debug, Error)]
 pub enum BootParamsError {
@@ -58,7 +63,7 @@ impl BootParams<'_> {
         memory.write_slice(self.cmdline.as_bytes(), GuestAddress(layout::CMDLINE))?;
         memory.write_obj(0u8, GuestAddress(layout::CMDLINE + self.cmdline.len() as u64))?;
 
-        if self.tree.len() as u64 > layout::SETUP_DTB_END - layout::SETUP_DTB - 16 {
+        if self.tree.len() as u64 > layout::SETUP_DTB_END - layout::SETUP_DTB - SETUP_DATA_CONTENTS {
             return Err(BootParamsError::TreeTooLong(self.tree.len()));
         }
         write_setup_data(memory, layout::SETUP_DTB, layout::SETUP_RNG_SEED, SETUP_DTB, self.tree)?;
@@ -101,8 +106,8 @@ fn write_setup_data(
 ) -> Result<(), GuestMemoryError> {
     memory.write_obj(next, GuestAddress(at))?;
     memory.write_obj(kind, GuestAddress(at + 8))?;
-    memory.write_obj(contents.len() as u32, GuestAddress(at + 12))?;
-    memory.write_slice(contents, GuestAddress(at + 16))
+    memory.write_obj(contents.len() as u32, GuestAddress(at + SETUP_DATA_LENGTH))?;
+    memory.write_slice(contents, GuestAddress(at + SETUP_DATA_CONTENTS))
 }
 
 #[cfg(test)]

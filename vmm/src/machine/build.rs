@@ -81,6 +81,7 @@ pub(super) fn build(config: Config) -> Result<Machine, Error> {
         buses,
         reactor,
         transports: transports.into(),
+        faults: Arc::default(),
         ending,
         tail,
         sandbox: config.sandbox,

@@ -13,9 +13,10 @@ use crate::devices::reactor::{EventSet, Poller};
 use connection::{Connection, Greeting, Stage, Verdict};
 use packet::{HEADER, HOST_CID, Header, Operation, Ports, STREAM};
 use std::collections::{HashMap, VecDeque};
-use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 use vm_memory::ByteValued;
 
 /// The device type.
@@ -59,6 +60,8 @@ impl Vsock {
     /// A device for a guest with context id `cid`, whose socket is made at `socket`. The socket file must not exist.
     pub fn new(cid: u64, socket: PathBuf) -> io::Result<Self> {
         let listener = UnixListener::bind(&socket)?;
+        // The guest is as open as this socket: nobody else's business.
+        fs::set_permissions(&socket, fs::Permissions::from_mode(0o600))?;
         listener.set_nonblocking(true)?;
         Ok(Self {
             cid: cid.to_le_bytes(),
@@ -366,7 +369,7 @@ impl Device for Vsock {
 
 impl Drop for Vsock {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.socket);
+        let _ = fs::remove_file(&self.socket);
     }
 }
 
