@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow};
 use clap::{Args, ValueEnum};
 use ferry_images::{Grammar, Reference, Store};
 use ferry_vmm::cli::run::{ContainerArgs, MachineArgs, prepare};
@@ -71,7 +71,7 @@ pub fn run(workshop: &mut Workshop, run: Run) -> Result<ExitCode> {
     let recipes = build::recipe::directory(workshop);
     let reference =
         Reference::parse(&run.image, Grammar::RecipesIn(&recipes)).map_err(|error| anyhow!("{error}"))?;
-    let (on, why) = choose(run.on)?;
+    let (on, why) = choose(run.on);
     let mut needs = vec![if on == On::Kvm { Need::Kvm } else { Need::Qemu }];
     let (kernel, initrd) = (run.machine.kernel.or_else(given_kernel), run.machine.initrd);
     if kernel.is_none() {
@@ -156,16 +156,10 @@ fn recipe_needs(workshop: &Workshop, recipes: &Path, name: &str) -> Result<Vec<N
 }
 
 /// Where to run, and why there.
-fn choose(on: On) -> Result<(On, String)> {
+fn choose(on: On) -> (On, String) {
     match on {
-        On::Kvm => {
-            if let Some(fault) = setup::kvm_fault() {
-                bail!("{fault}");
-            }
-            Ok((On::Kvm, "as asked".to_owned()))
-        }
-        On::Qemu => Ok((On::Qemu, "as asked".to_owned())),
-        On::Auto => Ok(match (setup::kvm_fault(), machine::probe()) {
+        On::Kvm | On::Qemu => (on, "as asked".to_owned()),
+        On::Auto => match (setup::kvm_fault(), machine::probe()) {
             (Some(fault), _) => (On::Qemu, fault),
             (None, Err(error)) => (On::Qemu, error.to_string()),
             (None, Ok(kvm)) if kvm.emulates_ring0 => (
@@ -174,6 +168,6 @@ fn choose(on: On) -> Result<(On, String)> {
                     .to_owned(),
             ),
             (None, Ok(_)) => (On::Kvm, "/dev/kvm works".to_owned()),
-        }),
+        },
     }
 }

@@ -1,14 +1,12 @@
 //! Images as they come: what is in them must be in the guest, and what is wrong with them must be said.
 
-mod road;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use road::image::{Image, Packing};
-use road::tarball::{Entry, Tarball, record};
-use road::{on_qemu, program};
+use crate::road::image::{Image, Packing, digest};
+use crate::road::tarball::{Entry, Tarball, record};
+use crate::road::{on_qemu, program};
 use serde_json::json;
 
 /// File capabilities as the kernel keeps them (`struct vfs_cap_data`, revision 2): cap_net_raw, permitted and effective.
@@ -207,17 +205,34 @@ fn packing_and_container_format_make_no_difference() {
         with_lister(packing, Holes::Gnu).write_layout(&layout, "odd");
         references.push(format!("oci:{}:odd", layout.display()));
     }
-    let trees: Vec<String> = references
-        .iter()
-        .map(|reference| {
-            // A store of its own each time: nothing may be found ready.
-            let store = tempfile::tempdir().expect("a directory");
-            let outcome = on_qemu(&[reference]).env("XDG_DATA_HOME", store.path()).run();
-            outcome.exits(0);
-            outcome.text()
+    let (mut trees, mut stores) = (Vec::new(), Vec::new());
+    for reference in &references {
+        // A store of its own each time: nothing may be found ready.
+        let store = tempfile::tempdir().expect("a directory");
+        let outcome = on_qemu(&[reference]).env("XDG_DATA_HOME", store.path()).run();
+        outcome.exits(0);
+        trees.push(outcome.text());
+        stores.push(digests(store.path()));
+    }
+    for (tree, store) in trees.iter().zip(&stores) {
+        same(tree, &trees[0]);
+        assert_eq!(store, &stores[0], "the same layers become the same files");
+    }
+    assert!(stores[0].len() >= 4, "four layers are converted: {:?}", stores[0]);
+}
+
+/// The layers of a store: their names and what is in them.
+fn digests(store: &Path) -> Vec<(String, String)> {
+    let mut layers: Vec<_> = walk(store)
+        .into_iter()
+        .filter(|path| path.ends_with(".erofs"))
+        .map(|path| {
+            let name = path.rsplit('/').next().unwrap_or_default().to_owned();
+            (name, digest(&fs::read(&path).expect("a layer")))
         })
         .collect();
-    trees.iter().skip(1).for_each(|tree| same(tree, &trees[0]));
+    layers.sort();
+    layers
 }
 
 #[test]

@@ -1,0 +1,90 @@
+//! Whole images in virtual machines on ferry with KVM. A few: the many are on QEMU, and drive the same parts.
+
+#[path = "../road/mod.rs"]
+mod road;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use road::{on_kvm, xtask};
+
+/// On a KVM that emulates ring 0 a boot alone takes a minute.
+const PATIENCE: Duration = Duration::from_secs(900);
+
+#[test]
+fn hello_says_hi_and_nothing_else() {
+    let outcome = on_kvm(&["hello", "--", "sh", "-c", "echo hi; exit 7"]).within(PATIENCE).run();
+    outcome.exits(7).prints("hi\n");
+}
+
+#[test]
+fn the_distribution_runs_in_an_empty_root() {
+    let root = tempfile::tempdir().expect("a directory");
+    let built = xtask(&["dist", "--output", &root.path().display().to_string()]).within(PATIENCE).run();
+    built.exits(0);
+    let image = xtask(&["build", "image", "hello"]).run();
+    image.exits(0);
+    // The whole of what it finds there: itself, an image, and /dev/kvm.
+    copy(Path::new(image.text().trim()), &root.path().join("image"));
+    fs::create_dir(root.path().join("dev")).expect("a directory");
+    let made = Command::new("mknod").arg(root.path().join("dev/kvm")).args(["c", "10", "232"]).status();
+    assert!(
+        made.is_ok_and(|status| status.success()),
+        "this test makes a device and changes its root: run it as root"
+    );
+    let ferry = |words: &[&str]| {
+        Command::new("chroot")
+            .arg(root.path())
+            .arg("/ferry")
+            .args(words)
+            .env_clear()
+            .output()
+            .expect("chroot starts")
+    };
+    let version = ferry(&["version"]);
+    assert!(version.status.success(), "{}", String::from_utf8_lossy(&version.stderr));
+    let run = ferry(&["run", "--rm", "oci:/image", "echo", "out of nowhere"]);
+    assert_eq!(
+        String::from_utf8_lossy(&run.stdout),
+        "out of nowhere\n",
+        "{}",
+        String::from_utf8_lossy(&run.stderr)
+    );
+    assert_eq!(run.status.code(), Some(0));
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a directory");
+    for entry in fs::read_dir(from).expect("a directory").flatten() {
+        let target = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(fs::copy(entry.path(), target).expect("a copy")),
+        }
+    }
+}
+
+#[test]
+fn without_the_right_to_use_kvm_the_way_out_is_told() {
+    // As nobody, who is in no group; the cache must be one that nobody can write.
+    let home = tempfile::tempdir().expect("a directory");
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    fs::set_permissions(home.path(), open).expect("open to all");
+    let output = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", env!("CARGO_BIN_EXE_xtask")])
+        .args(["run", "--on", "kvm", "hello", "--", "true"])
+        .env("FERRY_CACHE", home.path())
+        .env("HOME", home.path())
+        .output()
+        .expect("setpriv starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    if fs::metadata("/dev/kvm")
+        .is_ok_and(|meta| std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o006 != 0)
+    {
+        return; // Everybody may use it here.
+    }
+    assert_eq!(output.status.code(), Some(125), "{said}");
+    assert!(said.contains("usermod --append --groups kvm nobody"), "{said}");
+}
