@@ -143,7 +143,8 @@ fn timestamp(seconds: u64) -> String {
     let (mut day, time) = (seconds / DAY, seconds % DAY);
     let weekday = WEEKDAYS[(day % 7) as usize];
     let mut year = 1970;
-    let is_leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let is_leap =
+        |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     while day >= 365 + u64::from(is_leap(year)) {
         day -= 365 + u64::from(is_leap(year));
         year += 1;

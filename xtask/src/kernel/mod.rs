@@ -1,8 +1,8 @@
 //! The guest kernel: fetched, patched, configured and built out of tree into the cache.
 //!
 //! What it is made from is in `images/kernel`: the source's pin, one configuration fragment, our patches. A finished
-//! kernel is keyed by all of these and by the compiler. Source and objects stay in the cache too, so that an
-//! interrupted build goes on where it stopped and a changed fragment compiles only what it touches.
+//! kernel is keyed by all of these and by the compiler. Source and objects are in the cache too while it is being built,
+//! so that an interrupted build goes on where it stopped; who works on the kernel can have them kept.
 
 mod compile;
 mod config;
@@ -10,6 +10,7 @@ mod download;
 mod image;
 mod source;
 
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,9 @@ use crate::workshop::Workshop;
 
 /// Counts changes to this module that change what it makes out of the same input.
 const RECIPE: &str = "2";
+
+/// Environment variable: if set, a finished build leaves source and objects behind, for the next change.
+const KEEP: &str = "FERRY_KEEP_KERNEL_BUILD";
 
 /// Cache directory of finished kernels.
 const KIND: &str = "kernel";
@@ -178,17 +182,18 @@ fn make(workshop: &Workshop, recipe: &Recipe, fetched: &Fetched) -> Result<PathB
         fs::write(dir.join("info.toml"), toml::to_string(&info)?)?;
         Ok(())
     })?;
+    let keep = env::var_os(KEEP).map(|_| tree_key.as_str());
     for kind in ["kernel-source", "kernel-objects"] {
-        forget_others(&workshop.cache.dir(kind)?, &tree_key);
+        clear(&workshop.cache.dir(kind)?, keep);
     }
     Ok(entry)
 }
 
-/// Removes the trees of other sources and patches, a gigabyte each. What cannot be removed is no reason to fail.
-fn forget_others(directory: &Path, keep: &str) {
+/// Removes what builds have left in a directory, save one. What cannot be removed is no reason to fail.
+fn clear(directory: &Path, keep: Option<&str>) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     for entry in entries.flatten() {
-        if entry.file_name() != keep {
+        if entry.file_name().to_str() != keep {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
@@ -228,6 +233,24 @@ mod tests {
         let mut changed = recipe();
         changed.fragment.1 = b"CONFIG_SMP=n".to_vec();
         assert_eq!(changed.key_of_tree(&changed.pin).finish(), recipe().key_of_tree(&recipe().pin).finish());
+    }
+
+    #[test]
+    fn a_finished_build_leaves_nothing_but_what_is_to_be_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = || {
+            let mut names: Vec<_> =
+                fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        for name in ["this", "other", ".other.unfinished"] {
+            fs::create_dir_all(dir.path().join(name).join("linux")).unwrap();
+        }
+        clear(dir.path(), Some("this"));
+        assert_eq!(names(), ["this"]);
+        clear(dir.path(), None);
+        assert!(names().is_empty());
     }
 
     #[test]
