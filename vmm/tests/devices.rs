@@ -43,7 +43,10 @@ fn serve_a_guest_that_keeps_the_rules_and_outlive_one_that_does_not() {
     let machine = Machine::new(Config {
         memory_mib: 64,
         cmdline_extra: format!("vsock={PORT}"),
-        disks: vec![DiskConfig { serial: "scratch".into(), backend: Box::new(Raw::from_file(disk, Access::ReadWrite).unwrap()) }],
+        disks: vec![DiskConfig {
+            serial: "scratch".into(),
+            backend: Box::new(Raw::from_file(disk, Access::ReadWrite).unwrap()),
+        }],
         vsock: Some(VsockConfig { cid: 3, socket }),
         serial: Output::File(output.try_clone().unwrap()),
         ..Config::new(Image::File(guest))

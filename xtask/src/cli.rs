@@ -75,6 +75,8 @@ pub enum Part {
     Kernel,
     /// PID 1 and the initial file system around it
     Init,
+    /// The guest that tests the devices
+    Boot,
     /// The `ferry` command
     Ferry,
     /// An image from its recipe
@@ -124,6 +126,9 @@ fn build_parts(workshop: &mut Workshop, part: Option<Part>) -> Result<()> {
         let init = build::init::build(workshop)?;
         workshop.report.built("PID 1", &init.program);
         workshop.report.built("initrd", &init.initrd);
+    }
+    if part == Some(Part::Boot) {
+        workshop.report.built("device-test guest", &build::boot::device_test(workshop)?);
     }
     if let Some(Part::Image { name, recipes }) = &part {
         setup::prepare(workshop, &[Need::Images])?;

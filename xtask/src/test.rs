@@ -40,6 +40,8 @@ pub struct Test {
 pub enum Group {
     /// Format, lints, and every crate's own tests
     Unit,
+    /// The virtual machine's devices with KVM, from a guest without an operating system
+    Devices,
     /// Images: recipes, stores, layers against an independent unpacker, reproducible builds
     Images,
     /// Whole images in virtual machines on QEMU without KVM
@@ -49,11 +51,12 @@ pub enum Group {
 }
 
 impl Group {
-    const ALL: [Group; 4] = [Group::Unit, Group::Images, Group::Qemu, Group::Kvm];
+    const ALL: [Group; 5] = [Group::Unit, Group::Devices, Group::Images, Group::Qemu, Group::Kvm];
 
     fn name(self) -> &'static str {
         match self {
             Group::Unit => "unit",
+            Group::Devices => "devices",
             Group::Images => "images",
             Group::Qemu => "qemu",
             Group::Kvm => "kvm",
@@ -109,7 +112,7 @@ fn get_ready(workshop: &mut Workshop, groups: &[Group]) -> Result<()> {
     if groups.contains(&Group::Qemu) || groups.contains(&Group::Images) {
         needs.push(Need::Qemu);
     }
-    if groups.contains(&Group::Kvm) {
+    if groups.contains(&Group::Kvm) || groups.contains(&Group::Devices) {
         needs.push(Need::Kvm);
     }
     needs.push(Need::Long(setup::Work {
@@ -121,6 +124,9 @@ fn get_ready(workshop: &mut Workshop, groups: &[Group]) -> Result<()> {
     setup::prepare(workshop, &needs)?;
     if needs.contains(&Need::Kernel) {
         kernel::build(workshop)?;
+    }
+    if groups.contains(&Group::Devices) {
+        build::boot::device_test(workshop)?;
     }
     if needs.contains(&Need::Tests) {
         build::init::build(workshop)?;
@@ -153,6 +159,11 @@ fn commands(workshop: &Workshop, group: Group) -> Vec<Command> {
             ),
             cargo("test --quiet --locked --workspace --no-fail-fast"),
         ],
+        Group::Devices => {
+            let mut tests = cargo("test --quiet --locked --package ferry-vmm --test devices");
+            tests.env("FERRY_DEVICE_TEST", build::boot::device_test_path(workshop));
+            vec![tests]
+        }
         group => vec![cargo(&format!("test --quiet --locked --package xtask --test {}", group.name()))],
     }
 }
