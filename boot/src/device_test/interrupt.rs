@@ -16,8 +16,9 @@ const LOCAL_APIC_SPURIOUS: usize = 0xfee0_00f0;
 const LOCAL_APIC_REQUEST: usize = 0xfee0_0200;
 /// The vector the line is given.
 const VECTOR: u32 = 0x50;
-/// How often the request register is asked.
-const PATIENCE: usize = 2_000;
+/// How often the request register is asked. The device answers before it raises its line, and on a busy host the thread
+/// that does both may have to wait for a processor in between.
+const PATIENCE: usize = 1_000_000;
 
 /// Asks a disk for its serial number and expects the interrupt.
 pub fn blk(slot: Slot) -> Result<(), &'static str> {
