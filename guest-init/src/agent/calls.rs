@@ -19,7 +19,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 fn decode<M: Message + Default>(request: &ttrpc::Request) -> Result<M, Fault> {
     M::decode(request.payload.as_slice())
-        .map_err(|error| Fault::invalid(format!("{}: the message does not decode: {error}", request.method)))
+        .map_err(|_| Fault::invalid(format!("{}: the message does not decode", request.method)))
 }
 
 fn message(message: &impl Message) -> Outcome {
@@ -53,7 +53,7 @@ impl<S: System> Agent<S> {
             }
             method::REMOVE_CONTAINER => {
                 let call: api::RemoveContainerRequest = decode(request)?;
-                self.remove_container(caller, &call.container_id)
+                self.remove_container(caller, &call.container_id, call.timeout)
             }
             method::EXEC_PROCESS => self.exec_process(caller, decode(request)?),
             method::SIGNAL_PROCESS => {
@@ -84,6 +84,15 @@ impl<S: System> Agent<S> {
                 self.with_container(&call.container_id, |system, container| {
                     system.update(container, &resources)
                 })
+            }
+            method::STATS_CONTAINER => {
+                let call: api::StatsContainerRequest = decode(request)?;
+                let mut stats = None;
+                self.with_container(&call.container_id, |system, container| {
+                    stats = Some(system.stats(container));
+                    Ok(())
+                })?;
+                message(&stats.unwrap_or_default())
             }
             method::PAUSE_CONTAINER => {
                 let call: api::PauseContainerRequest = decode(request)?;

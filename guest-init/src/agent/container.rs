@@ -31,8 +31,8 @@ pub struct Container<C> {
     pub processes: Table<String, Process>,
     /// Another name of the first process.
     pub first_alias: String,
-    /// Who waits for it to be gone.
-    pub removers: Vec<Caller>,
+    /// Who waits for it to be gone, and until when.
+    pub removers: Vec<(Caller, Option<u64>)>,
 }
 
 /// How far a container is.

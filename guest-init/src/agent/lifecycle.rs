@@ -230,7 +230,7 @@ impl<S: System> Agent<S> {
         if container.key(&id, &key.process) == FIRST || container.processes.contains_key(&key.process) {
             return Err(Fault::new(
                 Code::AlreadyExists,
-                format!("there is a process {:?} already", key.process),
+                format!("there is a process `{}` already", key.process),
             ));
         }
         let mut process = request.process.ok_or_else(|| Fault::invalid("nothing to execute"))?;
@@ -446,12 +446,37 @@ impl<S: System> Agent<S> {
     }
 
     /// `RemoveContainer`: answered when nothing of it is left.
-    pub(super) fn remove_container(&mut self, caller: Caller, id: &str) -> Outcome {
+    pub(super) fn remove_container(&mut self, caller: Caller, id: &str, timeout: u32) -> Outcome {
         let missing = ProcessKey { container: id.into(), process: FIRST.into() };
         let container = self.containers.get_mut(id).ok_or_else(|| no_process(&missing))?;
-        container.removers.push(caller);
+        let deadline = (timeout != 0).then(|| self.system.now() + u64::from(timeout) * 1000);
+        container.removers.push((caller, deadline));
         self.begin_removal(id);
         Ok(None)
+    }
+
+    /// Tells those who wait for a removal no longer than they wanted to. Returns when to look again, in
+    /// milliseconds.
+    pub(super) fn give_up_removals(&mut self) -> Option<u32> {
+        let now = self.system.now();
+        let mut late = Vec::new();
+        let mut next: Option<u64> = None;
+        for (_, container) in self.containers.iter_mut() {
+            container.removers.retain(|&(caller, deadline)| {
+                let is_late = deadline.is_some_and(|deadline| deadline <= now);
+                if is_late {
+                    late.push(caller);
+                }
+                !is_late
+            });
+            let first = container.removers.iter().filter_map(|(_, deadline)| *deadline).min();
+            next = [next, first].into_iter().flatten().min();
+        }
+        for caller in late {
+            let fault = Fault::new(Code::DeadlineExceeded, "processes of the container are still ending");
+            self.answer(caller, Err(fault));
+        }
+        next.map(|deadline| u32::try_from(deadline - now).unwrap_or(u32::MAX))
     }
 
     fn begin_removal(&mut self, id: &str) {
@@ -501,7 +526,7 @@ impl<S: System> Agent<S> {
         {
             self.system.unmount(&storage.mount_point);
         }
-        for caller in container.removers {
+        for (caller, _) in container.removers {
             self.answer(caller, Ok(Vec::new()));
         }
     }

@@ -108,7 +108,7 @@ impl<S: System> Agent<S> {
         self.roles.remove(&stream);
         self.unheard.retain(|unheard| *unheard != stream);
         for (_, container) in self.containers.iter_mut() {
-            container.removers.retain(|caller| caller.connection != stream);
+            container.removers.retain(|(caller, _)| caller.connection != stream);
             for (_, process) in container.processes.iter_mut() {
                 process.waiters.retain(|caller| caller.connection != stream);
                 for output in &mut process.outputs {
@@ -147,7 +147,9 @@ impl<S: System> Agent<S> {
         if !self.unheard.is_empty() || self.room {
             return Some(0);
         }
-        self.retry_mounts()
+        let mounts = self.retry_mounts();
+        let removals = self.give_up_removals();
+        [mounts, removals].into_iter().flatten().min()
     }
 
     /// Reads what a client says, and does it.

@@ -2,6 +2,7 @@
 
 use crate::api::agent::Storage;
 use crate::api::oci::{self, LinuxResources, Spec};
+use crate::api::stats::StatsContainerResponse;
 use crate::fault::Fault;
 use crate::sys;
 
@@ -113,6 +114,8 @@ pub trait System {
     fn update(&mut self, container: &Self::Container, resources: &LinuxResources) -> Result<(), Fault>;
     /// Stops or resumes every process of a container.
     fn freeze(&mut self, container: &Self::Container, frozen: Frozen) -> Result<(), Fault>;
+    /// Its counters.
+    fn stats(&mut self, container: &Self::Container) -> StatsContainerResponse;
     /// Forgets a container of which nothing runs any more.
     fn remove(&mut self, container: Self::Container);
 

@@ -13,7 +13,7 @@ use crate::sys::{Fd, cstr, file};
 
 const ROOT: &str = "/sys/fs/cgroup";
 
-/// Most bytes of `cgroup.procs` read.
+/// Most bytes of one file read.
 const PROCS_LIMIT: usize = 1 << 20;
 
 /// A cgroup made for a container.
@@ -72,6 +72,13 @@ impl Cgroup {
             Frozen::No => b"0",
         };
         write_control(self.directory.raw(), c"cgroup.freeze", value).context("freeze the cgroup")
+    }
+
+    /// One of its files, empty when it is not there.
+    pub fn read(&self, name: &core::ffi::CStr) -> Vec<u8> {
+        open(self.directory.raw(), name, O_RDONLY, 0)
+            .and_then(|file| read_to_end(file.raw(), PROCS_LIMIT))
+            .unwrap_or_default()
     }
 
     /// The processes in it.

@@ -66,7 +66,7 @@ fn make_one(device: &LinuxDevice) -> Result<(), Fault> {
         "c" | "u" => S_IFCHR,
         "b" => S_IFBLK,
         "p" => S_IFIFO,
-        other => return Err(Fault::invalid(format!("device {}: no type {other:?}", device.path))),
+        other => return Err(Fault::invalid(format!("device {}: no type `{other}`", device.path))),
     };
     let number =
         |number: i64| u32::try_from(number).map_err(|_| Fault::invalid("a device number is negative"));

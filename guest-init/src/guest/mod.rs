@@ -8,6 +8,7 @@ mod mounts;
 mod program;
 pub mod run;
 mod space;
+mod stats;
 mod stdio;
 mod storage;
 mod transport;
@@ -20,6 +21,7 @@ use transport::SerialPort;
 use crate::agent::{Created, Frozen, Mounted, Sandbox, Started, StreamId, System, Which};
 use crate::api::agent::Storage;
 use crate::api::oci::{LinuxResources, Process, Spec};
+use crate::api::stats::StatsContainerResponse;
 use crate::fault::{Context, Fault};
 use crate::sys::event::{self, Poll};
 use crate::sys::file::{
@@ -267,6 +269,10 @@ impl System for Guest {
             return Err(Fault::unimplemented("this guest has no cgroups"));
         };
         cgroup.freeze(frozen)
+    }
+
+    fn stats(&mut self, space: &Space) -> StatsContainerResponse {
+        stats::read(space.cgroup.as_ref())
     }
 
     fn remove(&mut self, space: Space) {

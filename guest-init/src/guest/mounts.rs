@@ -161,7 +161,7 @@ pub fn make_root_read_only() -> Result<(), Fault> {
 pub fn set_root_propagation(name: &str) -> Result<(), Fault> {
     let options = Options::parse(&[name.into()]);
     if options.propagation == 0 {
-        return Err(Fault::invalid(format!("no propagation {name:?}")));
+        return Err(Fault::invalid(format!("no propagation `{name}`")));
     }
     let recursive = if options.propagate_tree { Recursion::Tree } else { Recursion::One };
     reach(CWD, "/", Kind::Directory, 0)

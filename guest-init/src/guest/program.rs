@@ -120,7 +120,7 @@ fn database(path: &CStr) -> Result<Vec<u8>, Fault> {
 fn go_to(directory: &str) -> Result<(), Fault> {
     let directory = if directory.is_empty() { "/" } else { directory };
     if !directory.starts_with('/') {
-        return Err(Fault::invalid(format!("working directory {directory:?} is not absolute")));
+        return Err(Fault::invalid(format!("working directory `{directory}` is not absolute")));
     }
     let doing = format_args!("go to the working directory {directory}");
     let path = cstr(directory).context(doing)?;

@@ -83,7 +83,7 @@ fn namespaces(linux: Option<&Linux>) -> Result<Namespaces<'_>, Fault> {
             "network" => CLONE_NEWNET,
             "time" => CLONE_NEWTIME,
             "user" => return Err(Fault::unimplemented("user namespaces are not supported")),
-            other => return Err(Fault::invalid(format!("no namespace type {other:?}"))),
+            other => return Err(Fault::invalid(format!("no namespace type `{other}`"))),
         };
         match (kind, path.is_empty()) {
             // The network is the sandbox's, as in a pod.
@@ -115,7 +115,7 @@ impl Space {
     pub fn new(id: &str, spec: &Spec, sandbox: &Sandbox, is_init: bool) -> Result<Space, Fault> {
         let root = spec.root.as_ref().ok_or_else(|| Fault::invalid("the specification has no root"))?;
         if !root.path.starts_with('/') {
-            return Err(Fault::invalid(format!("root path {:?} is not absolute", root.path)));
+            return Err(Fault::invalid(format!("root path `{}` is not absolute", root.path)));
         }
         let linux = spec.linux.as_ref();
         if linux.is_some_and(|linux| linux.seccomp.is_some()) {

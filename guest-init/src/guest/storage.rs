@@ -20,7 +20,7 @@ pub fn mount(storage: &Storage) -> Result<Mounted, Fault> {
         return Err(Fault::unimplemented("a storage's fs_group is not supported"));
     }
     if !storage.mount_point.starts_with('/') || storage.mount_point.split('/').any(|part| part == "..") {
-        return Err(Fault::invalid(format!("mount point {:?} is not an absolute path", storage.mount_point)));
+        return Err(Fault::invalid(format!("mount point `{}` is not an absolute path", storage.mount_point)));
     }
     let mut options = Options::parse(&storage.options);
     let source = match storage.driver.as_str() {
@@ -40,7 +40,7 @@ pub fn mount(storage: &Storage) -> Result<Mounted, Fault> {
             };
             storage.source.clone()
         }
-        other => return Err(Fault::unimplemented(format!("no storage driver {other:?}"))),
+        other => return Err(Fault::unimplemented(format!("no storage driver `{other}`"))),
     };
     make_directories(&storage.mount_point).context(format_args!("make {}", storage.mount_point))?;
     let words = (|| -> crate::sys::Result<[CString; 4]> {
@@ -77,8 +77,9 @@ pub fn make_directories(path: &str) -> crate::sys::Result<()> {
         Err(Errno::ENOENT) => {}
         Err(errno) => return Err(errno),
     }
-    for (end, _) in path.match_indices('/').filter(|(end, _)| *end > 0) {
-        file::ensure_dir(CWD, &cstr(&path[..end])?, 0o755)?;
+    let ends = path.match_indices('/').map(|(end, _)| end).filter(|end| *end > 0);
+    for above in ends.filter_map(|end| path.get(..end)) {
+        file::ensure_dir(CWD, &cstr(above)?, 0o755)?;
     }
     file::ensure_dir(CWD, &whole, 0o755)
 }
@@ -92,7 +93,7 @@ fn find_disk(source: &str) -> Result<Option<String>, Fault> {
     }
     let Some(serial) = source.strip_prefix("serial=") else {
         return Err(Fault::invalid(format!(
-            "storage source {source:?} is neither a /dev path nor serial=NAME"
+            "storage source `{source}` is neither a /dev path nor serial=NAME"
         )));
     };
     let directory = file::open(CWD, c"/sys/block", O_RDONLY | O_DIRECTORY, 0).context("open /sys/block")?;

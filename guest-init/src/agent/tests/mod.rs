@@ -71,6 +71,23 @@ fn a_container_lives_from_creation_to_removal() {
 }
 
 #[test]
+fn a_removal_is_waited_for_no_longer_than_asked() {
+    let mut world = World::new();
+    let client = world.client();
+    let (holder, pid) = world.running(client, "web");
+    let remove = api::RemoveContainerRequest { container_id: "web".into(), timeout: 2 };
+    let removing = world.call(client, method::REMOVE_CONTAINER, &remove);
+    assert_eq!(world.agent.tick(), Some(2000));
+    world.agent.system.time += 2000;
+    assert_eq!(world.agent.tick(), None);
+    assert_eq!(world.answers(client)[&removing].as_ref().unwrap_err().0, Code::DeadlineExceeded);
+    // It goes on all the same.
+    world.end(pid, 137);
+    world.end(holder, 137);
+    assert!(world.agent.containers.iter().next().is_none());
+}
+
+#[test]
 fn a_program_that_cannot_run_is_the_start_s_error() {
     let mut world = World::new();
     let client = world.client();

@@ -146,6 +146,10 @@ impl System for Machine {
         Ok(())
     }
 
+    fn stats(&mut self, _: &()) -> crate::api::stats::StatsContainerResponse {
+        Default::default()
+    }
+
     fn remove(&mut self, _: ()) {}
 
     fn set_clock(&mut self, _: i64, _: i64) -> Result<(), Fault> {
