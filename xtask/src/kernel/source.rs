@@ -30,8 +30,8 @@ pub fn patches(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(patches)
 }
 
-/// Parts of the tree that no file of this kernel is made from, nor reads. Only their Kconfig files are kept, which
-/// refer to each other. Two thirds of the tree.
+/// Parts of the tree that no file of this kernel is made from, nor reads. Only their Kconfig files and makefiles are
+/// kept, which refer to each other across the whole tree. Two thirds of it.
 const NOT_NEEDED: &[&str] = &[
     "Documentation/",
     "drivers/gpu/",
@@ -51,7 +51,7 @@ const NOT_NEEDED: &[&str] = &[
 /// Whether a file of the tree, by its path inside it, is unpacked.
 fn is_needed(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
-    if name.starts_with("Kconfig") || name == "Makefile" || name == "Kbuild" {
+    if name.starts_with("Kconfig") || name.starts_with("Makefile") || name == "Kbuild" {
         return true;
     }
     if let Some(architecture) = path.strip_prefix("arch/") {
@@ -144,6 +144,7 @@ mod tests {
             "arch/Kconfig",
             "arch/x86/kernel/setup.c",
             "drivers/gpu/drm/amd/Kconfig",
+            "arch/um/scripts/Makefile.rules",
             "drivers/virtio/virtio_mmio.c",
             "Documentation/Kconfig",
             "scripts/Makefile.build",
