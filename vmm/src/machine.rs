@@ -14,6 +14,7 @@ pub mod fdt;
 pub mod kernel;
 pub mod layout;
 pub mod memory;
+pub mod metrics;
 mod probe;
 mod vcpu;
 
@@ -28,6 +29,7 @@ use crate::payload::Embedded;
 use crate::sandbox::{Lock, Role, SandboxError};
 use ending::Ending;
 use kvm_ioctls::VmFd;
+use metrics::{Exits, Metrics};
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
@@ -221,6 +223,7 @@ pub struct Machine {
     reactor: Reactor,
     transports: Arc<[Arc<Transport>]>,
     faults: Arc<Mutex<Vec<String>>>,
+    exits: Arc<[Arc<Exits>]>,
     ending: Arc<Ending>,
     tail: Tail,
     sandbox: Sandbox,
@@ -239,6 +242,7 @@ impl Machine {
             tail: self.tail.clone(),
             transports: Arc::downgrade(&self.transports),
             faults: self.faults.clone(),
+            exits: self.exits.clone(),
         }
     }
 
@@ -349,6 +353,7 @@ pub struct Handle {
     transports: Weak<[Arc<Transport>]>,
     /// The faults when the run ended.
     faults: Arc<Mutex<Vec<String>>>,
+    exits: Arc<[Arc<Exits>]>,
 }
 
 impl Handle {
@@ -360,6 +365,14 @@ impl Handle {
     /// The last part of the guest's serial output.
     pub fn serial_tail(&self) -> String {
         self.tail.text()
+    }
+
+    /// What the machine has done so far. The devices' part is empty once the run has ended.
+    pub fn metrics(&self) -> Metrics {
+        let transports = self.transports.upgrade();
+        let devices =
+            transports.iter().flat_map(|all| all.iter()).map(|transport| transport.counts()).collect();
+        Metrics::new(self.exits.iter().map(|exits| &**exits), devices)
     }
 
     /// What the guest's drivers did wrong, one sentence for each device that waits for a reset because of it, or did

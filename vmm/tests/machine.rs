@@ -50,6 +50,20 @@ fn ends_with_the_guests_reset() {
 }
 
 #[test]
+fn counts_exits_by_cause() {
+    if !kvm() {
+        return;
+    }
+    let script = Script::default().out(0x3f8, b'x').write(0xd000_0000, 1).read(0xd000_0000);
+    let machine = Machine::new(config(script.reset().kernel())).unwrap();
+    let handle = machine.handle();
+    assert_eq!(handle.metrics().devices.len(), 1, "the source of randomness");
+    assert_eq!(machine.run().unwrap(), Exit::Reset);
+    let exits = [("port_reads", 0), ("port_writes", 6), ("register_reads", 1), ("register_writes", 1)];
+    assert_eq!(handle.metrics().vcpus[0][..4], exits);
+}
+
+#[test]
 fn a_reset_after_a_panic_report_is_a_panic() {
     if !kvm() {
         return;

@@ -72,6 +72,7 @@ pub(super) fn build(config: Config) -> Result<Machine, Error> {
         let fd = vm.create_vcpu(id.into()).map_err(Error::kvm("create a vCPU"))?;
         vcpus.push(Vcpu::new(fd, id, config.vcpus, &supported, features.emulates_ring0)?);
     }
+    let exits = vcpus.iter().map(Vcpu::exits).collect();
     vcpus[0].start_at(kernel.entry)?;
     let buses = Arc::new(Buses { ports, memory: memory_bus });
     Ok(Machine {
@@ -82,6 +83,7 @@ pub(super) fn build(config: Config) -> Result<Machine, Error> {
         reactor,
         transports: transports.into(),
         faults: Arc::default(),
+        exits,
         ending,
         tail,
         sandbox: config.sandbox,

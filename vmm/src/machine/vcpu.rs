@@ -1,6 +1,7 @@
 //! One vCPU: its state at entry, and the loop that runs it and deals with what comes out.
 
 use super::ending::Ending;
+use super::metrics::Exits;
 use super::{Error, Exit, cpuid, entry, explain};
 use crate::devices::bus::Bus;
 use crate::sandbox::Lock;
@@ -32,6 +33,7 @@ pub struct Buses {
 /// A vCPU that belongs to the thread that runs it.
 pub struct Vcpu {
     fd: VcpuFd,
+    exits: Arc<Exits>,
 }
 
 impl Vcpu {
@@ -61,7 +63,12 @@ impl Vcpu {
             }
         }
         fd.set_lapic(&lapic).map_err(step("set up the local APIC"))?;
-        Ok(Self { fd })
+        Ok(Self { fd, exits: Arc::default() })
+    }
+
+    /// Its exits, counted.
+    pub fn exits(&self) -> Arc<Exits> {
+        self.exits.clone()
     }
 
     /// Makes this the boot processor, which starts at `entry` in 64-bit mode.
@@ -75,18 +82,32 @@ impl Vcpu {
     /// Runs the vCPU until the machine's run is over, and ends the run itself where the guest does.
     pub fn run(&mut self, buses: &Buses, ending: &Ending) -> Result<(), Error> {
         let _kickable = Kickable::new(&mut self.fd);
+        let exits = self.exits.clone();
         while !ending.is_over() {
             match self.fd.run() {
-                Ok(VcpuExit::IoOut(port, data)) => buses.ports.write(port.into(), data),
-                Ok(VcpuExit::IoIn(port, data)) => buses.ports.read(port.into(), data),
-                Ok(VcpuExit::MmioWrite(address, data)) => buses.memory.write(address, data),
-                Ok(VcpuExit::MmioRead(address, data)) => buses.memory.read(address, data),
-                Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => {}
+                Ok(VcpuExit::IoOut(port, data)) => {
+                    Exits::count(&exits.port_writes);
+                    buses.ports.write(port.into(), data);
+                }
+                Ok(VcpuExit::IoIn(port, data)) => {
+                    Exits::count(&exits.port_reads);
+                    buses.ports.read(port.into(), data);
+                }
+                Ok(VcpuExit::MmioWrite(address, data)) => {
+                    Exits::count(&exits.register_writes);
+                    buses.memory.write(address, data);
+                }
+                Ok(VcpuExit::MmioRead(address, data)) => {
+                    Exits::count(&exits.register_reads);
+                    buses.memory.read(address, data);
+                }
+                Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => Exits::count(&exits.others),
                 Ok(VcpuExit::Shutdown) => {
                     ending.set(Exit::TripleFault { detail: explain::registers(&self.fd) });
                 }
                 Ok(VcpuExit::SystemEvent(..)) => ending.set(Exit::Reset),
                 Ok(VcpuExit::InternalError) => {
+                    Exits::count(&exits.others);
                     if !self.complete_instruction() {
                         ending.set(self.internal_error());
                     }
@@ -96,6 +117,7 @@ impl Vcpu {
                     ending.set(self.unexpected(detail));
                 }
                 Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+                    Exits::count(&exits.others);
                     self.fd.set_kvm_immediate_exit(0);
                 }
                 Err(error) => return Err(Error::kvm("run a vCPU")(error)),

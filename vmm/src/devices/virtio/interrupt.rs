@@ -1,7 +1,7 @@
 //! A device's interrupt: the status register that the driver reads and acknowledges, and the line.
 
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Interrupt status bit: a queue has used buffers.
@@ -14,6 +14,7 @@ const CONFIG_CHANGED: u32 = 1 << 1;
 pub struct Interrupt {
     status: AtomicU32,
     generation: AtomicU32,
+    raised: AtomicU64,
     line: EventFd,
 }
 
@@ -23,6 +24,7 @@ impl Interrupt {
         Ok(Self {
             status: AtomicU32::new(0),
             generation: AtomicU32::new(0),
+            raised: AtomicU64::new(0),
             line: EventFd::new(EFD_NONBLOCK)?,
         })
     }
@@ -58,7 +60,13 @@ impl Interrupt {
         self.status.fetch_and(!bits, Ordering::AcqRel);
     }
 
+    /// How often it has been raised.
+    pub fn raised(&self) -> u64 {
+        self.raised.load(Ordering::Relaxed)
+    }
+
     fn raise(&self, bit: u32) {
+        self.raised.fetch_add(1, Ordering::Relaxed);
         self.status.fetch_or(bit, Ordering::AcqRel);
         // The counter cannot overflow: the kernel takes it back to zero at each injection.
         let _ = self.line.write(1);

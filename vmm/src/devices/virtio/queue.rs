@@ -17,12 +17,13 @@ unsafe impl Send for Spare {}
 pub struct Virtqueue {
     queue: Queue,
     spare: Spare,
+    served: u64,
 }
 
 impl Virtqueue {
     /// A queue that is not set up, of at most `max_size` requests: a power of two.
     pub fn new(max_size: u16) -> Option<Self> {
-        Queue::new(max_size).ok().map(|queue| Self { queue, spare: Spare(Vec::new()) })
+        Queue::new(max_size).ok().map(|queue| Self { queue, spare: Spare(Vec::new()), served: 0 })
     }
 
     /// The registers' view of the queue.
@@ -33,6 +34,11 @@ impl Virtqueue {
     /// Whether the driver has set the queue up.
     pub fn is_ready(&self) -> bool {
         self.queue.ready()
+    }
+
+    /// How many requests have been given back.
+    pub fn served(&self) -> u64 {
+        self.served
     }
 
     /// Whether all of the rings lie in guest memory.
@@ -79,6 +85,7 @@ impl Virtqueue {
     /// Gives a request back.
     pub fn push(&mut self, memory: &Memory, chain: Chain<'_>, written: u32) -> Result<(), Fault> {
         self.spare.0 = recycle(chain.buffers);
+        self.served += 1;
         self.queue
             .add_used(memory, chain.head, written)
             .map_err(|_| Fault("the used ring lies outside the guest's memory"))

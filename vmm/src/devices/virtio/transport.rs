@@ -75,6 +75,20 @@ struct State {
     driver_features_select: u32,
     queue_select: u32,
     fault: Option<Fault>,
+    kicked: u64,
+}
+
+/// What a device has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// The device type (specification, section 5).
+    pub kind: u32,
+    /// Kicks served. One may stand for many requests.
+    pub kicks: u64,
+    /// Requests given back.
+    pub requests: u64,
+    /// Interrupts raised.
+    pub interrupts: u64,
 }
 
 /// A device behind virtio-mmio registers.
@@ -108,6 +122,7 @@ impl Transport {
             driver_features_select: 0,
             queue_select: 0,
             fault: None,
+            kicked: 0,
         };
         Ok(Self { interrupt: Interrupt::new()?, kicks, poller, state: Mutex::new(state) })
     }
@@ -125,6 +140,17 @@ impl Transport {
     /// What the guest did wrong, if the device waits for a reset because of it.
     pub fn fault(&self) -> Option<Fault> {
         self.state().fault
+    }
+
+    /// What the device has done so far.
+    pub fn counts(&self) -> Counts {
+        let state = self.state();
+        Counts {
+            kind: state.device.id(),
+            kicks: state.kicked,
+            requests: state.queues.iter().map(Virtqueue::served).sum(),
+            interrupts: self.interrupt.raised(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -344,6 +370,7 @@ impl Subscriber for Transport {
         match self.kicks.get(queue).filter(|_| token & KICK != 0) {
             Some(kick) => {
                 let _ = kick.read();
+                state.kicked += 1;
                 self.operate(&mut state, |device, io| device.kicked(queue, io));
             }
             None => self.operate(&mut state, |device, io| device.ready(token, events, io)),

@@ -1,0 +1,138 @@
+//! What a machine has done so far, in numbers: by vCPU and by device, while it runs.
+//!
+//! Numbers only grow. They are read without stopping anything, so two of them may be a moment apart.
+
+use crate::devices::virtio::transport::Counts;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Why a vCPU left the guest, counted. Kicks of queues are not here: they cost no exit to this program.
+#[derive(Debug, Default)]
+pub struct Exits {
+    /// Reads of ports.
+    pub port_reads: AtomicU64,
+    /// Writes to ports.
+    pub port_writes: AtomicU64,
+    /// Reads of memory-mapped registers.
+    pub register_reads: AtomicU64,
+    /// Writes to memory-mapped registers.
+    pub register_writes: AtomicU64,
+    /// Signals, and instructions completed for KVM.
+    pub others: AtomicU64,
+}
+
+impl Exits {
+    /// Counts one.
+    pub(super) fn count(counter: &AtomicU64) {
+        // The owner is the only one that writes: no locked instruction is needed.
+        counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    fn values(&self) -> [(&'static str, u64); 5] {
+        [
+            ("port_reads", &self.port_reads),
+            ("port_writes", &self.port_writes),
+            ("register_reads", &self.register_reads),
+            ("register_writes", &self.register_writes),
+            ("others", &self.others),
+        ]
+        .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
+    }
+}
+
+/// A device type's name (virtio specification, section 5).
+fn name(kind: u32) -> &'static str {
+    match kind {
+        2 => "blk",
+        3 => "console",
+        4 => "rng",
+        19 => "vsock",
+        _ => "other",
+    }
+}
+
+fn values(counts: &Counts) -> [(&'static str, u64); 3] {
+    [("kicks", counts.kicks), ("requests", counts.requests), ("interrupts", counts.interrupts)]
+}
+
+/// A machine's numbers at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metrics {
+    /// For each vCPU its exits, by name.
+    pub vcpus: Vec<Vec<(&'static str, u64)>>,
+    /// For each device, in the order of their slots.
+    pub devices: Vec<Counts>,
+}
+
+impl Metrics {
+    pub(super) fn new<'a>(exits: impl Iterator<Item = &'a Exits>, devices: Vec<Counts>) -> Self {
+        Self { vcpus: exits.map(|exits| exits.values().to_vec()).collect(), devices }
+    }
+
+    /// One JSON object: `{"vcpus":[{…}],"devices":[{"device":"blk",…}]}`.
+    pub fn to_json(&self) -> String {
+        let object = |first: Option<String>, values: &[(&str, u64)]| {
+            let values = values.iter().map(|(name, value)| format!("\"{name}\":{value}"));
+            format!("{{{}}}", first.into_iter().chain(values).collect::<Vec<_>>().join(","))
+        };
+        let vcpus: Vec<_> = self.vcpus.iter().map(|values| object(None, values)).collect();
+        let device =
+            |counts: &Counts| object(Some(format!("\"device\":\"{}\"", name(counts.kind))), &values(counts));
+        let devices: Vec<_> = self.devices.iter().map(device).collect();
+        format!("{{\"vcpus\":[{}],\"devices\":[{}]}}", vcpus.join(","), devices.join(","))
+    }
+
+    /// The text form that Prometheus reads.
+    pub fn to_prometheus(&self) -> String {
+        let mut text = String::from("# TYPE ferry_vcpu_exits_total counter\n");
+        // Writing to a string cannot fail.
+        for (id, values) in self.vcpus.iter().enumerate() {
+            for (reason, value) in values {
+                let _ = writeln!(text, "ferry_vcpu_exits_total{{vcpu=\"{id}\",reason=\"{reason}\"}} {value}");
+            }
+        }
+        for metric in 0..3 {
+            for (slot, counts) in self.devices.iter().enumerate() {
+                let (what, value) = values(counts)[metric];
+                if slot == 0 {
+                    let _ = writeln!(text, "# TYPE ferry_device_{what}_total counter");
+                }
+                let labels = format!("slot=\"{slot}\",device=\"{}\"", name(counts.kind));
+                let _ = writeln!(text, "ferry_device_{what}_total{{{labels}}} {value}");
+            }
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> Metrics {
+        let exits = Exits::default();
+        Exits::count(&exits.port_writes);
+        Exits::count(&exits.port_writes);
+        let blk = Counts { kind: 2, kicks: 3, requests: 7, interrupts: 5 };
+        Metrics::new([&exits].into_iter(), vec![blk, Counts { kind: 4, ..Counts::default() }])
+    }
+
+    #[test]
+    fn are_one_json_object() {
+        assert_eq!(
+            example().to_json(),
+            "{\"vcpus\":[{\"port_reads\":0,\"port_writes\":2,\"register_reads\":0,\"register_writes\":0,\"others\":0}],\
+             \"devices\":[{\"device\":\"blk\",\"kicks\":3,\"requests\":7,\"interrupts\":5},\
+             {\"device\":\"rng\",\"kicks\":0,\"requests\":0,\"interrupts\":0}]}"
+        );
+        assert_eq!(Metrics::default().to_json(), "{\"vcpus\":[],\"devices\":[]}");
+    }
+
+    #[test]
+    fn are_lines_that_prometheus_reads() {
+        let text = example().to_prometheus();
+        assert!(text.contains("ferry_vcpu_exits_total{vcpu=\"0\",reason=\"port_writes\"} 2\n"));
+        assert!(text.contains("# TYPE ferry_device_requests_total counter\nferry_device_requests_total{slot=\"0\",device=\"blk\"} 7\n"));
+        assert_eq!(text.matches("# TYPE").count(), 4);
+    }
+}
