@@ -155,7 +155,7 @@ fn commands(workshop: &Workshop, group: Group) -> Vec<Command> {
             cargo("fmt --all --check"),
             cargo("clippy --quiet --locked --workspace --all-targets -- -D warnings"),
             cargo(
-                "clippy --quiet --locked --package ferry-init --features bin --bin ferry-init -- -D warnings",
+                "clippy --quiet --locked --release --package ferry-init --features bin --bin ferry-init -- -D warnings",
             ),
             cargo("test --quiet --locked --workspace --no-fail-fast"),
         ],
