@@ -50,6 +50,8 @@ pub fn for_vcpu(supported: &CpuId, id: u8, count: u8, without_hypercalls: bool) 
             (0x8000_001e, _) => {
                 (leaf.eax, leaf.ebx, leaf.ecx) = (apic_id, apic_id, 0);
             }
+            // AMD's own extended topology says nothing, so that the leaf above is believed.
+            (0x8000_0026, level) => (leaf.eax, leaf.ebx, leaf.ecx, leaf.edx) = (0, 0, level, apic_id),
             _ => {}
         }
     }
