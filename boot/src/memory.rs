@@ -6,7 +6,7 @@
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::UnsafeCell;
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicUsize, Ordering};
+use spin::Mutex;
 use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 
 /// Bytes for the heap.
@@ -18,26 +18,22 @@ const PAGES: usize = 384;
 #[repr(C, align(4096))]
 struct Pool<const N: usize> {
     bytes: UnsafeCell<[u8; N]>,
-    used: AtomicUsize,
+    used: Mutex<usize>,
 }
 
-// SAFETY: `take` hands every byte out once, by an atomic counter.
+// SAFETY: `take` hands every byte out once, under the lock of its counter.
 unsafe impl<const N: usize> Sync for Pool<N> {}
 
 impl<const N: usize> Pool<N> {
     const fn new() -> Self {
-        Self { bytes: UnsafeCell::new([0; N]), used: AtomicUsize::new(0) }
+        Self { bytes: UnsafeCell::new([0; N]), used: Mutex::new(0) }
     }
 
     /// `size` bytes at a multiple of `align` (a power of two up to the page size), or `None` when the pool is empty.
     fn take(&self, size: usize, align: usize) -> Option<NonNull<u8>> {
-        let mut start = 0;
-        self.used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                start = used.checked_next_multiple_of(align)?;
-                start.checked_add(size).filter(|end| *end <= N)
-            })
-            .ok()?;
+        let mut used = self.used.lock();
+        let start = used.checked_next_multiple_of(align)?;
+        *used = start.checked_add(size).filter(|end| *end <= N)?;
         // SAFETY: `start + size` lies inside the array.
         NonNull::new(unsafe { self.bytes.get().cast::<u8>().add(start) })
     }
