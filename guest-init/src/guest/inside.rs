@@ -1,10 +1,14 @@
 //! Paths inside a container's root. The image chooses what is there, so nothing is made or opened except
 //! through walks that cannot leave the root.
 
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::sys::file::{CWD, O_CREAT, O_DIRECTORY, O_EXCL, O_PATH, O_WRONLY, open_inside};
+use crate::sys::file::{
+    CWD, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH, O_WRONLY, S_IFLNK, S_IFMT, open_inside, read_link,
+    stat_fd,
+};
 use crate::sys::{Errno, Fd, Result, cstr, file};
 
 /// What a mount needs to be mounted on.
@@ -16,65 +20,80 @@ pub enum Kind {
     File,
 }
 
-/// The parts of a path, with `.` and `..` resolved as text.
-fn parts(path: &str) -> Vec<&str> {
-    let mut parts = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            part => parts.push(part),
+impl Kind {
+    fn flags(self) -> u32 {
+        match self {
+            Kind::Directory => O_PATH | O_DIRECTORY,
+            Kind::File => O_PATH,
         }
     }
-    parts
 }
+
+/// Most symbolic links on one way, as the kernel has it (MAXSYMLINKS).
+const LINK_LIMIT: usize = 40;
 
 /// Opens (with `O_PATH`) what is at `path` below `root`, made when it is missing, with directories above it.
 /// `root` is a descriptor, or [`CWD`] for a process whose working directory is the root.
 pub fn reach(root: i32, path: &str, kind: Kind, mode: u32) -> Result<Fd> {
-    let flags = match kind {
-        Kind::Directory => O_PATH | O_DIRECTORY,
-        Kind::File => O_PATH,
-    };
     let whole = cstr(match path {
         "" => ".",
         path => path,
     })?;
-    match open_inside(root, &whole, flags, 0) {
-        Err(Errno::ENOENT) => {}
-        other => return other,
-    }
-    let parts = parts(path);
-    let Some((last, above)) = parts.split_last() else { return Err(Errno::ENOENT) };
-    let mut walked = String::new();
-    let mut parent = open_inside(root, c".", O_PATH | O_DIRECTORY, 0)?;
-    for part in above {
-        parent = step(root, &parent, &mut walked, part, 0o755)?;
-    }
-    match kind {
-        Kind::Directory => step(root, &parent, &mut walked, last, mode),
-        Kind::File => {
-            let name = cstr(last)?;
-            let made = open_inside(parent.raw(), &name, O_WRONLY | O_CREAT | O_EXCL, mode);
-            made.and_then(|_| open_inside(parent.raw(), &name, O_PATH, 0))
-        }
+    match open_inside(root, &whole, kind.flags(), 0) {
+        Err(Errno::ENOENT) => make(root, path, kind, mode),
+        other => other,
     }
 }
 
-/// Goes one directory down, making it when it is missing.
-fn step(root: i32, parent: &Fd, walked: &mut String, part: &str, mode: u32) -> Result<Fd> {
-    walked.push('/');
-    walked.push_str(part);
-    // From the root each time, so that a link on the way is followed as the container would follow it.
-    match open_inside(root, &cstr(walked)?, O_PATH | O_DIRECTORY, 0) {
-        Err(Errno::ENOENT) => {
-            file::ensure_dir(parent.raw(), &cstr(part)?, mode)?;
-            open_inside(parent.raw(), &cstr(part)?, O_PATH | O_DIRECTORY, 0)
+/// Walks a path of which something is missing, and makes that. A link that leads nowhere yet is followed to
+/// where it points, in the root, as images have for `/etc/resolv.conf`.
+fn make(root: i32, path: &str, kind: Kind, mode: u32) -> Result<Fd> {
+    // What is still to be walked, last part first, and where we are: directories only, no links.
+    let mut rest: Vec<String> = path.rsplit('/').map(String::from).collect();
+    let mut here: Vec<String> = Vec::new();
+    let mut links = 0;
+    while let Some(part) = rest.pop() {
+        match part.as_str() {
+            "" | "." => continue,
+            ".." => {
+                here.pop();
+                continue;
+            }
+            _ => {}
         }
-        other => other,
+        let is_last = rest.iter().all(|part| part.is_empty() || part == ".");
+        here.push(part);
+        match open_inside(root, &cstr(&here.join("/"))?, O_PATH | O_NOFOLLOW, 0) {
+            Ok(found) if stat_fd(found.raw())?.st_mode & S_IFMT == S_IFLNK => {
+                links += 1;
+                if links > LINK_LIMIT {
+                    return Err(Errno::ELOOP);
+                }
+                let target = read_link(&found)?;
+                here.pop();
+                if target.starts_with('/') {
+                    here.clear();
+                }
+                rest.extend(target.rsplit('/').map(String::from));
+            }
+            Ok(_) => {}
+            Err(Errno::ENOENT) => {
+                let (name, above) = here.split_last().ok_or(Errno::ENOENT)?;
+                let parent =
+                    open_inside(root, &cstr(&format!("./{}", above.join("/")))?, O_PATH | O_DIRECTORY, 0)?;
+                let name = cstr(name)?;
+                match kind {
+                    Kind::File if is_last => {
+                        open_inside(parent.raw(), &name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode)
+                            .map(drop)?;
+                    }
+                    _ => file::ensure_dir(parent.raw(), &name, if is_last { mode } else { 0o755 })?,
+                }
+            }
+            Err(errno) => return Err(errno),
+        }
     }
+    open_inside(root, &cstr(&format!("./{}", here.join("/")))?, kind.flags() | O_NOFOLLOW, 0)
 }
 
 /// Opens the directory that holds `path`, made when missing, and gives its last part.
@@ -128,12 +147,25 @@ mod tests {
     }
 
     #[test]
-    fn a_dangling_link_is_an_error_not_a_way_out() {
+    fn a_dangling_link_is_followed_to_where_it_points_inside() {
         let (dir, root) = root();
-        symlink(dir.path().join("outside"), dir.path().join("root/link")).unwrap();
-        assert!(reach(root.raw(), "/link", Kind::Directory, 0o755).is_err());
-        assert!(reach(root.raw(), "/link", Kind::File, 0o644).is_err());
+        let inside = dir.path().join("root");
+        std::fs::create_dir(inside.join("etc")).unwrap();
+        symlink("../run/resolve/stub.conf", inside.join("etc/resolv.conf")).unwrap();
+        symlink(dir.path().join("outside"), inside.join("link")).unwrap();
+        reach(root.raw(), "/etc/resolv.conf", Kind::File, 0o644).unwrap();
+        assert!(inside.join("run/resolve/stub.conf").is_file());
+        reach(root.raw(), "/link/sub", Kind::Directory, 0o755).unwrap();
+        assert!(inside.join(dir.path().strip_prefix("/").unwrap()).join("outside/sub").is_dir());
         assert!(!dir.path().join("outside").exists());
+    }
+
+    #[test]
+    fn links_that_go_round_end() {
+        let (dir, root) = root();
+        symlink("b/x", dir.path().join("root/a")).unwrap();
+        symlink("a/x", dir.path().join("root/b")).unwrap();
+        assert_eq!(reach(root.raw(), "/a/y", Kind::Directory, 0o755), Err(Errno::ELOOP));
     }
 
     proptest! {

@@ -1,5 +1,6 @@
 //! Files, directories and descriptors.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::ffi::CStr;
 
@@ -11,7 +12,7 @@ use super::{Errno, Fd, Result, uninterrupted};
 pub use linux_raw_sys::general::{
     AT_FDCWD as CWD, O_CREAT, O_DIRECTORY, O_EXCL, O_NOCTTY, O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY,
     O_RDWR, O_TRUNC, O_WRONLY, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO,
-    S_IFMT, S_IFREG,
+    S_IFLNK, S_IFMT, S_IFREG,
 };
 
 /// What `stat` says of a file.
@@ -163,6 +164,16 @@ pub fn mknod(dir: i32, path: &CStr, mode: u32, device: (u32, u32)) -> Result<()>
 pub fn symlink(target: &CStr, dir: i32, path: &CStr) -> Result<()> {
     // SAFETY: both are C strings.
     unsafe { syscall!(Sysno::symlinkat, target.as_ptr(), dir, path.as_ptr()) }.map(|_| ())
+}
+
+/// Where a symbolic link, opened itself, points; `EILSEQ` when that is no UTF-8.
+pub fn read_link(link: &Fd) -> Result<String> {
+    let mut target = alloc::vec![0; 4096];
+    // SAFETY: the kernel writes at most the buffer's length.
+    let length =
+        unsafe { syscall!(Sysno::readlinkat, link.raw(), c"".as_ptr(), target.as_mut_ptr(), target.len()) }?;
+    target.truncate(length);
+    String::from_utf8(target).map_err(|_| Errno::EILSEQ)
 }
 
 /// Changes the owner of an open file.
