@@ -3,15 +3,16 @@
 //! The groups are cargo's own test programs, so that what is printed is the test runner's own report.
 
 use std::env;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use crate::build::{self, forget_the_outer_cargo};
 use crate::kernel;
-use crate::run::given_kernel;
+use crate::run::{given_kernel, recipe_needs};
 use crate::setup::{self, Need};
 use crate::workshop::Workshop;
 
@@ -115,12 +116,14 @@ fn get_ready(workshop: &mut Workshop, groups: &[Group]) -> Result<()> {
     if groups.contains(&Group::Kvm) || groups.contains(&Group::Devices) {
         needs.push(Need::Kvm);
     }
-    needs.push(Need::Long(setup::Work {
-        what: format!("tests: {}", groups.iter().map(|g| g.name()).collect::<Vec<_>>().join(", ")),
-        download: if whole_runs { 150_000_000 } else { 0 },
-        keep: if whole_runs { 600_000_000 } else { 200_000_000 },
-        time: Duration::from_secs(if whole_runs { 900 } else { 180 }),
-    }));
+    let recipes = recipe_directories(workshop);
+    if whole_runs {
+        for (recipes, names) in &recipes {
+            for name in *names {
+                needs.extend(recipe_needs(workshop, recipes, name)?);
+            }
+        }
+    }
     setup::prepare(workshop, &needs)?;
     if needs.contains(&Need::Kernel) {
         kernel::build(workshop)?;
@@ -130,15 +133,19 @@ fn get_ready(workshop: &mut Workshop, groups: &[Group]) -> Result<()> {
     }
     if needs.contains(&Need::Tests) {
         build::init::build(workshop)?;
-        let product = build::recipe::directory(workshop);
-        let tests = workshop.checkout.join("xtask/tests/recipes");
-        for (recipes, names) in [(product, &RECIPES[..]), (tests, &OTHER_MAKES[..])] {
-            for name in names {
-                build::recipe::build(workshop, &recipes, name)?;
+        for (recipes, names) in &recipes {
+            for name in *names {
+                build::recipe::build(workshop, recipes, name)?;
             }
         }
     }
     Ok(())
+}
+
+/// Where the recipes of the tests' images are, and which they are.
+fn recipe_directories(workshop: &Workshop) -> [(PathBuf, &'static [&'static str]); 2] {
+    let of_tests = workshop.checkout.join("xtask/tests/recipes");
+    [(build::recipe::directory(workshop), &RECIPES), (of_tests, &OTHER_MAKES)]
 }
 
 /// What a group consists of.

@@ -1,5 +1,6 @@
 //! Images from recipes: `images/recipes/NAME.toml`, pinned by `NAME.lock`.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -16,6 +17,12 @@ pub fn directory(workshop: &Workshop) -> PathBuf {
 pub fn cached(workshop: &Workshop, recipes: &Path, name: &str) -> Result<Option<PathBuf>> {
     let layout = workshop.cache.entry(KIND, &key(recipes, name)?).join(LAYOUT);
     Ok(layout.is_dir().then_some(layout))
+}
+
+/// Bytes of the packages that the recipe's lock names: what has to be downloaded at most.
+pub fn download(recipes: &Path, name: &str) -> u64 {
+    let lock = fs::read_to_string(recipes.join(format!("{name}.lock"))).unwrap_or_default();
+    lock.lines().filter_map(|line| line.strip_prefix("size = ")?.trim().parse::<u64>().ok()).sum()
 }
 
 /// Builds the recipe's image, or finds it in the cache. Returns its OCI layout.

@@ -141,16 +141,17 @@ fn failed(failure: &Failure) -> ExitCode {
 }
 
 /// What a recipe's image takes that is not there yet.
-fn recipe_needs(workshop: &Workshop, recipes: &Path, name: &str) -> Result<Vec<Need>> {
+pub fn recipe_needs(workshop: &Workshop, recipes: &Path, name: &str) -> Result<Vec<Need>> {
     if build::recipe::cached(workshop, recipes, name)?.is_some() {
         return Ok(Vec::new());
     }
-    // Recipes differ; their packages are in the order of this.
+    let bytes = build::recipe::download(recipes, name);
     let work = Work {
         what: format!("image {name}"),
-        download: 30_000_000,
-        keep: 150_000_000,
-        time: Duration::from_secs(30),
+        download: bytes,
+        // The packages, the layout, and the layers made from it.
+        keep: 6 * bytes,
+        time: Duration::from_secs(5 + bytes / 1_000_000),
     };
     Ok(vec![Need::Images, Need::Long(work)])
 }
