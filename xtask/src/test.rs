@@ -54,6 +54,10 @@ pub enum Group {
 impl Group {
     const ALL: [Group; 5] = [Group::Unit, Group::Devices, Group::Images, Group::Qemu, Group::Kvm];
 
+    fn needs_kvm(self) -> bool {
+        matches!(self, Group::Devices | Group::Kvm)
+    }
+
     fn name(self) -> &'static str {
         match self {
             Group::Unit => "unit",
@@ -67,10 +71,14 @@ impl Group {
 
 /// Runs the groups, all of them even where one fails.
 pub fn test(workshop: &mut Workshop, test: &Test) -> Result<ExitCode> {
+    let without_kvm = setup::kvm_fault();
     let groups: Vec<Group> = match test.groups.is_empty() {
-        true => Group::ALL.to_vec(),
+        true => Group::ALL.into_iter().filter(|group| !group.needs_kvm() || without_kvm.is_none()).collect(),
         false => Group::ALL.into_iter().filter(|group| test.groups.contains(group)).collect(),
     };
+    let left_out = without_kvm
+        .filter(|_| test.groups.is_empty())
+        .map(|fault| format!("devices and kvm are left out: {fault}"));
     get_ready(workshop, &groups)?;
     let mut results = Vec::new();
     for group in groups {
@@ -99,6 +107,7 @@ pub fn test(workshop: &mut Workshop, test: &Test) -> Result<ExitCode> {
         ));
         failed.iter().for_each(|line| workshop.report.say(format!("         failed: {line}")));
     }
+    left_out.iter().for_each(|line| workshop.report.say(line));
     Ok(ExitCode::from(u8::from(results.iter().any(|(_, _, failed)| !failed.is_empty()))))
 }
 
@@ -113,7 +122,7 @@ fn get_ready(workshop: &mut Workshop, groups: &[Group]) -> Result<()> {
     if groups.contains(&Group::Qemu) || groups.contains(&Group::Images) {
         needs.push(Need::Qemu);
     }
-    if groups.contains(&Group::Kvm) || groups.contains(&Group::Devices) {
+    if groups.iter().any(|group| group.needs_kvm()) {
         needs.push(Need::Kvm);
     }
     let recipes = recipe_directories(workshop);
