@@ -42,7 +42,14 @@ pub fn distribution(workshop: &Workshop, kernel: &Kernel, initrd: &Path, output:
         ])
         .env("CARGO_ENCODED_RUSTFLAGS", encoded(&flags))
         // C code that came with a dependency must not carry this machine's paths either.
-        .env("CFLAGS", format!("-ffile-prefix-map={}=/ferry", workshop.checkout.display()))
+        .env("CC_SHELL_ESCAPED_FLAGS", "1")
+        .env(
+            "CFLAGS",
+            format!(
+                "'-ffile-prefix-map={}=/ferry'",
+                workshop.checkout.display().to_string().replace('\'', "'\\''")
+            ),
+        )
         .env("FERRY_KERNEL", &kernel.vmlinux)
         .env("FERRY_INITRD", initrd);
     let log = workshop.cache.dir("logs")?.join("dist.log");
