@@ -35,7 +35,7 @@ fn the_distribution_runs_in_an_empty_root() {
         "this test makes a device and changes its root: run it as root"
     );
     let ferry = |words: &[&str]| {
-        Command::new("chroot")
+        Command::new("/usr/sbin/chroot")
             .arg(root.path())
             .arg("/ferry")
             .args(words)
