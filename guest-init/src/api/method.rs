@@ -4,6 +4,8 @@
 pub const AGENT_SERVICE: &str = "grpc.AgentService";
 /// The service that says whether the agent is there.
 pub const HEALTH_SERVICE: &str = "grpc.Health";
+/// The service of what Kata's agent has no call for.
+pub const FERRY_SERVICE: &str = "ferry.v1.Containers";
 
 macro_rules! methods {
     ($service:literal: $($constant:ident = $name:literal,)*) => {
@@ -62,4 +64,12 @@ methods! { "grpc.AgentService":
     GET_VOLUME_STATS = "GetVolumeStats",
     RESIZE_VOLUME = "ResizeVolume",
     SET_POLICY = "SetPolicy",
+}
+
+methods! { "ferry.v1.Containers":
+    LIST_PROCESSES = "ListProcesses",
+    STAT_FILE = "StatFile",
+    READ_DIR = "ReadDir",
+    READ_FILE = "ReadFile",
+    KERNEL_LOG = "KernelLog",
 }

@@ -1,8 +1,9 @@
 //! The agent API: the Kata Containers agent's protocol as both ends of a Ferry control channel speak it.
 //!
 //! Message types carry the names and field numbers of Kata's `agent.proto`, `oci.proto`, `types.proto` and
-//! `health.proto`; the definitions are written here, with the names in Rust's case. There is no behaviour
-//! in this module besides the [frame header](frame) that both ends read and write.
+//! `health.proto`; the definitions are written here, with the names in Rust's case. What Kata has no call for is
+//! in [`ferry`], a service beside it on the same connection. There is no behaviour in this module besides the
+//! [frame header](frame) that both ends read and write.
 //!
 //! ```
 //! use ferry_init::api::{agent, frame, method, prost::Message, ttrpc};
@@ -19,6 +20,7 @@
 //! ```
 
 pub mod agent;
+pub mod ferry;
 pub mod frame;
 pub mod guest;
 pub mod health;
