@@ -15,6 +15,8 @@ pub mod guest;
 #[cfg(feature = "pid1")]
 pub mod heap;
 #[cfg(feature = "pid1")]
+pub mod netlink;
+#[cfg(feature = "pid1")]
 pub mod spec;
 #[cfg(feature = "pid1")]
 pub mod sys;

@@ -1,23 +1,23 @@
 //! The calls of the API: which method does what.
 
 use alloc::format;
-use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::process::{Caller, Channel};
 use super::system::Frozen;
 use super::{Agent, Outcome, System};
 use crate::api::prost::Message;
-use crate::api::{agent as api, guest, health, method, ttrpc};
+use crate::api::{agent as api, health, method, ttrpc};
 use crate::fault::Fault;
 
 /// Version of the agent protocol that is spoken here (Kata's, `grpc_version` of its `Version` call).
 const PROTOCOL_VERSION: &str = "0.0.1";
 
 /// Our own version.
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-fn decode<M: Message + Default>(request: &ttrpc::Request) -> Result<M, Fault> {
+/// The message of a call.
+pub fn decode<M: Message + Default>(request: &ttrpc::Request) -> Result<M, Fault> {
     M::decode(request.payload.as_slice())
         .map_err(|_| Fault::invalid(format!("{}: the message does not decode", request.method)))
 }
@@ -106,35 +106,7 @@ impl<S: System> Agent<S> {
                     system.freeze(container, Frozen::No)
                 })
             }
-            _ => self.guest_call(request),
-        }
-    }
-
-    /// Calls about the guest as a whole.
-    fn guest_call(&mut self, request: &ttrpc::Request) -> Outcome {
-        match request.method.as_str() {
-            method::GET_GUEST_DETAILS => {
-                let call: guest::GuestDetailsRequest = decode(request)?;
-                let size = if call.mem_block_size { self.system.memory_block_size() } else { 0 };
-                message(&guest::GuestDetailsResponse {
-                    mem_block_size_bytes: size,
-                    agent_details: Some(details()),
-                    support_mem_hotplug_probe: false,
-                })
-            }
-            method::SET_GUEST_DATE_TIME => {
-                let call: guest::SetGuestDateTimeRequest = decode(request)?;
-                self.system.set_clock(call.sec, call.usec)?;
-                nothing()
-            }
-            method::RESEED_RANDOM_DEV => {
-                let call: guest::ReseedRandomDevRequest = decode(request)?;
-                self.system.add_entropy(&call.data)?;
-                nothing()
-            }
-            // Hotplugged processors and memory come up by themselves here.
-            method::ONLINE_CPU_MEM => nothing(),
-            other => Err(Fault::unimplemented(format!("this agent has no {other}"))),
+            _ => self.system.guest_call(request).map(Some),
         }
     }
 
@@ -169,25 +141,5 @@ fn health_call(request: &ttrpc::Request) -> Outcome {
             agent_version: VERSION.into(),
         }),
         other => Err(Fault::unimplemented(format!("no health method {other}"))),
-    }
-}
-
-fn details() -> guest::AgentDetails {
-    let strings = |names: &[&str]| names.iter().map(|name| String::from(*name)).collect();
-    guest::AgentDetails {
-        version: VERSION.into(),
-        init_daemon: true,
-        device_handlers: Vec::new(),
-        storage_handlers: strings(&[
-            "mmioblk",
-            "blk",
-            "ephemeral",
-            "local",
-            "overlayfs",
-            "bind",
-            "virtio-fs",
-        ]),
-        supports_seccomp: false,
-        extra_features: Vec::new(),
     }
 }

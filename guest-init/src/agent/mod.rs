@@ -21,6 +21,7 @@ use connection::{Connection, Incoming};
 use container::Container;
 use process::{Caller, Channel, Process};
 
+pub use calls::{VERSION, decode};
 pub use system::{Created, Frozen, Mounted, Sandbox, Started, StreamId, System, Which};
 
 use crate::fault::Fault;

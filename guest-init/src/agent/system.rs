@@ -1,8 +1,11 @@
 //! What the agent needs of the machine. The real one is `guest`; tests have one in memory.
 
+use alloc::vec::Vec;
+
 use crate::api::agent::Storage;
 use crate::api::oci::{self, LinuxResources, Spec};
 use crate::api::stats::StatsContainerResponse;
+use crate::api::ttrpc::Request;
 use crate::fault::Fault;
 use crate::sys;
 
@@ -59,7 +62,7 @@ pub struct Sandbox {
     /// Host name.
     pub hostname: alloc::string::String,
     /// Lines of resolv.conf, or bare addresses.
-    pub dns: alloc::vec::Vec<alloc::string::String>,
+    pub dns: Vec<alloc::string::String>,
 }
 
 /// The machine, as the agent sees it. Nothing here waits for anything outside the kernel.
@@ -119,12 +122,8 @@ pub trait System {
     /// Forgets a container of which nothing runs any more.
     fn remove(&mut self, container: Self::Container);
 
-    /// Sets the wall clock.
-    fn set_clock(&mut self, seconds: i64, microseconds: i64) -> Result<(), Fault>;
-    /// Feeds the random number generator.
-    fn add_entropy(&mut self, data: &[u8]) -> Result<(), Fault>;
-    /// Size of a memory hotplug block, in bytes; 0 when the kernel has none.
-    fn memory_block_size(&mut self) -> u64;
+    /// Answers a call about the guest as a whole, which concerns no container.
+    fn guest_call(&mut self, request: &Request) -> Result<Vec<u8>, Fault>;
 }
 
 /// Whether a container is stopped or runs.

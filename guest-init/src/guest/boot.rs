@@ -6,8 +6,8 @@ use super::log;
 use crate::fault::reason;
 use crate::sys::file::{CWD, O_RDWR, chdir, chroot, ensure_dir, open};
 use crate::sys::mount::{MS_MOVE, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RELATIME, mount};
+use crate::sys::process;
 use crate::sys::process::{close_to_tracers, set_limit};
-use crate::sys::{net, process};
 
 /// A mount of the guest's own.
 struct Mount {
@@ -62,7 +62,7 @@ pub fn prepare() {
         note(each.target.to_str().unwrap_or_default(), result);
     }
     occupy_standard_streams();
-    note("loopback", net::loopback_up());
+    note("loopback", super::network::loopback_up());
     note("host name", process::set_hostname("localhost"));
 }
 

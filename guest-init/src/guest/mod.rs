@@ -1,10 +1,12 @@
 //! The guest: the agent's [`System`] made of the real machine.
 
 pub mod boot;
+mod calls;
 mod cgroup;
 mod devices;
 mod inside;
 mod mounts;
+mod network;
 mod program;
 pub mod run;
 mod space;
@@ -12,6 +14,8 @@ mod stats;
 mod stdio;
 mod storage;
 mod transport;
+
+use alloc::vec::Vec;
 
 use space::Space;
 pub use space::{INITS, PID1_ANNOTATION};
@@ -22,10 +26,11 @@ use crate::agent::{Created, Frozen, Mounted, Sandbox, Started, StreamId, System,
 use crate::api::agent::Storage;
 use crate::api::oci::{LinuxResources, Process, Spec};
 use crate::api::stats::StatsContainerResponse;
+use crate::api::ttrpc::Request;
 use crate::fault::{Context, Fault};
 use crate::sys::event::{self, Poll};
 use crate::sys::file::{
-    CWD, O_PATH, O_RDONLY, O_WRONLY, open, pipe, read, read_control, set_nonblocking, write, write_all,
+    CWD, O_PATH, O_RDONLY, O_WRONLY, open, pipe, read, set_nonblocking, write, write_all,
 };
 use crate::sys::process::{CLONE_NEWPID, Forked, SIGKILL, enter, exit, fork, kill};
 use crate::sys::{Errno, Fd, Result as SysResult, cstr};
@@ -282,23 +287,8 @@ impl System for Guest {
         space::clear(&space.id);
     }
 
-    fn set_clock(&mut self, seconds: i64, microseconds: i64) -> Result<(), Fault> {
-        let nanoseconds =
-            microseconds.checked_mul(1000).filter(|nanoseconds| (0..1_000_000_000).contains(nanoseconds));
-        let nanoseconds = nanoseconds.ok_or_else(|| Fault::invalid("microseconds are 0 to 999999"))?;
-        event::set_clock(seconds, nanoseconds).context("set the clock")
-    }
-
-    fn add_entropy(&mut self, data: &[u8]) -> Result<(), Fault> {
-        let random = open(CWD, c"/dev/random", O_WRONLY, 0).context("open /dev/random")?;
-        write_all(random.raw(), data).context("write to /dev/random")
-    }
-
-    fn memory_block_size(&mut self) -> u64 {
-        read_control(CWD, c"/sys/devices/system/memory/block_size_bytes")
-            .ok()
-            .and_then(|text| u64::from_str_radix(core::str::from_utf8(&text).ok()?.trim(), 16).ok())
-            .unwrap_or(0)
+    fn guest_call(&mut self, request: &Request) -> Result<Vec<u8>, Fault> {
+        calls::answer(request)
     }
 }
 

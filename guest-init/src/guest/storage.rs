@@ -14,6 +14,9 @@ use crate::sys::{Errno, Fd, cstr, file, mount as m};
 /// Most block devices looked at in search of one.
 const DISK_LIMIT: usize = 1024;
 
+/// The storage drivers that there are.
+pub const DRIVERS: [&str; 7] = ["mmioblk", "blk", "ephemeral", "local", "overlayfs", "bind", "virtio-fs"];
+
 /// Mounts a storage at its mount point, which is made.
 pub fn mount(storage: &Storage) -> Result<Mounted, Fault> {
     if storage.fs_group.is_some() {

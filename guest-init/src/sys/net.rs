@@ -1,7 +1,6 @@
-//! Sockets: the vsock listener, and what brings the loopback interface up.
+//! Sockets: the vsock listener, and rtnetlink's.
 
 use linux_raw_sys::general as c;
-use linux_raw_sys::ioctl::SIOCSIFFLAGS;
 use linux_raw_sys::net as n;
 use linux_raw_sys::vm_sockets::sockaddr_vm;
 use syscalls::{Sysno, syscall};
@@ -59,13 +58,22 @@ pub fn accept_vsock(listener: &Fd) -> Result<(Fd, u32)> {
     Ok((fd, address[2]))
 }
 
-/// Brings the loopback interface up, which gives it its addresses.
-pub fn loopback_up() -> Result<()> {
-    let socket = socket(n::AF_INET, n::SOCK_DGRAM)?;
-    // struct ifreq: the name in 16 bytes, then a union of which the first two are the flags.
-    let mut request = [0u8; 40];
-    request[..2].copy_from_slice(b"lo");
-    request[16..18].copy_from_slice(&((n::net_device_flags::IFF_UP as u16).to_le_bytes()));
-    // SAFETY: the kernel reads the structure, which is as large as it expects.
-    unsafe { syscall!(Sysno::ioctl, socket.raw(), SIOCSIFFLAGS, request.as_ptr()) }.map(|_| ())
+/// A socket on which the kernel answers rtnetlink requests.
+pub fn rtnetlink() -> Result<Fd> {
+    socket(n::AF_NETLINK, n::SOCK_RAW)
+}
+
+/// Sends a whole message to the kernel.
+pub fn send(socket: &Fd, message: &[u8]) -> Result<()> {
+    // SAFETY: the kernel reads `message.len()` bytes; no address means the kernel itself.
+    unsafe { syscall!(Sysno::sendto, socket.raw(), message.as_ptr(), message.len(), 0, 0, 0) }.map(|_| ())
+}
+
+/// Receives a message; `EMSGSIZE` when the buffer is too small for it, `EAGAIN` when there is none.
+pub fn receive<'a>(socket: &Fd, buffer: &'a mut [u8]) -> Result<&'a [u8]> {
+    // SAFETY: the kernel writes at most `buffer.len()` bytes, whatever length it says the message has.
+    let length = unsafe {
+        syscall!(Sysno::recvfrom, socket.raw(), buffer.as_mut_ptr(), buffer.len(), n::MSG_TRUNC, 0, 0)
+    }?;
+    buffer.get(..length).ok_or(Errno::EMSGSIZE)
 }

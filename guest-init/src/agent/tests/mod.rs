@@ -10,7 +10,7 @@ use super::*;
 use crate::api::oci::Process as OciProcess;
 use crate::api::prost::Message;
 use crate::api::ttrpc::{Code, EOF};
-use crate::api::{agent as api, guest, health, method};
+use crate::api::{agent as api, health, method};
 use crate::sys::process::{Exit, SIGKILL};
 
 fn read(id: &str, length: u32) -> api::ReadStreamRequest {
@@ -36,9 +36,7 @@ fn says_that_it_serves_and_what_it_is() {
     let check = world.ask(client, method::CHECK, &health::CheckRequest::default()).unwrap();
     let serving = health::ServingStatus::Serving as i32;
     assert_eq!(health::HealthCheckResponse::decode(&check[..]).unwrap().status, serving);
-    let details = guest::GuestDetailsRequest { mem_block_size: true, ..Default::default() };
-    let details = world.ask(client, method::GET_GUEST_DETAILS, &details).unwrap();
-    assert_eq!(guest::GuestDetailsResponse::decode(&details[..]).unwrap().mem_block_size_bytes, 1 << 27);
+    assert_eq!(world.ask(client, method::GET_METRICS, &api::Empty {}).unwrap(), b"metrics");
     let unknown = world.ask(client, "FlyToTheMoon", &api::Empty {}).unwrap_err();
     assert_eq!(unknown.0, Code::Unimplemented);
 }

@@ -152,16 +152,11 @@ impl System for Machine {
 
     fn remove(&mut self, _: ()) {}
 
-    fn set_clock(&mut self, _: i64, _: i64) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    fn add_entropy(&mut self, _: &[u8]) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    fn memory_block_size(&mut self) -> u64 {
-        1 << 27
+    fn guest_call(&mut self, request: &Request) -> Result<Vec<u8>, Fault> {
+        match request.method.as_str() {
+            method::GET_METRICS => Ok(b"metrics".into()),
+            other => Err(Fault::unimplemented(other)),
+        }
     }
 }
 

@@ -1,0 +1,79 @@
+//! The calls about the guest as a whole.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::network;
+use crate::agent::{VERSION, decode};
+use crate::api::prost::Message;
+use crate::api::ttrpc::Request;
+use crate::api::{guest as api, method};
+use crate::fault::{Context, Fault};
+use crate::sys::event;
+use crate::sys::file::{CWD, O_WRONLY, open, read_control, write_all};
+
+/// Answers a call.
+pub fn answer(request: &Request) -> Result<Vec<u8>, Fault> {
+    let nothing = |()| Vec::new();
+    match request.method.as_str() {
+        method::GET_GUEST_DETAILS => Ok(details(&decode(request)?).encode_to_vec()),
+        method::SET_GUEST_DATE_TIME => set_clock(&decode(request)?).map(nothing),
+        method::RESEED_RANDOM_DEV => add_entropy(&decode(request)?).map(nothing),
+        // Hotplugged processors and memory come up by themselves here.
+        method::ONLINE_CPU_MEM => Ok(Vec::new()),
+        method::UPDATE_INTERFACE => {
+            let call: api::UpdateInterfaceRequest = decode(request)?;
+            let interface = call.interface.ok_or_else(|| Fault::invalid("no interface to update"))?;
+            Ok(network::update_interface(&interface)?.encode_to_vec())
+        }
+        method::UPDATE_ROUTES => {
+            let call: api::UpdateRoutesRequest = decode(request)?;
+            Ok(network::update_routes(&call.routes.unwrap_or_default().routes)?.encode_to_vec())
+        }
+        method::LIST_INTERFACES => Ok(network::list_interfaces()?.encode_to_vec()),
+        method::LIST_ROUTES => Ok(network::list_routes()?.encode_to_vec()),
+        method::ADD_ARP_NEIGHBORS => {
+            let call: api::AddArpNeighborsRequest = decode(request)?;
+            network::add_neighbors(&call.neighbors.unwrap_or_default().arp_neighbors).map(nothing)
+        }
+        other => Err(Fault::unimplemented(format!("this agent has no {other}"))),
+    }
+}
+
+fn details(call: &api::GuestDetailsRequest) -> api::GuestDetailsResponse {
+    let strings = |names: &[&str]| names.iter().map(|name| String::from(*name)).collect();
+    let details = api::AgentDetails {
+        version: VERSION.into(),
+        init_daemon: true,
+        device_handlers: Vec::new(),
+        storage_handlers: strings(&super::storage::DRIVERS),
+        supports_seccomp: false,
+        extra_features: Vec::new(),
+    };
+    api::GuestDetailsResponse {
+        mem_block_size_bytes: if call.mem_block_size { memory_block_size() } else { 0 },
+        agent_details: Some(details),
+        support_mem_hotplug_probe: false,
+    }
+}
+
+/// In bytes; 0 when the kernel has no memory hotplug.
+fn memory_block_size() -> u64 {
+    read_control(CWD, c"/sys/devices/system/memory/block_size_bytes")
+        .ok()
+        .and_then(|text| u64::from_str_radix(core::str::from_utf8(&text).ok()?.trim(), 16).ok())
+        .unwrap_or(0)
+}
+
+fn set_clock(call: &api::SetGuestDateTimeRequest) -> Result<(), Fault> {
+    let nanoseconds =
+        call.usec.checked_mul(1000).filter(|nanoseconds| (0..1_000_000_000).contains(nanoseconds));
+    let nanoseconds = nanoseconds.ok_or_else(|| Fault::invalid("microseconds are 0 to 999999"))?;
+    event::set_clock(call.sec, nanoseconds).context("set the clock")
+}
+
+fn add_entropy(call: &api::ReseedRandomDevRequest) -> Result<(), Fault> {
+    let random = open(CWD, c"/dev/random", O_WRONLY, 0).context("open /dev/random")?;
+    write_all(random.raw(), &call.data).context("write to /dev/random")
+}

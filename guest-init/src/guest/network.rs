@@ -1,0 +1,291 @@
+//! The sandbox's network: interfaces, addresses, routes and neighbours.
+//!
+//! Everything is checked before anything is changed, so a call that makes no sense changes nothing.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use linux_raw_sys::net::net_device_flags::{IFF_NOARP, IFF_UP};
+use linux_raw_sys::netlink as n;
+
+use crate::api::guest::{Interfaces, Routes};
+use crate::api::types::{self, ArpNeighbor, Interface, IpFamily};
+use crate::fault::{Context, Fault};
+use crate::netlink::address::{self, Hardware};
+use crate::netlink::{Address, Link, Reply, Request, Route, kind, replies};
+use crate::sys::{Errno, Fd, Result as SysResult, net};
+
+/// The loopback interface's number, in every network namespace.
+const LOOPBACK: u32 = 1;
+
+/// The kernel puts at most this much into one message of a list, in bytes.
+const BUFFER: usize = 32 << 10;
+
+/// Most messages of one answer.
+const MESSAGE_LIMIT: usize = 4096;
+
+/// Most entries that one call may set.
+const ENTRY_LIMIT: usize = 1024;
+
+const UP: u32 = IFF_UP as u32;
+const NO_ARP: u32 = IFF_NOARP as u32;
+
+/// Brings the loopback interface up, which gives it its addresses.
+pub fn loopback_up() -> SysResult<()> {
+    Kernel::open()?.tell(Request::set_link(LOOPBACK, UP, UP))
+}
+
+/// The kernel's end of rtnetlink. It answers before the request returns, so nothing here waits.
+struct Kernel {
+    socket: Fd,
+    sequence: u32,
+}
+
+impl Kernel {
+    fn open() -> SysResult<Kernel> {
+        Ok(Kernel { socket: net::rtnetlink()?, sequence: 0 })
+    }
+
+    fn ask(&mut self, request: Request, mut each: impl FnMut(u16, &[u8])) -> SysResult<()> {
+        self.sequence += 1;
+        net::send(&self.socket, &request.finish(self.sequence))?;
+        let mut buffer = alloc::vec![0; BUFFER];
+        for _ in 0..MESSAGE_LIMIT {
+            for reply in replies(net::receive(&self.socket, &mut buffer)?, self.sequence) {
+                match reply {
+                    Reply::Message(kind, body) => each(kind, body),
+                    Reply::Done(0) => return Ok(()),
+                    Reply::Done(errno) => return Err(Errno::new(errno)),
+                }
+            }
+        }
+        Err(Errno::EOVERFLOW)
+    }
+
+    fn tell(&mut self, request: Request) -> SysResult<()> {
+        self.ask(request, |_, _| {})
+    }
+
+    fn list<T>(&mut self, get: u16, new: u16, parse: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>, Fault> {
+        let mut list = Vec::new();
+        self.ask(Request::dump(get), |kind, body| list.extend(parse(body).filter(|_| kind == new)))
+            .context("read the network's state")?;
+        Ok(list)
+    }
+
+    fn links(&mut self) -> Result<Vec<Link>, Fault> {
+        self.list(kind::GET_LINK, kind::NEW_LINK, Link::parse)
+    }
+
+    fn addresses(&mut self) -> Result<Vec<Address>, Fault> {
+        self.list(kind::GET_ADDRESS, kind::NEW_ADDRESS, Address::parse)
+    }
+
+    /// Routes that packets to others take: those of the main table.
+    fn routes(&mut self) -> Result<Vec<Route>, Fault> {
+        let mut routes = self.list(kind::GET_ROUTE, kind::NEW_ROUTE, Route::parse)?;
+        routes.retain(|route| {
+            route.table == n::rt_class_t::RT_TABLE_MAIN as u32
+                && u32::from(route.kind) == n::RTN_UNICAST as u32
+        });
+        Ok(routes)
+    }
+}
+
+fn kernel() -> Result<Kernel, Fault> {
+    Kernel::open().context("open an rtnetlink socket")
+}
+
+fn limit<T>(entries: &[T]) -> Result<&[T], Fault> {
+    match entries.len() {
+        0..=ENTRY_LIMIT => Ok(entries),
+        _ => Err(Fault::invalid(format!("at most {ENTRY_LIMIT} entries can be set at once"))),
+    }
+}
+
+fn by_name<'a>(links: &'a [Link], name: &str) -> Result<&'a Link, Fault> {
+    links
+        .iter()
+        .find(|link| link.name == name)
+        .ok_or_else(|| Fault::invalid(format!("no network interface `{name}`")))
+}
+
+/// Gives an interface its name, addresses and MTU, and brings it up. Addresses that it had go.
+pub fn update_interface(wanted: &Interface) -> Result<Interface, Fault> {
+    let mut kernel = kernel()?;
+    let links = kernel.links()?;
+    let name = if wanted.device.is_empty() { &wanted.name } else { &wanted.device };
+    let link = match wanted.hw_addr.as_str() {
+        "" => by_name(&links, name)?,
+        text => {
+            let hardware = Hardware::parse(text)?;
+            let found = links.iter().find(|link| link.address == Some(hardware));
+            found.ok_or_else(|| Fault::invalid(format!("no network interface has the address {hardware}")))?
+        }
+    };
+    let addresses = limit(&wanted.ip_addresses)?
+        .iter()
+        .map(|each| {
+            let address = address::parse(&each.address)?;
+            let prefix = address::parse_prefix(&each.mask, &address)?;
+            Ok(Address { link: link.index, address, prefix })
+        })
+        .collect::<Result<Vec<_>, Fault>>()?;
+    let mtu = u32::try_from(wanted.mtu).map_err(|_| Fault::invalid("an MTU is below 4 GiB"))?;
+    let doing = format_args!("configure the network interface {}", link.name);
+    let mut change = Request::set_link(link.index, UP | wanted.raw_flags & NO_ARP, UP | NO_ARP);
+    if !name.is_empty() && *name != link.name {
+        // One that is up keeps its name.
+        if link.flags & UP != 0 {
+            kernel.tell(Request::set_link(link.index, 0, UP)).context(doing)?;
+        }
+        change = change.with_name(name);
+    }
+    if mtu != 0 {
+        change = change.with_mtu(mtu);
+    }
+    kernel.tell(change).context(doing)?;
+    for old in kernel.addresses()?.iter().filter(|old| old.link == link.index && !addresses.contains(old)) {
+        // Link-local addresses are the kernel's.
+        if !matches!(old.address, core::net::IpAddr::V6(address) if address.is_unicast_link_local()) {
+            kernel.tell(Request::delete_address(old)).context(doing)?;
+        }
+    }
+    for new in &addresses {
+        let doing = format_args!("give {} the address {}/{}", link.name, new.address, new.prefix);
+        kernel.tell(Request::add_address(new)).context(doing)?;
+    }
+    let index = link.index;
+    let links = kernel.links()?;
+    let link = links.iter().find(|link| link.index == index);
+    let link = link.ok_or_else(|| Fault::internal("the network interface is gone"))?;
+    Ok(describe(link, &kernel.addresses()?))
+}
+
+fn describe(link: &Link, addresses: &[Address]) -> Interface {
+    let of_link = addresses.iter().filter(|address| address.link == link.index);
+    Interface {
+        device: link.name.clone(),
+        name: link.name.clone(),
+        ip_addresses: of_link
+            .map(|Address { address, prefix, .. }| types::IpAddress {
+                family: if address.is_ipv4() { IpFamily::V4 } else { IpFamily::V6 }.into(),
+                address: format!("{address}"),
+                mask: format!("{prefix}"),
+            })
+            .collect(),
+        mtu: link.mtu.into(),
+        hw_addr: link.address.map(|address| format!("{address}")).unwrap_or_default(),
+        device_path: String::new(),
+        r#type: link.kind.clone(),
+        raw_flags: link.flags,
+    }
+}
+
+/// Every interface.
+pub fn list_interfaces() -> Result<Interfaces, Fault> {
+    let mut kernel = kernel()?;
+    let (links, addresses) = (kernel.links()?, kernel.addresses()?);
+    Ok(Interfaces { interfaces: links.iter().map(|link| describe(link, &addresses)).collect() })
+}
+
+/// Replaces the routes, but for those that come with an interface's addresses.
+pub fn update_routes(wanted: &[types::Route]) -> Result<Routes, Fault> {
+    let mut kernel = kernel()?;
+    let links = kernel.links()?;
+    let routes =
+        limit(wanted)?.iter().map(|route| parse(route, &links)).collect::<Result<Vec<_>, Fault>>()?;
+    for old in kernel.routes()?.iter().filter(|old| u32::from(old.protocol) != n::RTPROT_KERNEL) {
+        kernel.tell(Request::delete_route(old)).context("remove a route")?;
+    }
+    // A gateway must be reachable when the route over it is made.
+    let (beyond, on_link): (Vec<_>, Vec<_>) =
+        routes.into_iter().partition(|(route, _)| route.gateway.is_some());
+    for (route, text) in on_link.iter().chain(&beyond) {
+        let shown = if text.dest.is_empty() { "default" } else { &text.dest };
+        let doing = format_args!("add the route {shown} by `{}` on `{}`", text.gateway, text.device);
+        kernel.tell(Request::add_route(route)).context(doing)?;
+    }
+    list_routes()
+}
+
+fn parse<'a>(route: &'a types::Route, links: &[Link]) -> Result<(Route, &'a types::Route), Fault> {
+    let some = |text: &str| if text.is_empty() { Ok(None) } else { address::parse(text).map(Some) };
+    let destination = match route.dest.as_str() {
+        "" => None,
+        text => Some(address::parse_network(text)?),
+    };
+    let (gateway, source) = (some(&route.gateway)?, some(&route.source)?);
+    let addresses = [destination.map(|(address, _)| address), gateway, source];
+    let mut families = addresses.into_iter().flatten().map(|address| address::family(&address));
+    let Some(family) = families.next() else {
+        return Err(Fault::invalid("a route needs a destination or a gateway"));
+    };
+    if families.any(|other| other != family) {
+        return Err(Fault::invalid("a route is either of IPv4 or of IPv6"));
+    }
+    let scope = u8::try_from(route.scope).map_err(|_| Fault::invalid("a route's scope is 0 to 255"))?;
+    // What is not beyond a gateway is on the link, as ip-route(8) has it.
+    let on_link = gateway.is_none() && scope == 0 && u32::from(family) == linux_raw_sys::net::AF_INET;
+    let parsed = Route {
+        family,
+        destination: destination.filter(|(_, prefix)| *prefix != 0).map(|(address, _)| address),
+        prefix: destination.map_or(0, |(_, prefix)| prefix),
+        gateway,
+        source,
+        link: if route.device.is_empty() { 0 } else { by_name(links, &route.device)?.index },
+        metric: 0,
+        table: n::rt_class_t::RT_TABLE_MAIN as u32,
+        protocol: n::RTPROT_BOOT as u8,
+        scope: if on_link { n::rt_scope_t::RT_SCOPE_LINK as u8 } else { scope },
+        kind: n::RTN_UNICAST as u8,
+        flags: route.flags & n::RTNH_F_ONLINK,
+    };
+    Ok((parsed, route))
+}
+
+/// Every route of the main table.
+pub fn list_routes() -> Result<Routes, Fault> {
+    let mut kernel = kernel()?;
+    let links = kernel.links()?;
+    let routes = kernel.routes()?;
+    let describe = |route: &Route| types::Route {
+        dest: route.destination.map(|address| format!("{address}/{}", route.prefix)).unwrap_or_default(),
+        gateway: address::text(route.gateway),
+        device: links
+            .iter()
+            .find(|link| link.index == route.link)
+            .map(|link| link.name.clone())
+            .unwrap_or_default(),
+        source: address::text(route.source),
+        scope: route.scope.into(),
+        family: if u32::from(route.family) == linux_raw_sys::net::AF_INET {
+            IpFamily::V4
+        } else {
+            IpFamily::V6
+        }
+        .into(),
+        flags: route.flags,
+    };
+    Ok(Routes { routes: routes.iter().map(describe).collect() })
+}
+
+/// Adds entries to the neighbour tables.
+pub fn add_neighbors(neighbors: &[ArpNeighbor]) -> Result<(), Fault> {
+    let mut kernel = kernel()?;
+    let links = kernel.links()?;
+    let mut requests = Vec::new();
+    for ArpNeighbor { to_ip_address, device, lladdr, state, flags } in limit(neighbors)? {
+        let address = address::parse(to_ip_address.as_ref().map_or("", |address| &address.address))?;
+        let state = match u16::try_from(*state) {
+            Ok(0) => n::NUD_PERMANENT as u16,
+            Ok(state) => state,
+            Err(_) => return Err(Fault::invalid("a neighbour's state is 0 to 65535")),
+        };
+        let flags = u8::try_from(*flags).map_err(|_| Fault::invalid("a neighbour's flags are 0 to 255"))?;
+        let link = by_name(&links, device)?.index;
+        requests.push(Request::add_neighbor(link, address, Hardware::parse(lladdr)?, state, flags));
+    }
+    requests.into_iter().try_for_each(|request| kernel.tell(request)).context("add a neighbour")
+}
