@@ -37,11 +37,6 @@ fn same_files(one: &Path, other: &Path) {
 
 #[test]
 fn pid_1_and_ferry_are_the_same_from_another_checkout() {
-    // Two optimised builds from nothing take longer than all other tests of the group together.
-    if !full() {
-        println!("left out: a test of full size");
-        return;
-    }
     let directory = tempfile::tempdir().expect("a directory");
     let elsewhere = directory.path().join("a checkout with a longer name");
     copy(&checkout(), &elsewhere);

@@ -21,11 +21,6 @@ fn hello_says_hi_and_nothing_else() {
 
 #[test]
 fn the_distribution_runs_in_an_empty_root() {
-    // It takes an optimised build from nothing.
-    if !road::full() {
-        println!("left out: a test of full size");
-        return;
-    }
     let root = tempfile::tempdir().expect("a directory");
     let built = xtask(&["dist", "--output", &root.path().display().to_string()]).within(PATIENCE).run();
     built.exits(0);
