@@ -9,6 +9,7 @@ mod bench;
 mod build;
 mod cache;
 mod cli;
+mod elf;
 mod kernel;
 mod report;
 mod run;

@@ -205,13 +205,13 @@ impl Apt {
         let mut command = self.command(HELPER);
         command.arg("download-file").current_dir(directory).stdout(Stdio::null()).stderr(Stdio::piped());
         for package in packages {
-            // apt names the archives' pools apart: `pool/updates/` is the security archive's.
-            let security =
-                self.mirrors.security.as_ref().filter(|_| package.filename.starts_with("pool/updates/"));
-            let mirror = security.unwrap_or(&self.mirrors.main);
+            let root = self.mirrors.root_of(&package.filename);
             // apt's `file:` hands out the path as it is; `copy:` copies.
-            let root = mirror.uri.strip_prefix("file:").map(|path| format!("copy:{path}"));
-            command.arg(format!("{}/{}", root.as_deref().unwrap_or(&mirror.uri), encoded(&package.filename)));
+            let root = match root.strip_prefix("file:") {
+                Some(path) => format!("copy:{path}"),
+                None => root.into_owned(),
+            };
+            command.arg(format!("{root}/{}", encoded(&package.filename)));
             command.arg(directory.join(&package.sha256)).arg(format!("SHA256:{}", package.sha256));
         }
         let mut child = command.spawn().map_err(|cause| Error::NoApt { program: HELPER.into(), cause })?;

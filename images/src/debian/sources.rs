@@ -1,6 +1,7 @@
 //! Which Debian mirror this machine uses: read from its own apt configuration (one-line `.list` files and deb822
 //! `.sources` files, see sources.list(5)), so that no mirror's name is written in Ferry.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -103,6 +104,19 @@ impl Mirrors {
             main: best(|suite| SUITES.contains(&suite), "debian")?,
             security: best(is_security, "debian-security"),
         })
+    }
+
+    /// The archive that holds a package file, by its path below the archive's root.
+    ///
+    /// The pools have different names: `pool/updates/` is the security archive's. A machine that names no security mirror
+    /// is sent to the directory beside its main one, where mirrors that carry both have it: a package that is asked for by
+    /// digest may come from anywhere.
+    pub fn root_of(&self, filename: &str) -> Cow<'_, str> {
+        match &self.security {
+            _ if !filename.starts_with("pool/updates/") => Cow::Borrowed(&self.main.uri),
+            Some(security) => Cow::Borrowed(&security.uri),
+            None => Cow::Owned(format!("{}-security", self.main.uri)),
+        }
     }
 
     /// A deb822 file for apt that offers `suite`, its updates and its security updates for `architecture`.
@@ -293,6 +307,22 @@ mod tests {
         .unwrap();
         let line = format!("deb mirror+file:{} bookworm main\n", list.path().display());
         assert_eq!(mirrors(&[("sources.list", &line)]).unwrap().main.uri, "https://one.example/debian");
+    }
+
+    #[test]
+    fn security_updates_come_from_beside_the_main_mirror_where_no_other_is_named() {
+        let main = "deb http://m.example/debian bookworm main\n";
+        let security = "deb http://s.example/debian-security bookworm-security main\n";
+        let roots = |text: &str| {
+            let mirrors = mirrors(&[("sources.list", text)]).unwrap();
+            ["pool/main/h/hello.deb", "pool/updates/main/h/hello.deb"]
+                .map(|path| mirrors.root_of(path).into_owned())
+        };
+        assert_eq!(roots(main), ["http://m.example/debian", "http://m.example/debian-security"]);
+        assert_eq!(
+            roots(&format!("{main}{security}")),
+            ["http://m.example/debian", "http://s.example/debian-security"]
+        );
     }
 
     #[test]

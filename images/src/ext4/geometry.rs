@@ -14,6 +14,13 @@ pub const SMALLEST: u64 = 16 << 20;
 /// The largest disk that can be formatted, in bytes: 16 TiB.
 pub const LARGEST: u64 = 16 << 40;
 
+/// The root's sub-directories, by name and mode. The guest would make those of the overlay as the first thing it does with
+/// the disk, and finding the first free inode and block is dear.
+pub(super) const SUBDIRECTORIES: [(&str, u16); 3] =
+    [("lost+found", 0o700), ("upper", 0o755), ("work", 0o755)];
+/// All directories, of one block each.
+pub(super) const DIRECTORIES: u32 = 1 + SUBDIRECTORIES.len() as u32;
+
 /// A last group with fewer data blocks than this is not worth its metadata, and is left out.
 const FEWEST_DATA_BLOCKS: u32 = 50;
 
@@ -83,14 +90,14 @@ impl Geometry {
         self.inode_table(0) + self.inode_table_blocks()
     }
 
-    /// The one block of `/lost+found`.
-    pub fn lost_and_found(&self) -> u32 {
-        self.root_directory() + 1
+    /// The one block of the root's sub-directory with this index in [`SUBDIRECTORIES`].
+    pub fn subdirectory(&self, index: u32) -> u32 {
+        self.root_directory() + 1 + index
     }
 
-    /// Blocks of `group` in use: its metadata and, in the first group, the two directories.
+    /// Blocks of `group` in use: its metadata and, in the first group, the directories.
     pub fn used_blocks_in(&self, group: u32) -> u32 {
-        if group == 0 { self.lost_and_found() + 1 } else { 2 + self.inode_table_blocks() }
+        if group == 0 { self.root_directory() + DIRECTORIES } else { 2 + self.inode_table_blocks() }
     }
 
     /// Free blocks in all groups.
@@ -99,8 +106,8 @@ impl Geometry {
         self.blocks - used
     }
 
-    /// Blocks that can never hold file data: everything in use but the two directories.
+    /// Blocks that can never hold file data: everything in use but the directories.
     pub fn overhead_blocks(&self) -> u32 {
-        self.blocks - self.free_blocks() - 2
+        self.blocks - self.free_blocks() - DIRECTORIES
     }
 }

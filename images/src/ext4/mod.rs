@@ -49,8 +49,7 @@ pub fn format(file: &File, bytes: u64) -> Result<(), Error> {
     put(geometry.block_bitmap(0), &structures::first_block_bitmap(&geometry))?;
     put(geometry.inode_bitmap(0), &structures::first_inode_bitmap(&geometry))?;
     put(geometry.inode_table(0), &structures::first_inodes(&geometry))?;
-    put(geometry.root_directory(), &structures::root_directory())?;
-    put(geometry.lost_and_found(), &structures::lost_and_found())?;
+    put(geometry.root_directory(), &structures::directories())?;
     if geometry.groups > 1 {
         let last = geometry.groups - 1;
         put(geometry.block_bitmap(last), &structures::last_block_bitmap(&geometry))?;

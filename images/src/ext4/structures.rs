@@ -1,6 +1,6 @@
 //! The on-disk structures, as bytes.
 
-use super::geometry::{BLOCK, BLOCKS_PER_GROUP, DESCRIPTOR, Geometry, INODE};
+use super::geometry::{BLOCK, BLOCKS_PER_GROUP, DESCRIPTOR, DIRECTORIES, Geometry, INODE, SUBDIRECTORIES};
 
 /// Identifies the filesystem, and seeds the descriptor checksums. The same for every disk: nothing looks a
 /// scratch disk up by UUID, and the same size must give the same bytes.
@@ -9,9 +9,9 @@ const UUID: [u8; 16] = *b"ferry scratch fs";
 const HASH_SEED: [u8; 16] = *b"ferry hash seed.";
 
 const ROOT_INODE: u32 = 2;
-const LOST_AND_FOUND_INODE: u32 = 11;
-/// Inodes 1 to 10 are the filesystem's own; `/lost+found` follows.
-const USED_INODES: u32 = 11;
+/// Inodes 1 to 10 are the filesystem's own; the sub-directories follow.
+const FIRST_INODE: u32 = 11;
+const USED_INODES: u32 = FIRST_INODE - 1 + SUBDIRECTORIES.len() as u32;
 
 // Features: what the guest may use (compat, incompat) and must respect when writing (ro_compat).
 const COMPAT_EXT_ATTR: u32 = 0x8;
@@ -65,7 +65,7 @@ pub(super) fn superblock(geometry: &Geometry) -> Vec<u8> {
     put16(&mut sb, 0x3a, 1); // cleanly unmounted
     put16(&mut sb, 0x3c, 1); // on errors: continue
     put32(&mut sb, 0x4c, 1); // dynamic revision
-    put32(&mut sb, 0x54, LOST_AND_FOUND_INODE); // first inode for users
+    put32(&mut sb, 0x54, FIRST_INODE); // first inode for users
     put16(&mut sb, 0x58, INODE as u16);
     put32(&mut sb, 0x5c, COMPAT_EXT_ATTR | COMPAT_DIR_INDEX | COMPAT_SPARSE_SUPER2);
     put32(&mut sb, 0x60, INCOMPAT_FILETYPE | INCOMPAT_EXTENTS);
@@ -100,7 +100,7 @@ pub(super) fn group_descriptors(geometry: &Geometry) -> Vec<u8> {
         let free_inodes = (geometry.inodes_per_group - used_inodes) as u16;
         put16(descriptor, 0x0c, (geometry.blocks_in(group) - geometry.used_blocks_in(group)) as u16);
         put16(descriptor, 0x0e, free_inodes);
-        put16(descriptor, 0x10, if group == 0 { 2 } else { 0 }); // directories
+        put16(descriptor, 0x10, if group == 0 { DIRECTORIES as u16 } else { 0 });
         // The first group is in use; e2fsck wants the last one's block bitmap written, since it may be short.
         let flags = match group {
             0 => INODE_ZEROED,
@@ -150,16 +150,18 @@ pub(super) fn first_inode_bitmap(geometry: &Geometry) -> Vec<u8> {
     bitmap(USED_INODES, geometry.inodes_per_group)
 }
 
-/// The first block of the first inode table: the root directory and `/lost+found`.
+/// The first block of the first inode table: the root directory and its sub-directories.
 pub(super) fn first_inodes(geometry: &Geometry) -> Vec<u8> {
     let mut table = vec![0; BLOCK];
     let mut put = |number: u32, inode: Vec<u8>| {
         let at = (number as usize - 1) * INODE;
         table[at..at + INODE].copy_from_slice(&inode);
     };
-    // Links: the name, its own `.`, and for the root also `..` of itself and of `/lost+found`.
-    put(ROOT_INODE, directory_inode(0o755, 3, geometry.root_directory()));
-    put(LOST_AND_FOUND_INODE, directory_inode(0o700, 2, geometry.lost_and_found()));
+    // Links: the name and its own `.`; for the root its own `..` and those of the others.
+    put(ROOT_INODE, directory_inode(0o755, 1 + DIRECTORIES as u16, geometry.root_directory()));
+    for (index, (_, mode)) in (0..).zip(SUBDIRECTORIES) {
+        put(FIRST_INODE + index, directory_inode(mode, 2, geometry.subdirectory(index)));
+    }
     table
 }
 
@@ -180,12 +182,15 @@ fn directory_inode(mode: u16, links: u16, block: u32) -> Vec<u8> {
     inode
 }
 
-pub(super) fn root_directory() -> Vec<u8> {
-    directory(&[(ROOT_INODE, "."), (ROOT_INODE, ".."), (LOST_AND_FOUND_INODE, "lost+found")])
-}
-
-pub(super) fn lost_and_found() -> Vec<u8> {
-    directory(&[(LOST_AND_FOUND_INODE, "."), (ROOT_INODE, "..")])
+/// The blocks of the root directory and of its sub-directories, in the order they are on the disk.
+pub(super) fn directories() -> Vec<u8> {
+    let mut entries = vec![(ROOT_INODE, "."), (ROOT_INODE, "..")];
+    entries.extend((FIRST_INODE..).zip(SUBDIRECTORIES.map(|(name, _)| name)));
+    let mut blocks = directory(&entries);
+    for (inode, _) in (FIRST_INODE..).zip(SUBDIRECTORIES) {
+        blocks.extend(directory(&[(inode, "."), (ROOT_INODE, "..")]));
+    }
+    blocks
 }
 
 /// One directory block that holds sub-directories; the last record reaches to the block's end.

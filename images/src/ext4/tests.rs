@@ -79,7 +79,7 @@ fn the_largest_geometry_has_32_bit_numbers() {
     assert_eq!(geometry.groups, 1 << 17);
     assert_eq!(geometry.blocks, u32::MAX);
     assert!(geometry.groups.checked_mul(geometry.inodes_per_group).is_some());
-    assert!(geometry.lost_and_found() < geometry::BLOCKS_PER_GROUP);
+    assert!(geometry.subdirectory(0) < geometry::BLOCKS_PER_GROUP);
 }
 
 /// Mounts a disk through a loop device, uses it as overlayfs would, and checks it again. Only as root on a
@@ -92,7 +92,7 @@ fn the_kernel_mounts_and_fills_it() {
         set -e
         mount -o loop "$1" "$2" || exit 99
         trap 'umount "$2"' EXIT
-        mkdir "$2/upper" "$2/work" "$2/lower" "$2/merged"
+        mkdir "$2/lower" "$2/merged"
         echo below > "$2/lower/gone"
         mount -t overlay overlay -o "lowerdir=$2/lower,upperdir=$2/upper,workdir=$2/work" "$2/merged" || exit 99
         trap 'umount "$2/merged"; umount "$2"' EXIT

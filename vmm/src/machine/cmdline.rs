@@ -5,8 +5,9 @@
 /// The kernel's limit on x86, its terminating zero included (`COMMAND_LINE_SIZE`).
 pub const LIMIT: usize = 2048;
 
-/// What every boot gets: the serial console for panics only, and a panic that ends the machine at once.
-const ALWAYS: &str = "console=ttyS0 quiet panic=-1";
+/// What every boot gets: the serial console for panics only, a panic that ends the machine at once, and memory that comes
+/// later in use as soon as it is there (its name in the kernel's configuration changes between versions).
+const ALWAYS: &str = "console=ttyS0 quiet panic=-1 memhp_default_state=online";
 
 /// What ferry's kernel needs on a KVM that interprets ring 0 instruction by instruction (see [`crate::machine::Kvm`]).
 ///
@@ -57,11 +58,11 @@ mod tests {
     fn puts_extra_words_last() {
         assert_eq!(
             for_ferry(Processor::Complete, " init=/x "),
-            "console=ttyS0 quiet panic=-1 reboot=k init=/x"
+            "console=ttyS0 quiet panic=-1 memhp_default_state=online reboot=k init=/x"
         );
         assert_eq!(
             for_qemu(Processor::Complete, ""),
-            "console=ttyS0 quiet panic=-1 reboot=t no_timer_check lpj=1000000"
+            "console=ttyS0 quiet panic=-1 memhp_default_state=online reboot=t no_timer_check lpj=1000000"
         );
     }
 

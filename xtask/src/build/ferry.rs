@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::{TARGET, cargo, encoded, reproducible};
+use crate::elf::{self, PT_DYNAMIC, PT_INTERP};
 use crate::kernel::Kernel;
 use crate::workshop::Workshop;
 
@@ -69,30 +70,11 @@ pub fn distribution(workshop: &Workshop, kernel: &Kernel, initrd: &Path, output:
 /// Fails where the program asks for a dynamic linker or a shared library.
 fn is_static(program: &Path) -> Result<()> {
     let bytes = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
-    match segment_types(&bytes) {
-        None => bail!("{} is no 64-bit ELF file", program.display()),
-        Some(types) if types.iter().any(|t| [PT_DYNAMIC, PT_INTERP].contains(t)) => {
-            bail!("{} is not static: it has a dynamic section", program.display())
-        }
-        Some(_) => Ok(()),
+    let (_, segments) = elf::parse(&bytes).with_context(|| program.display().to_string())?;
+    if segments.iter().any(|segment| [PT_DYNAMIC, PT_INTERP].contains(&segment.kind)) {
+        bail!("{} is not static: it has a dynamic section", program.display());
     }
-}
-
-/// ELF program header types (System V ABI, chapter 5).
-const PT_DYNAMIC: u32 = 2;
-const PT_INTERP: u32 = 3;
-
-/// The types of the program headers of a little-endian 64-bit ELF file.
-fn segment_types(elf: &[u8]) -> Option<Vec<u32>> {
-    let number = |at: usize, length: usize| {
-        let bytes = elf.get(at..at.checked_add(length)?)?;
-        Some(bytes.iter().rev().fold(0u64, |value, byte| value << 8 | u64::from(*byte)))
-    };
-    if elf.get(..6)? != b"\x7fELF\x02\x01" {
-        return None;
-    }
-    let (offset, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
-    (0..count).map(|i| Some(number((offset + i * size) as usize, 4)? as u32)).collect()
+    Ok(())
 }
 
 #[cfg(test)]
@@ -101,9 +83,8 @@ mod tests {
 
     #[test]
     fn tells_a_dynamic_program_from_a_static_one() {
-        let this = fs::read(std::env::current_exe().unwrap()).unwrap();
-        assert!(segment_types(&this).unwrap().contains(&PT_DYNAMIC), "test programs are dynamic");
-        assert_eq!(segment_types(b"\x7fELF\x02\x01 and no more"), None);
-        assert_eq!(segment_types(b"#!/bin/sh"), None);
+        let error = is_static(&std::env::current_exe().unwrap()).unwrap_err();
+        assert!(error.to_string().contains("not static"), "{error}: test programs are dynamic");
+        assert!(is_static(Path::new(file!())).is_err());
     }
 }

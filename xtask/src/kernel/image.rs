@@ -4,36 +4,22 @@
 //! holds every byte between them. Here long runs of pages that are all zero, or all `int3` between functions, are left
 //! out: the image becomes more segments than it was, at the same addresses. See the System V ABI, chapter 5.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+
+use crate::elf::{self, HEADER, PROGRAM_HEADER, PT_LOAD, PT_NOTE, Segment};
 
 /// Granularity of segments: what a loader can map.
 const PAGE: usize = 4096;
 /// A shorter run of padding is not worth another segment.
 const SHORTEST_RUN: usize = 16;
-/// Sizes of the ELF header and of one program header.
-const HEADER: usize = 64;
-const PROGRAM_HEADER: usize = 56;
-const PT_LOAD: u32 = 1;
-const PT_NOTE: u32 = 4;
 const INT3: u8 = 0xcc;
-
-/// One program header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Segment {
-    kind: u32,
-    flags: u32,
-    offset: usize,
-    virtual_address: u64,
-    physical_address: u64,
-    in_file: usize,
-    in_memory: u64,
-}
 
 /// The compact form of a little-endian 64-bit ELF executable.
 pub fn compact(elf: &[u8]) -> Result<Vec<u8>> {
-    let (header, segments) = parse(elf)?;
+    let (header, segments) = elf::parse(elf)?;
     let mut pieces = Vec::new();
     for segment in segments.iter().filter(|s| s.kind == PT_LOAD) {
+        check(segment)?;
         split(segment, &elf[segment.offset..segment.offset + segment.in_file], &mut pieces);
     }
     let notes: Vec<_> = segments.iter().filter(|s| s.kind == PT_NOTE).collect();
@@ -59,7 +45,7 @@ pub fn compact(elf: &[u8]) -> Result<Vec<u8>> {
     }
     for (number, segment) in headers.iter().enumerate() {
         let at = HEADER + number * PROGRAM_HEADER;
-        out[at..at + PROGRAM_HEADER].copy_from_slice(&segment.bytes());
+        out[at..at + PROGRAM_HEADER].copy_from_slice(&segment.bytes(alignment(segment)));
     }
     // No sections; the program headers follow the header.
     out[32..40].copy_from_slice(&(HEADER as u64).to_le_bytes());
@@ -69,74 +55,29 @@ pub fn compact(elf: &[u8]) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-fn parse(elf: &[u8]) -> Result<(&[u8], Vec<Segment>)> {
-    let header = elf.get(..HEADER).context("it is too short")?;
-    ensure!(header.starts_with(b"\x7fELF\x02\x01"), "it is not a little-endian 64-bit ELF file");
-    let (table, size, count) = (number(header, 32, 8), number(header, 54, 2), number(header, 56, 2));
-    ensure!(size as usize == PROGRAM_HEADER, "its program headers have {size} bytes");
-    let table = usize::try_from(table)?;
-    let mut segments = Vec::new();
-    for index in 0..count as usize {
-        let at = table.saturating_add(index * PROGRAM_HEADER);
-        let bytes =
-            elf.get(at..at.saturating_add(PROGRAM_HEADER)).context("its program headers end early")?;
-        let segment = Segment {
-            kind: number(bytes, 0, 4) as u32,
-            flags: number(bytes, 4, 4) as u32,
-            offset: usize::try_from(number(bytes, 8, 8))?,
-            virtual_address: number(bytes, 16, 8),
-            physical_address: number(bytes, 24, 8),
-            in_file: usize::try_from(number(bytes, 32, 8))?,
-            in_memory: number(bytes, 40, 8),
-        };
-        if segment.offset.checked_add(segment.in_file).is_none_or(|end| end > elf.len()) {
-            bail!("segment {index} is longer than the file");
-        }
-        if segment.kind == PT_LOAD {
-            let aligned = segment.physical_address.is_multiple_of(PAGE as u64)
-                && segment.virtual_address.is_multiple_of(PAGE as u64);
-            ensure!(aligned && segment.in_memory >= segment.in_file as u64, "segment {index} is malformed");
-        }
-        segments.push(segment);
-    }
-    Ok((header, segments))
+/// What a program header promises about its segment's address.
+fn alignment(segment: &Segment) -> u64 {
+    if segment.kind == PT_LOAD { PAGE as u64 } else { 4 }
 }
 
-fn number(bytes: &[u8], at: usize, length: usize) -> u64 {
-    bytes[at..at + length].iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte))
+/// Refuses what no kernel's segment is: out of line with pages, or with more in the file than in memory.
+fn check(segment: &Segment) -> Result<()> {
+    let aligned = segment.physical_address.is_multiple_of(PAGE as u64)
+        && segment.virtual_address.is_multiple_of(PAGE as u64);
+    ensure!(aligned && segment.in_memory >= segment.in_file as u64, "a segment of it is malformed");
+    Ok(())
 }
 
-impl Segment {
-    fn bytes(&self) -> [u8; PROGRAM_HEADER] {
-        let mut bytes = [0; PROGRAM_HEADER];
-        bytes[0..4].copy_from_slice(&self.kind.to_le_bytes());
-        bytes[4..8].copy_from_slice(&self.flags.to_le_bytes());
-        let align = if self.kind == PT_LOAD { PAGE as u64 } else { 4 };
-        let fields = [
-            self.offset as u64,
-            self.virtual_address,
-            self.physical_address,
-            self.in_file as u64,
-            self.in_memory,
-            align,
-        ];
-        for (field, at) in fields.into_iter().zip((8..).step_by(8)) {
-            bytes[at..at + 8].copy_from_slice(&field.to_le_bytes());
-        }
-        bytes
-    }
-
-    /// The part from page `first` to page `end` of this segment's file content.
-    fn part(&self, first: usize, end: usize) -> Segment {
-        let (from, to) = (first * PAGE, (end * PAGE).min(self.in_file));
-        Segment {
-            offset: self.offset + from,
-            virtual_address: self.virtual_address + from as u64,
-            physical_address: self.physical_address + from as u64,
-            in_file: to - from,
-            in_memory: (to - from) as u64,
-            ..*self
-        }
+/// The part from page `first` to page `end` of a segment's file content.
+fn part(segment: &Segment, first: usize, end: usize) -> Segment {
+    let (from, to) = (first * PAGE, (end * PAGE).min(segment.in_file));
+    Segment {
+        offset: segment.offset + from,
+        virtual_address: segment.virtual_address + from as u64,
+        physical_address: segment.physical_address + from as u64,
+        in_file: to - from,
+        in_memory: (to - from) as u64,
+        ..*segment
     }
 }
 
@@ -151,14 +92,14 @@ fn split(segment: &Segment, content: &[u8], pieces: &mut Vec<Segment>) {
         let skipped = run - usize::from(padding[page] == Some(INT3) && run > 0);
         if skipped >= SHORTEST_RUN {
             if kept_from < page {
-                pieces.push(segment.part(kept_from, page));
+                pieces.push(part(segment, kept_from, page));
             }
             kept_from = page + skipped;
         }
         page += run.max(1);
     }
     if kept_from < padding.len() || pieces.len() == first_of_segment {
-        pieces.push(segment.part(kept_from, padding.len()));
+        pieces.push(part(segment, kept_from, padding.len()));
     }
     // Memory beyond the file content (bss) stays with the last piece.
     if let Some(last) = pieces.last_mut() {
@@ -211,7 +152,7 @@ mod tests {
         }
         out[56..58].copy_from_slice(&(segments.len() as u16).to_le_bytes());
         for (number, segment) in segments.iter().enumerate() {
-            out[64 + number * 56..][..56].copy_from_slice(&segment.bytes());
+            out[64 + number * 56..][..56].copy_from_slice(&segment.bytes(alignment(segment)));
         }
         out.extend_from_slice(content);
         out
@@ -224,7 +165,7 @@ mod tests {
     /// Memory as a loader makes it, from the first segment's address on.
     fn load(elf: &[u8]) -> Vec<u8> {
         let mut memory = Vec::new();
-        for segment in parse(elf).unwrap().1.iter().filter(|s| s.kind == PT_LOAD) {
+        for segment in elf::parse(elf).unwrap().1.iter().filter(|s| s.kind == PT_LOAD) {
             let at = (segment.physical_address - LOW) as usize;
             let end = at + segment.in_memory as usize;
             memory.resize(memory.len().max(end), 0);
@@ -268,7 +209,7 @@ mod tests {
         let mut content = pages(&[(1, 1), (0, 40), (2, 2)]);
         content[42 * PAGE..42 * PAGE + 20].copy_from_slice(b"a note of 20 bytes..");
         let compacted = compact(&elf(&content, 0, Some(42))).unwrap();
-        let note = *parse(&compacted).unwrap().1.iter().find(|s| s.kind == PT_NOTE).unwrap();
+        let note = *elf::parse(&compacted).unwrap().1.iter().find(|s| s.kind == PT_NOTE).unwrap();
         assert_eq!(&compacted[note.offset..][..note.in_file], b"a note of 20 bytes..");
     }
 

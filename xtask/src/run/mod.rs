@@ -49,6 +49,9 @@ pub struct Run {
     /// Where to run
     #[arg(long, value_enum, default_value = "auto")]
     on: On,
+    /// A further argument for QEMU, as it takes them; may be given several times
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    qemu_arg: Vec<std::ffi::OsString>,
     /// Name the container
     #[arg(long)]
     name: Option<String>,
@@ -119,7 +122,7 @@ pub fn run(workshop: &mut Workshop, run: Run) -> Result<ExitCode> {
         interactive: run.container.interactive,
         afterwards: Afterwards::ThrowAway,
     };
-    let qemu = Qemu { tools: &workshop.tools };
+    let qemu = Qemu { tools: &workshop.tools, further: &run.qemu_arg };
     let launch: &dyn Launch = if on == On::Kvm { &OwnVmm } else { &qemu };
     let containers =
         Containers::default_path().ok_or_else(|| anyhow!("no place for containers: set HOME"))?;

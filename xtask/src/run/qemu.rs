@@ -2,6 +2,7 @@
 //!
 //! QEMU gets its files by descriptor and dies with xtask, so a run leaves nothing behind however it ends.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsRawFd, RawFd};
@@ -24,6 +25,8 @@ use crate::tools::Tools;
 pub struct Qemu<'a> {
     /// Where the program is.
     pub tools: &'a Tools,
+    /// Further arguments of the user's, after all others.
+    pub further: &'a [OsString],
 }
 
 /// The size of a disk sector in bytes.
@@ -82,6 +85,7 @@ impl Qemu<'_> {
             qemu.arg("-device").arg(format!("virtio-blk-device,drive={serial},serial={serial}"));
             given.push(file);
         }
+        qemu.args(self.further);
         qemu.stdin(Stdio::null()).stdout(complaints.try_clone()?).stderr(complaints.try_clone()?);
         tie(&mut qemu, given.iter().map(AsRawFd::as_raw_fd).collect());
         let child = qemu.spawn()?;

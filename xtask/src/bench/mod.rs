@@ -1,6 +1,8 @@
-//! `cargo xtask bench`: how big the parts are, and how long a start takes.
+//! `cargo xtask bench`: how big the parts are, and what a start costs.
 //!
-//! Times are wall clock on this machine and say little about another; sizes are the same everywhere.
+//! Times are wall clock on this machine and say little about another; sizes and instructions are the same everywhere.
+
+mod boot;
 
 use std::fs;
 use std::process::{Command, ExitCode, Stdio};
@@ -30,6 +32,8 @@ pub struct Bench {
 enum Name {
     /// Bytes of the kernel, PID 1 and the initrd
     Size,
+    /// Guest instructions of `run hello -- true`, from reset to PID 1 and from there to the container's process
+    Boot,
     /// Wall time of `run hello -- true`, everything built: the fastest of five
     Start,
 }
@@ -47,6 +51,9 @@ pub fn bench(workshop: &mut Workshop, bench: &Bench) -> Result<ExitCode> {
     let mut figures = Vec::new();
     if bench.name.is_none_or(|name| name == Name::Size) {
         figures.extend(sizes(workshop)?);
+    }
+    if bench.name.is_none_or(|name| name == Name::Boot) {
+        figures.extend(boot::figures(workshop)?);
     }
     if bench.name.is_none_or(|name| name == Name::Start) {
         figures.extend(starts()?);
