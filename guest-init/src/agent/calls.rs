@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::process::{Caller, Channel};
 use super::system::Frozen;
 use super::{Agent, Outcome, System};
-use crate::api::prost::Message;
+use crate::api::protobuf::Message;
 use crate::api::{agent as api, health, method, ttrpc};
 use crate::fault::Fault;
 

@@ -3,9 +3,8 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use prost::Message;
-
 use crate::api::frame::{HEADER_LEN, Header, Kind, MAX_MESSAGE};
+use crate::api::protobuf::{Message, encode, put_length, varint_len};
 use crate::api::ttrpc::{Code, Request, Response, Status};
 use crate::fault::Fault;
 
@@ -125,37 +124,40 @@ impl Connection {
             Ok(payload) => Response { status: Some(status(Code::Ok, String::new())), payload },
             Err(fault) => Response { status: Some(status(fault.code, fault.message)), payload: Vec::new() },
         };
-        let length = response.encoded_len();
+        // What a response has besides these two is a few bytes.
+        let text = response.status.as_ref().map_or(0, |status| status.message.len());
+        if self.output.try_reserve(HEADER_LEN + 2 * (text + response.payload.len()) + 64).is_err() {
+            return;
+        }
+        let begin = self.output.len();
+        self.output.extend_from_slice(&[0; HEADER_LEN]);
+        encode(&response, &mut self.output);
+        let length = self.output.len() - begin - HEADER_LEN;
         // Everything answered here is far below the limit; a fault's sentence could quote a large request.
         if length > MAX_MESSAGE {
+            self.output.truncate(begin);
             return self.refuse(stream_id, Err(Fault::internal("the answer is over 4 MiB")));
         }
         let header = Header { length: length as u32, stream_id, kind: Kind::Response as u8, flags: 0 };
-        if self.output.try_reserve(HEADER_LEN + length).is_ok() {
-            self.output.extend_from_slice(&header.encode());
-            response.encode_raw(&mut self.output);
-        }
+        self.output[begin..begin + HEADER_LEN].copy_from_slice(&header.encode());
     }
 
     /// Queues data read for a `ReadStdout` or `ReadStderr`, without copying it through messages.
     pub fn answer_data(&mut self, stream_id: u32, data: &[u8]) {
-        use prost::encoding::{encode_varint, encoded_len_varint};
         // Response.payload (field 2) of ReadStreamResponse.data (field 1), both length-delimited. No status is
         // success.
-        const PAYLOAD: u8 = 2 << 3 | 2;
-        const DATA: u8 = 1 << 3 | 2;
+        const PAYLOAD: u32 = 2;
+        const DATA: u32 = 1;
         self.calls = self.calls.saturating_sub(1);
-        let inner = 1 + encoded_len_varint(data.len() as u64) + data.len();
-        let length = 1 + encoded_len_varint(inner as u64) + inner;
+        let inner = 1 + varint_len(data.len() as u64) + data.len();
+        let length = 1 + varint_len(inner as u64) + inner;
         let header = Header { length: length as u32, stream_id, kind: Kind::Response as u8, flags: 0 };
         if self.output.try_reserve(HEADER_LEN + length).is_err() {
             return;
         }
         self.output.extend_from_slice(&header.encode());
-        self.output.push(PAYLOAD);
-        encode_varint(inner as u64, &mut self.output);
-        self.output.push(DATA);
-        encode_varint(data.len() as u64, &mut self.output);
+        put_length(PAYLOAD, inner, &mut self.output);
+        put_length(DATA, data.len(), &mut self.output);
         self.output.extend_from_slice(data);
     }
 

@@ -10,7 +10,7 @@ use super::streams::no_process;
 use super::system::{Created, Mounted, Sandbox, Which};
 use super::{Agent, Outcome, ProcessKey, Role, StreamId, System};
 use crate::api::agent as api;
-use crate::api::prost::Message;
+use crate::api::protobuf::Message;
 use crate::api::ttrpc::Code;
 use crate::fault::{Fault, REPORT_LIMIT};
 use crate::sys::Errno;

@@ -3,7 +3,7 @@
 use super::process::{Caller, Channel, INPUT_LIMIT, Write};
 use super::{Agent, Outcome, ProcessKey, System};
 use crate::api::ttrpc::{Code, EOF};
-use crate::api::{agent as api, prost::Message};
+use crate::api::{agent as api, protobuf::Message};
 use crate::fault::{Fault, reason};
 use crate::sys::Errno;
 

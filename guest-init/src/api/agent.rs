@@ -7,377 +7,194 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::oci::{LinuxResources, Process, Spec};
-use super::types::FsGroupChangePolicy;
+use super::protobuf::messages;
 
-/// The empty message that calls without an answer of their own answer (`google.protobuf.Empty`).
-#[derive(Clone, Copy, PartialEq, prost::Message)]
-pub struct Empty {}
+messages! {
+    /// The empty message that calls without an answer of their own answer (`google.protobuf.Empty`).
+    Empty {}
 
-/// `DestroySandbox`: stop everything, unmount, sync, then reset the machine.
-#[derive(Clone, Copy, PartialEq, prost::Message)]
-pub struct DestroySandboxRequest {}
+    /// `DestroySandbox`: stop everything, unmount, sync, then reset the machine.
+    DestroySandboxRequest {}
 
-/// Makes a container: mounts its storages and prepares its process, which waits for `StartContainer`.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct CreateContainerRequest {
-    /// Its name.
-    #[prost(string, tag = "1")]
-    pub container_id: String,
-    /// Name of its first process; empty for the container's.
-    #[prost(string, tag = "2")]
-    pub exec_id: String,
-    /// Whom the process runs as, by name; the spec's `Username` does the same.
-    #[prost(message, optional, tag = "3")]
-    pub string_user: Option<StringUser>,
-    /// Devices to wait for and to rename in the spec.
-    #[prost(message, repeated, tag = "4")]
-    pub devices: Vec<Device>,
-    /// Filesystems to mount in the guest, in order.
-    #[prost(message, repeated, tag = "5")]
-    pub storages: Vec<Storage>,
-    /// The container.
-    #[prost(message, optional, tag = "6")]
-    pub oci: Option<Spec>,
-    /// Whether it shares the sandbox's pid namespace, whatever the spec says.
-    #[prost(bool, tag = "7")]
-    pub sandbox_pidns: bool,
-    /// Mounts shared with other containers.
-    #[prost(message, repeated, tag = "8")]
-    pub shared_mounts: Vec<SharedMount>,
-    /// Host port of a passed stdin stream; 0 for none.
-    #[prost(uint32, tag = "9")]
-    pub stdin_port: u32,
-    /// Host port of a passed stdout stream; 0 for none.
-    #[prost(uint32, tag = "10")]
-    pub stdout_port: u32,
-    /// Host port of a passed stderr stream; 0 for none.
-    #[prost(uint32, tag = "11")]
-    pub stderr_port: u32,
-}
+    /// Makes a container: mounts its storages and prepares its process, which waits for `StartContainer`.
+    CreateContainerRequest {
+        1 container_id: String => "Its name.",
+        2 exec_id: String => "Name of its first process; empty for the container's.",
+        /// Whom the process runs as, by name; the spec's `Username` does the same.
+        3 string_user: Option<StringUser>,
+        4 devices: Vec<Device> => "Devices to wait for and to rename in the spec.",
+        5 storages: Vec<Storage> => "Filesystems to mount in the guest, in order.",
+        6 oci: Option<Spec> => "The container.",
+        7 sandbox_pidns: bool => "Whether it shares the sandbox's pid namespace, whatever the spec says.",
+        8 shared_mounts: Vec<SharedMount> => "Mounts shared with other containers.",
+        9 stdin_port: u32 => "Host port of a passed stdin stream; 0 for none.",
+        10 stdout_port: u32 => "Host port of a passed stdout stream; 0 for none.",
+        11 stderr_port: u32 => "Host port of a passed stderr stream; 0 for none.",
+    }
 
-/// Lets a made container's process begin.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct StartContainerRequest {
-    /// The container.
-    #[prost(string, tag = "1")]
-    pub container_id: String,
-}
+    /// Lets a made container's process begin.
+    StartContainerRequest {
+        1 container_id: String => "The container.",
+    }
 
-/// Kills what is left of a container and releases what it holds.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct RemoveContainerRequest {
-    /// The container.
-    #[prost(string, tag = "1")]
-    pub container_id: String,
-    /// Seconds to wait for its processes; 0 for ever.
-    #[prost(uint32, tag = "2")]
-    pub timeout: u32,
-}
+    /// Kills what is left of a container and releases what it holds.
+    RemoveContainerRequest {
+        1 container_id: String => "The container.",
+        2 timeout: u32 => "Seconds to wait for its processes; 0 for ever.",
+    }
 
-/// Starts another process in a running container.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct ExecProcessRequest {
-    /// The container.
-    #[prost(string, tag = "1")]
-    pub container_id: String,
-    /// The process's name.
-    #[prost(string, tag = "2")]
-    pub exec_id: String,
-    /// Whom it runs as, by name.
-    #[prost(message, optional, tag = "3")]
-    pub string_user: Option<StringUser>,
-    /// The process.
-    #[prost(message, optional, tag = "4")]
-    pub process: Option<Process>,
-    /// Host port of a passed stdin stream; 0 for none.
-    #[prost(uint32, tag = "5")]
-    pub stdin_port: u32,
-    /// Host port of a passed stdout stream; 0 for none.
-    #[prost(uint32, tag = "6")]
-    pub stdout_port: u32,
-    /// Host port of a passed stderr stream; 0 for none.
-    #[prost(uint32, tag = "7")]
-    pub stderr_port: u32,
-}
+    /// Starts another process in a running container.
+    ExecProcessRequest {
+        1 container_id: String => "The container.",
+        2 exec_id: String => "The process's name.",
+        3 string_user: Option<StringUser> => "Whom it runs as, by name.",
+        4 process: Option<Process> => "The process.",
+        5 stdin_port: u32 => "Host port of a passed stdin stream; 0 for none.",
+        6 stdout_port: u32 => "Host port of a passed stdout stream; 0 for none.",
+        7 stderr_port: u32 => "Host port of a passed stderr stream; 0 for none.",
+    }
 
-/// Sends a signal.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct SignalProcessRequest {
-    /// The container.
-    #[prost(string, tag = "1")]
-    pub container_id: String,
-    /// The process; empty for every process of the container.
-    #[prost(string, tag = "2")]
-    pub exec_id: String,
-    /// Signal number.
-    #[prost(uint32, tag = "3")]
-    pub signal: u32,
-}
+    /// Sends a signal.
+    SignalProcessRequest {
+        1 container_id: String => "The container.",
+        2 exec_id: String => "The process; empty for every process of the container.",
+        3 signal: u32 => "Signal number.",
+    }
 
-/// Answered when a process has ended.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct WaitProcessRequest {
-    /// The container.
-    #[prost(string, tag = "1")]
-    pub container_id: String,
-    /// The process.
-    #[prost(string, tag = "2")]
-    pub exec_id: String,
-}
+    /// Answered when a process has ended.
+    WaitProcessRequest {
+        1 container_id: String => "The container.",
+        2 exec_id: String => "The process.",
+    }
 
-/// How a process ended.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct WaitProcessResponse {
-    /// Exit status, or 128+N for signal N.
-    #[prost(int32, tag = "1")]
-    pub status: i32,
-}
+    /// How a process ended.
+    WaitProcessResponse {
+        1 status: i32 => "Exit status, or 128+N for signal N.",
+    }
 
-/// Changes a container's limits.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct UpdateContainerRequest {
-    /// The container.
-    #[prost(string, tag = "1")]
-    pub container_id: String,
-    /// The limits to change.
-    #[prost(message, optional, tag = "2")]
-    pub resources: Option<LinuxResources>,
-}
+    /// Changes a container's limits.
+    UpdateContainerRequest {
+        1 container_id: String => "The container.",
+        2 resources: Option<LinuxResources> => "The limits to change.",
+    }
 
-/// Asks for a container's counters.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct StatsContainerRequest {
-    /// The container.
-    #[prost(string, tag = "1")]
-    pub container_id: String,
-}
+    /// Asks for a container's counters.
+    StatsContainerRequest {
+        1 container_id: String => "The container.",
+    }
 
-/// Freezes a container.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct PauseContainerRequest {
-    /// The container.
-    #[prost(string, tag = "1")]
-    pub container_id: String,
-}
+    /// Freezes a container.
+    PauseContainerRequest {
+        1 container_id: String => "The container.",
+    }
 
-/// Thaws a container.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct ResumeContainerRequest {
-    /// The container.
-    #[prost(string, tag = "1")]
-    pub container_id: String,
-}
+    /// Thaws a container.
+    ResumeContainerRequest {
+        1 container_id: String => "The container.",
+    }
 
-/// `WriteStdin`: answered when some of the data is written.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct WriteStreamRequest {
-    /// The container.
-    #[prost(string, tag = "1")]
-    pub container_id: String,
-    /// The process.
-    #[prost(string, tag = "2")]
-    pub exec_id: String,
-    /// The data.
-    #[prost(bytes = "vec", tag = "3")]
-    pub data: Vec<u8>,
-}
+    /// `WriteStdin`: answered when some of the data is written.
+    WriteStreamRequest {
+        1 container_id: String => "The container.",
+        2 exec_id: String => "The process.",
+        3 data: Vec<u8> => "The data.",
+    }
 
-/// How much `WriteStdin` took.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct WriteStreamResponse {
-    /// Bytes.
-    #[prost(uint32, tag = "1")]
-    pub len: u32,
-}
+    /// How much `WriteStdin` took.
+    WriteStreamResponse {
+        1 len: u32 => "Bytes.",
+    }
 
-/// `ReadStdout` or `ReadStderr`: answered when there is data, or with the error [`EOF`](super::ttrpc::EOF).
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct ReadStreamRequest {
-    /// The container.
-    #[prost(string, tag = "1")]
-    pub container_id: String,
-    /// The process.
-    #[prost(string, tag = "2")]
-    pub exec_id: String,
-    /// Bytes wanted at most.
-    #[prost(uint32, tag = "3")]
-    pub len: u32,
-}
+    /// `ReadStdout` or `ReadStderr`: answered when there is data, or with the error [`EOF`](super::ttrpc::EOF).
+    ReadStreamRequest {
+        1 container_id: String => "The container.",
+        2 exec_id: String => "The process.",
+        3 len: u32 => "Bytes wanted at most.",
+    }
 
-/// Data of a stream, at least one byte.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct ReadStreamResponse {
-    /// The data.
-    #[prost(bytes = "vec", tag = "1")]
-    pub data: Vec<u8>,
-}
+    /// Data of a stream, at least one byte.
+    ReadStreamResponse {
+        1 data: Vec<u8> => "The data.",
+    }
 
-/// Closes a process's stdin once what was written before is through.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct CloseStdinRequest {
-    /// The container.
-    #[prost(string, tag = "1")]
-    pub container_id: String,
-    /// The process.
-    #[prost(string, tag = "2")]
-    pub exec_id: String,
-}
+    /// Closes a process's stdin once what was written before is through.
+    CloseStdinRequest {
+        1 container_id: String => "The container.",
+        2 exec_id: String => "The process.",
+    }
 
-/// Changes a terminal's size.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct TtyWinResizeRequest {
-    /// The container.
-    #[prost(string, tag = "1")]
-    pub container_id: String,
-    /// The process.
-    #[prost(string, tag = "2")]
-    pub exec_id: String,
-    /// Rows.
-    #[prost(uint32, tag = "3")]
-    pub row: u32,
-    /// Columns.
-    #[prost(uint32, tag = "4")]
-    pub column: u32,
-}
+    /// Changes a terminal's size.
+    TtyWinResizeRequest {
+        1 container_id: String => "The container.",
+        2 exec_id: String => "The process.",
+        3 row: u32 => "Rows.",
+        4 column: u32 => "Columns.",
+    }
 
-/// A kernel module to load.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct KernelModule {
-    /// Its name.
-    #[prost(string, tag = "1")]
-    pub name: String,
-    /// Its parameters.
-    #[prost(string, repeated, tag = "2")]
-    pub parameters: Vec<String>,
-}
+    /// A kernel module to load.
+    KernelModule {
+        1 name: String => "Its name.",
+        2 parameters: Vec<String> => "Its parameters.",
+    }
 
-/// Says what containers share; comes before the first of them.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct CreateSandboxRequest {
-    /// Host name of the sandbox.
-    #[prost(string, tag = "1")]
-    pub hostname: String,
-    /// Lines or addresses for resolv.conf.
-    #[prost(string, repeated, tag = "2")]
-    pub dns: Vec<String>,
-    /// Filesystems to mount for all.
-    #[prost(message, repeated, tag = "3")]
-    pub storages: Vec<Storage>,
-    /// Whether containers share one pid namespace.
-    #[prost(bool, tag = "4")]
-    pub sandbox_pidns: bool,
-    /// The sandbox's name.
-    #[prost(string, tag = "5")]
-    pub sandbox_id: String,
-    /// Directory of OCI hooks; not supported.
-    #[prost(string, tag = "6")]
-    pub guest_hook_path: String,
-    /// Modules to load; the kernel has none.
-    #[prost(message, repeated, tag = "7")]
-    pub kernel_modules: Vec<KernelModule>,
-    /// Whether containers share a user namespace.
-    #[prost(bool, tag = "8")]
-    pub guest_userns: bool,
-}
+    /// Says what containers share; comes before the first of them.
+    CreateSandboxRequest {
+        1 hostname: String => "Host name of the sandbox.",
+        2 dns: Vec<String> => "Lines or addresses for resolv.conf.",
+        3 storages: Vec<Storage> => "Filesystems to mount for all.",
+        4 sandbox_pidns: bool => "Whether containers share one pid namespace.",
+        5 sandbox_id: String => "The sandbox's name.",
+        6 guest_hook_path: String => "Directory of OCI hooks; not supported.",
+        7 kernel_modules: Vec<KernelModule> => "Modules to load; the kernel has none.",
+        8 guest_userns: bool => "Whether containers share a user namespace.",
+    }
 
-/// Changes the size of tmpfs mounts.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct UpdateEphemeralMountsRequest {
-    /// The mounts.
-    #[prost(message, repeated, tag = "1")]
-    pub storages: Vec<Storage>,
-}
+    /// Changes the size of tmpfs mounts.
+    UpdateEphemeralMountsRequest {
+        1 storages: Vec<Storage> => "The mounts.",
+    }
 
-/// Group owner that a volume's files get.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct FsGroup {
-    /// The group.
-    #[prost(uint32, tag = "2")]
-    pub group_id: u32,
-    /// When.
-    #[prost(enumeration = "FsGroupChangePolicy", tag = "3")]
-    pub group_change_policy: i32,
-}
+    /// Group owner that a volume's files get.
+    FsGroup {
+        2 group_id: u32 => "The group.",
+        3 group_change_policy: i32 => "When.",
+    }
 
-/// A mount point of one container shown in another.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct SharedMount {
-    /// Its name.
-    #[prost(string, tag = "1")]
-    pub name: String,
-    /// Container that has it.
-    #[prost(string, tag = "2")]
-    pub src_ctr: String,
-    /// Path there.
-    #[prost(string, tag = "3")]
-    pub src_path: String,
-    /// Container that gets it.
-    #[prost(string, tag = "4")]
-    pub dst_ctr: String,
-    /// Path there.
-    #[prost(string, tag = "5")]
-    pub dst_path: String,
-}
+    /// A mount point of one container shown in another.
+    SharedMount {
+        1 name: String => "Its name.",
+        2 src_ctr: String => "Container that has it.",
+        3 src_path: String => "Path there.",
+        4 dst_ctr: String => "Container that gets it.",
+        5 dst_path: String => "Path there.",
+    }
 
-/// A filesystem that the guest mounts.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Storage {
-    /// How the source is found: `mmioblk`, `ephemeral`, `overlayfs`, …
-    #[prost(string, tag = "1")]
-    pub driver: String,
-    /// Options of the driver.
-    #[prost(string, repeated, tag = "2")]
-    pub driver_options: Vec<String>,
-    /// The source: a device path, `serial=NAME` for a disk of that serial, or a filesystem's own.
-    #[prost(string, tag = "3")]
-    pub source: String,
-    /// Filesystem type.
-    #[prost(string, tag = "4")]
-    pub fstype: String,
-    /// Mount options.
-    #[prost(string, repeated, tag = "5")]
-    pub options: Vec<String>,
-    /// Where, in the guest; created.
-    #[prost(string, tag = "6")]
-    pub mount_point: String,
-    /// Group owner for the files.
-    #[prost(message, optional, tag = "7")]
-    pub fs_group: Option<FsGroup>,
-    /// Whether it outlives the container.
-    #[prost(bool, tag = "8")]
-    pub shared: bool,
-}
+    /// A filesystem that the guest mounts.
+    Storage {
+        1 driver: String => "How the source is found: `mmioblk`, `ephemeral`, `overlayfs`, …",
+        2 driver_options: Vec<String> => "Options of the driver.",
+        /// The source: a device path, `serial=NAME` for a disk of that serial, or a filesystem's own.
+        3 source: String,
+        4 fstype: String => "Filesystem type.",
+        5 options: Vec<String> => "Mount options.",
+        6 mount_point: String => "Where, in the guest; created.",
+        7 fs_group: Option<FsGroup> => "Group owner for the files.",
+        8 shared: bool => "Whether it outlives the container.",
+    }
 
-/// A device that the guest waits for.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Device {
-    /// How it is found.
-    #[prost(string, tag = "1")]
-    pub id: String,
-    /// Kind of device.
-    #[prost(string, tag = "2")]
-    pub r#type: String,
-    /// Its path in the guest.
-    #[prost(string, tag = "3")]
-    pub vm_path: String,
-    /// Its path in the container's spec.
-    #[prost(string, tag = "4")]
-    pub container_path: String,
-    /// Options.
-    #[prost(string, repeated, tag = "5")]
-    pub options: Vec<String>,
-}
+    /// A device that the guest waits for.
+    Device {
+        1 id: String => "How it is found.",
+        2 r#type: String => "Kind of device.",
+        3 vm_path: String => "Its path in the guest.",
+        4 container_path: String => "Its path in the container's spec.",
+        5 options: Vec<String> => "Options.",
+    }
 
-/// Whom a process runs as, by name or number.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct StringUser {
-    /// User.
-    #[prost(string, tag = "1")]
-    pub uid: String,
-    /// Group.
-    #[prost(string, tag = "2")]
-    pub gid: String,
-    /// Supplementary groups.
-    #[prost(string, repeated, tag = "3")]
-    pub additional_gids: Vec<String>,
+    /// Whom a process runs as, by name or number.
+    StringUser {
+        1 uid: String => "User.",
+        2 gid: String => "Group.",
+        3 additional_gids: Vec<String> => "Supplementary groups.",
+    }
 }

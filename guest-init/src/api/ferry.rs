@@ -6,170 +6,88 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-/// `ListProcesses`: the processes of a container.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct ListProcessesRequest {
-    /// The container.
-    #[prost(string, tag = "1")]
-    pub container_id: String,
-}
+use super::protobuf::messages;
 
-/// A process.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct ProcessInfo {
-    /// Its number, in the container's pid namespace.
-    #[prost(uint32, tag = "1")]
-    pub pid: u32,
-    /// Its parent's number there; 0 for a parent outside the container.
-    #[prost(uint32, tag = "2")]
-    pub ppid: u32,
-    /// Its effective user.
-    #[prost(uint32, tag = "3")]
-    pub uid: u32,
-    /// Its state as one letter (proc_pid_stat(5)): `R`, `S`, `D`, `Z`, …
-    #[prost(string, tag = "4")]
-    pub state: String,
-    /// When it started, in clock ticks since boot.
-    #[prost(uint64, tag = "5")]
-    pub start_ticks: u64,
-    /// Processor time that it used, user and system, in clock ticks.
-    #[prost(uint64, tag = "6")]
-    pub cpu_ticks: u64,
-    /// Resident memory, in bytes.
-    #[prost(uint64, tag = "7")]
-    pub rss_bytes: u64,
-    /// Its arguments; none for a zombie or a process that took them away (show `name` in brackets then).
-    #[prost(bytes = "vec", repeated, tag = "8")]
-    pub args: Vec<Vec<u8>>,
-    /// Its name as the kernel keeps it (15 bytes at most).
-    #[prost(bytes = "vec", tag = "9")]
-    pub name: Vec<u8>,
-}
+messages! {
+    /// `ListProcesses`: the processes of a container.
+    ListProcessesRequest {
+        1 container_id: String => "The container.",
+    }
 
-/// `ListProcesses`'s answer, sorted by pid.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct ListProcessesResponse {
-    /// The processes.
-    #[prost(message, repeated, tag = "1")]
-    pub processes: Vec<ProcessInfo>,
-    /// Clock ticks in a second.
-    #[prost(uint32, tag = "2")]
-    pub ticks_per_second: u32,
-    /// Clock ticks since boot, now.
-    #[prost(uint64, tag = "3")]
-    pub now_ticks: u64,
-}
+    /// A process.
+    ProcessInfo {
+        1 pid: u32 => "Its number, in the container's pid namespace.",
+        2 ppid: u32 => "Its parent's number there; 0 for a parent outside the container.",
+        3 uid: u32 => "Its effective user.",
+        4 state: String => "Its state as one letter (proc_pid_stat(5)): `R`, `S`, `D`, `Z`, …",
+        5 start_ticks: u64 => "When it started, in clock ticks since boot.",
+        6 cpu_ticks: u64 => "Processor time that it used, user and system, in clock ticks.",
+        7 rss_bytes: u64 => "Resident memory, in bytes.",
+        /// Its arguments; none for a zombie or a process that took them away (show `name` in brackets then).
+        8 args: Vec<Vec<u8>>,
+        9 name: Vec<u8> => "Its name as the kernel keeps it (15 bytes at most).",
+    }
 
-/// `StatFile`: what a path is.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct StatFileRequest {
-    /// The container.
-    #[prost(string, tag = "1")]
-    pub container_id: String,
-    /// The path.
-    #[prost(bytes = "vec", tag = "2")]
-    pub path: Vec<u8>,
-    /// Whether a symbolic link at its end is followed.
-    #[prost(bool, tag = "3")]
-    pub follow: bool,
-}
+    /// `ListProcesses`'s answer, sorted by pid.
+    ListProcessesResponse {
+        1 processes: Vec<ProcessInfo> => "The processes.",
+        2 ticks_per_second: u32 => "Clock ticks in a second.",
+        3 now_ticks: u64 => "Clock ticks since boot, now.",
+    }
 
-/// `StatFile`'s answer.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct FileInfo {
-    /// Mode with the type bits (`S_IFMT`).
-    #[prost(uint32, tag = "1")]
-    pub mode: u32,
-    /// Owner.
-    #[prost(uint32, tag = "2")]
-    pub uid: u32,
-    /// Group.
-    #[prost(uint32, tag = "3")]
-    pub gid: u32,
-    /// Size, in bytes.
-    #[prost(uint64, tag = "4")]
-    pub size: u64,
-    /// When it was modified, in nanoseconds since 1970.
-    #[prost(sint64, tag = "5")]
-    pub mtime_ns: i64,
-    /// Major number of a device node.
-    #[prost(uint32, tag = "6")]
-    pub device_major: u32,
-    /// Minor number of a device node.
-    #[prost(uint32, tag = "7")]
-    pub device_minor: u32,
-    /// Where a symbolic link points.
-    #[prost(bytes = "vec", tag = "8")]
-    pub link_target: Vec<u8>,
-    /// Number of the file in its filesystem, with `device`: tells hard links of one file.
-    #[prost(uint64, tag = "9")]
-    pub inode: u64,
-    /// Number of its filesystem.
-    #[prost(uint64, tag = "10")]
-    pub device: u64,
-    /// How many hard links it has.
-    #[prost(uint64, tag = "11")]
-    pub links: u64,
-}
+    /// `StatFile`: what a path is.
+    StatFileRequest {
+        1 container_id: String => "The container.",
+        2 path: Vec<u8> => "The path.",
+        3 follow: bool => "Whether a symbolic link at its end is followed.",
+    }
 
-/// `ReadDir`: the names in a directory, some at a time.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct ReadDirRequest {
-    /// The container.
-    #[prost(string, tag = "1")]
-    pub container_id: String,
-    /// The path.
-    #[prost(bytes = "vec", tag = "2")]
-    pub path: Vec<u8>,
-    /// 0, or the `next` of the answer before.
-    #[prost(uint64, tag = "3")]
-    pub cursor: u64,
-}
+    /// `StatFile`'s answer.
+    FileInfo {
+        1 mode: u32 => "Mode with the type bits (`S_IFMT`).",
+        2 uid: u32 => "Owner.",
+        3 gid: u32 => "Group.",
+        4 size: u64 => "Size, in bytes.",
+        5 mtime_ns: i64 => "When it was modified, in nanoseconds since 1970.",
+        6 device_major: u32 => "Major number of a device node.",
+        7 device_minor: u32 => "Minor number of a device node.",
+        8 link_target: Vec<u8> => "Where a symbolic link points.",
+        9 inode: u64 => "Number of the file in its filesystem, with `device`: tells hard links of one file.",
+        10 device: u64 => "Number of its filesystem.",
+        11 links: u64 => "How many hard links it has.",
+    }
 
-/// `ReadDir`'s answer.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct ReadDirResponse {
-    /// Names, `.` and `..` left out; as the filesystem orders them.
-    #[prost(bytes = "vec", repeated, tag = "1")]
-    pub names: Vec<Vec<u8>>,
-    /// Where to go on; 0 at the end.
-    #[prost(uint64, tag = "2")]
-    pub next: u64,
-}
+    /// `ReadDir`: the names in a directory, some at a time.
+    ReadDirRequest {
+        1 container_id: String => "The container.",
+        2 path: Vec<u8> => "The path.",
+        3 cursor: u64 => "0, or the `next` of the answer before.",
+    }
 
-/// `ReadFile`: a part of a regular file; anything else is refused.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct ReadFileRequest {
-    /// The container.
-    #[prost(string, tag = "1")]
-    pub container_id: String,
-    /// The path; a symbolic link at its end is followed.
-    #[prost(bytes = "vec", tag = "2")]
-    pub path: Vec<u8>,
-    /// Where in the file.
-    #[prost(uint64, tag = "3")]
-    pub offset: u64,
-    /// How many bytes at most; the answer has at most 1 MiB whatever is asked.
-    #[prost(uint32, tag = "4")]
-    pub len: u32,
-}
+    /// `ReadDir`'s answer.
+    ReadDirResponse {
+        1 names: Vec<Vec<u8>> => "Names, `.` and `..` left out; as the filesystem orders them.",
+        2 next: u64 => "Where to go on; 0 at the end.",
+    }
 
-/// `ReadFile`'s answer.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct ReadFileResponse {
-    /// The bytes; none at or after the end.
-    #[prost(bytes = "vec", tag = "1")]
-    pub data: Vec<u8>,
-}
+    /// `ReadFile`: a part of a regular file; anything else is refused.
+    ReadFileRequest {
+        1 container_id: String => "The container.",
+        2 path: Vec<u8> => "The path; a symbolic link at its end is followed.",
+        3 offset: u64 => "Where in the file.",
+        4 len: u32 => "How many bytes at most; the answer has at most 1 MiB whatever is asked.",
+    }
 
-/// `KernelLog`: what is in the kernel's log.
-#[derive(Clone, Copy, PartialEq, prost::Message)]
-pub struct KernelLogRequest {}
+    /// `ReadFile`'s answer.
+    ReadFileResponse {
+        1 data: Vec<u8> => "The bytes; none at or after the end.",
+    }
 
-/// `KernelLog`'s answer.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct KernelLogResponse {
-    /// The newest lines, in order, each as `dmesg` shows it: `[seconds.micros] text`.
-    #[prost(bytes = "vec", tag = "1")]
-    pub text: Vec<u8>,
+    /// `KernelLog`: what is in the kernel's log.
+    KernelLogRequest {}
+
+    /// `KernelLog`'s answer.
+    KernelLogResponse {
+        1 text: Vec<u8> => "The newest lines, in order, each as `dmesg` shows it: `[seconds.micros] text`.",
+    }
 }

@@ -4,307 +4,183 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use super::protobuf::{enumerations, messages};
 use super::types::{ArpNeighbor, Interface, Route};
 
-/// `ListInterfaces`.
-#[derive(Clone, Copy, PartialEq, prost::Message)]
-pub struct ListInterfacesRequest {}
+messages! {
+    /// `ListInterfaces`.
+    ListInterfacesRequest {}
 
-/// `ListRoutes`.
-#[derive(Clone, Copy, PartialEq, prost::Message)]
-pub struct ListRoutesRequest {}
+    /// `ListRoutes`.
+    ListRoutesRequest {}
 
-/// `GetOOMEvent`: answered when a container runs out of memory.
-#[derive(Clone, Copy, PartialEq, prost::Message)]
-pub struct GetOomEventRequest {}
+    /// `GetOOMEvent`: answered when a container runs out of memory.
+    GetOomEventRequest {}
 
-/// `GetMetrics`.
-#[derive(Clone, Copy, PartialEq, prost::Message)]
-pub struct GetMetricsRequest {}
-
-/// Unit of a [`VolumeUsage`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
-#[repr(i32)]
-pub enum VolumeUnit {
-    /// Unknown.
-    Unknown = 0,
-    /// Bytes.
-    Bytes = 1,
-    /// Inodes.
-    Inodes = 2,
+    /// `GetMetrics`.
+    GetMetricsRequest {}
 }
 
-/// `ListInterfaces`'s answer.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Interfaces {
-    /// The interfaces.
-    #[prost(message, repeated, tag = "1")]
-    pub interfaces: Vec<Interface>,
+enumerations! {
+    /// Unit of a [`VolumeUsage`].
+    VolumeUnit {
+        /// Unknown.
+        Unknown = 0,
+        /// Bytes.
+        Bytes = 1,
+        /// Inodes.
+        Inodes = 2,
+    }
 }
 
-/// `ListRoutes`'s answer.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Routes {
-    /// The routes.
-    #[prost(message, repeated, tag = "1")]
-    pub routes: Vec<Route>,
-}
+messages! {
+    /// `ListInterfaces`'s answer.
+    Interfaces {
+        1 interfaces: Vec<Interface> => "The interfaces.",
+    }
 
-/// Configures an interface.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct UpdateInterfaceRequest {
-    /// The interface.
-    #[prost(message, optional, tag = "1")]
-    pub interface: Option<Interface>,
-}
+    /// `ListRoutes`'s answer.
+    Routes {
+        1 routes: Vec<Route> => "The routes.",
+    }
 
-/// Sets routes.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct UpdateRoutesRequest {
-    /// The routes.
-    #[prost(message, optional, tag = "1")]
-    pub routes: Option<Routes>,
-}
+    /// Configures an interface.
+    UpdateInterfaceRequest {
+        1 interface: Option<Interface> => "The interface.",
+    }
 
-/// Neighbour table entries.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct ArpNeighbors {
-    /// The entries.
-    #[prost(message, repeated, tag = "1")]
-    pub arp_neighbors: Vec<ArpNeighbor>,
-}
+    /// Sets routes.
+    UpdateRoutesRequest {
+        1 routes: Option<Routes> => "The routes.",
+    }
 
-/// Adds neighbour table entries.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct AddArpNeighborsRequest {
-    /// The entries.
-    #[prost(message, optional, tag = "1")]
-    pub neighbors: Option<ArpNeighbors>,
-}
+    /// Neighbour table entries.
+    ArpNeighbors {
+        1 arp_neighbors: Vec<ArpNeighbor> => "The entries.",
+    }
 
-/// Brings hotplugged processors and memory up.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct OnlineCpuMemRequest {
-    /// Whether to answer only when that is done.
-    #[prost(bool, tag = "1")]
-    pub wait: bool,
-    /// How many processors; 0 for all.
-    #[prost(uint32, tag = "2")]
-    pub nb_cpus: u32,
-    /// Whether memory is left alone.
-    #[prost(bool, tag = "3")]
-    pub cpu_only: bool,
-}
+    /// Adds neighbour table entries.
+    AddArpNeighborsRequest {
+        1 neighbors: Option<ArpNeighbors> => "The entries.",
+    }
 
-/// Feeds the random number generator.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct ReseedRandomDevRequest {
-    /// Random data.
-    #[prost(bytes = "vec", tag = "2")]
-    pub data: Vec<u8>,
-}
+    /// Brings hotplugged processors and memory up.
+    OnlineCpuMemRequest {
+        1 wait: bool => "Whether to answer only when that is done.",
+        2 nb_cpus: u32 => "How many processors; 0 for all.",
+        3 cpu_only: bool => "Whether memory is left alone.",
+    }
 
-/// What the agent is.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct AgentDetails {
-    /// Version of the agent.
-    #[prost(string, tag = "1")]
-    pub version: String,
-    /// Whether it is PID 1.
-    #[prost(bool, tag = "2")]
-    pub init_daemon: bool,
-    /// Devices that it knows.
-    #[prost(string, repeated, tag = "3")]
-    pub device_handlers: Vec<String>,
-    /// Storage drivers that it knows.
-    #[prost(string, repeated, tag = "4")]
-    pub storage_handlers: Vec<String>,
-    /// Whether seccomp filters work.
-    #[prost(bool, tag = "5")]
-    pub supports_seccomp: bool,
-    /// Optional parts that are built in.
-    #[prost(string, repeated, tag = "6")]
-    pub extra_features: Vec<String>,
-}
+    /// Feeds the random number generator.
+    ReseedRandomDevRequest {
+        2 data: Vec<u8> => "Random data.",
+    }
 
-/// Asks what the guest is.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct GuestDetailsRequest {
-    /// Whether the memory block size is asked for.
-    #[prost(bool, tag = "1")]
-    pub mem_block_size: bool,
-    /// Whether probing memory is asked about.
-    #[prost(bool, tag = "2")]
-    pub mem_hotplug_probe: bool,
-}
+    /// What the agent is.
+    AgentDetails {
+        1 version: String => "Version of the agent.",
+        2 init_daemon: bool => "Whether it is PID 1.",
+        3 device_handlers: Vec<String> => "Devices that it knows.",
+        4 storage_handlers: Vec<String> => "Storage drivers that it knows.",
+        5 supports_seccomp: bool => "Whether seccomp filters work.",
+        6 extra_features: Vec<String> => "Optional parts that are built in.",
+    }
 
-/// What the guest is.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct GuestDetailsResponse {
-    /// Size of a hotplug memory block, in bytes.
-    #[prost(uint64, tag = "1")]
-    pub mem_block_size_bytes: u64,
-    /// The agent.
-    #[prost(message, optional, tag = "2")]
-    pub agent_details: Option<AgentDetails>,
-    /// Whether memory can be probed.
-    #[prost(bool, tag = "3")]
-    pub support_mem_hotplug_probe: bool,
-}
+    /// Asks what the guest is.
+    GuestDetailsRequest {
+        1 mem_block_size: bool => "Whether the memory block size is asked for.",
+        2 mem_hotplug_probe: bool => "Whether probing memory is asked about.",
+    }
 
-/// Announces hotplugged memory by address.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct MemHotplugByProbeRequest {
-    /// Addresses.
-    #[prost(uint64, repeated, tag = "1")]
-    pub mem_hotplug_probe_addr: Vec<u64>,
-}
+    /// What the guest is.
+    GuestDetailsResponse {
+        1 mem_block_size_bytes: u64 => "Size of a hotplug memory block, in bytes.",
+        2 agent_details: Option<AgentDetails> => "The agent.",
+        3 support_mem_hotplug_probe: bool => "Whether memory can be probed.",
+    }
 
-/// Sets the clock.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct SetGuestDateTimeRequest {
-    /// Seconds since 1970.
-    #[prost(int64, tag = "1")]
-    pub sec: i64,
-    /// Microseconds.
-    #[prost(int64, tag = "2")]
-    pub usec: i64,
-}
+    /// Announces hotplugged memory by address.
+    MemHotplugByProbeRequest {
+        1 mem_hotplug_probe_addr: Vec<u64> => "Addresses.",
+    }
 
-/// Writes a part of a file below /run.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct CopyFileRequest {
-    /// Where; absolute.
-    #[prost(string, tag = "1")]
-    pub path: String,
-    /// Size of the whole file.
-    #[prost(int64, tag = "2")]
-    pub file_size: i64,
-    /// Mode of the file, with its type bits.
-    #[prost(uint32, tag = "3")]
-    pub file_mode: u32,
-    /// Mode of directories made on the way.
-    #[prost(uint32, tag = "4")]
-    pub dir_mode: u32,
-    /// Owner.
-    #[prost(int32, tag = "5")]
-    pub uid: i32,
-    /// Group.
-    #[prost(int32, tag = "6")]
-    pub gid: i32,
-    /// Where in the file.
-    #[prost(int64, tag = "7")]
-    pub offset: i64,
-    /// The part, or a symbolic link's target.
-    #[prost(bytes = "vec", tag = "8")]
-    pub data: Vec<u8>,
-}
+    /// Sets the clock.
+    SetGuestDateTimeRequest {
+        1 sec: i64 => "Seconds since 1970.",
+        2 usec: i64 => "Microseconds.",
+    }
 
-/// A container ran out of memory.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct OomEvent {
-    /// The container.
-    #[prost(string, tag = "1")]
-    pub container_id: String,
-}
+    /// Writes a part of a file below /run.
+    CopyFileRequest {
+        1 path: String => "Where; absolute.",
+        2 file_size: i64 => "Size of the whole file.",
+        3 file_mode: u32 => "Mode of the file, with its type bits.",
+        4 dir_mode: u32 => "Mode of directories made on the way.",
+        5 uid: i32 => "Owner.",
+        6 gid: i32 => "Group.",
+        7 offset: i64 => "Where in the file.",
+        8 data: Vec<u8> => "The part, or a symbolic link's target.",
+    }
 
-/// Adds a PCI disk as swap.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct AddSwapRequest {
-    /// Its path.
-    #[prost(uint32, repeated, tag = "1")]
-    pub pci_path: Vec<u32>,
-}
+    /// A container ran out of memory.
+    OomEvent {
+        1 container_id: String => "The container.",
+    }
 
-/// Adds a disk as swap.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct AddSwapPathRequest {
-    /// Its path.
-    #[prost(string, tag = "1")]
-    pub path: String,
-}
+    /// Adds a PCI disk as swap.
+    AddSwapRequest {
+        1 pci_path: Vec<u32> => "Its path.",
+    }
 
-/// Counters of the guest.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Metrics {
-    /// In Prometheus's text format.
-    #[prost(string, tag = "1")]
-    pub metrics: String,
-}
+    /// Adds a disk as swap.
+    AddSwapPathRequest {
+        1 path: String => "Its path.",
+    }
 
-/// Asks how full a volume is.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct VolumeStatsRequest {
-    /// Its path in the guest.
-    #[prost(string, tag = "1")]
-    pub volume_guest_path: String,
-}
+    /// Counters of the guest.
+    Metrics {
+        1 metrics: String => "In Prometheus's text format.",
+    }
 
-/// How full a volume is.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct VolumeStatsResponse {
-    /// By unit.
-    #[prost(message, repeated, tag = "1")]
-    pub usage: Vec<VolumeUsage>,
-    /// Its health.
-    #[prost(message, optional, tag = "2")]
-    pub volume_condition: Option<VolumeCondition>,
-}
+    /// Asks how full a volume is.
+    VolumeStatsRequest {
+        1 volume_guest_path: String => "Its path in the guest.",
+    }
 
-/// How full a volume is, in one unit.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct VolumeUsage {
-    /// Free.
-    #[prost(uint64, tag = "1")]
-    pub available: u64,
-    /// All.
-    #[prost(uint64, tag = "2")]
-    pub total: u64,
-    /// Used.
-    #[prost(uint64, tag = "3")]
-    pub used: u64,
-    /// The unit.
-    #[prost(enumeration = "VolumeUnit", tag = "4")]
-    pub unit: i32,
-}
+    /// How full a volume is.
+    VolumeStatsResponse {
+        1 usage: Vec<VolumeUsage> => "By unit.",
+        2 volume_condition: Option<VolumeCondition> => "Its health.",
+    }
 
-/// Health of a volume.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct VolumeCondition {
-    /// Whether something is wrong.
-    #[prost(bool, tag = "1")]
-    pub abnormal: bool,
-    /// What.
-    #[prost(string, tag = "2")]
-    pub message: String,
-}
+    /// How full a volume is, in one unit.
+    VolumeUsage {
+        1 available: u64 => "Free.",
+        2 total: u64 => "All.",
+        3 used: u64 => "Used.",
+        4 unit: i32 => "The unit.",
+    }
 
-/// Grows a volume's filesystem.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct ResizeVolumeRequest {
-    /// Its path in the guest.
-    #[prost(string, tag = "1")]
-    pub volume_guest_path: String,
-    /// Bytes.
-    #[prost(uint64, tag = "2")]
-    pub size: u64,
-}
+    /// Health of a volume.
+    VolumeCondition {
+        1 abnormal: bool => "Whether something is wrong.",
+        2 message: String => "What.",
+    }
 
-/// Asks for logs.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct GetDiagnosticDataRequest {
-    /// Which.
-    #[prost(string, tag = "1")]
-    pub log_type: String,
-    /// Of which container.
-    #[prost(string, tag = "2")]
-    pub container_id: String,
-}
+    /// Grows a volume's filesystem.
+    ResizeVolumeRequest {
+        1 volume_guest_path: String => "Its path in the guest.",
+        2 size: u64 => "Bytes.",
+    }
 
-/// Logs.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct GetDiagnosticDataResponse {
-    /// The text.
-    #[prost(string, tag = "1")]
-    pub data: String,
+    /// Asks for logs.
+    GetDiagnosticDataRequest {
+        1 log_type: String => "Which.",
+        2 container_id: String => "Of which container.",
+    }
+
+    /// Logs.
+    GetDiagnosticDataResponse {
+        1 data: String => "The text.",
+    }
 }

@@ -2,41 +2,36 @@
 
 use alloc::string::String;
 
-/// Asks whether the agent serves, or which versions it speaks.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct CheckRequest {
-    /// The service asked about; empty for the agent as a whole.
-    #[prost(string, tag = "1")]
-    pub service: String,
+use super::protobuf::{enumerations, messages};
+
+messages! {
+    /// Asks whether the agent serves, or which versions it speaks.
+    CheckRequest {
+        1 service: String => "The service asked about; empty for the agent as a whole.",
+    }
+
+    /// Answer to `Check`.
+    HealthCheckResponse {
+        1 status: i32 => "Whether the agent serves.",
+    }
 }
 
-/// Answer to `Check`.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct HealthCheckResponse {
+enumerations! {
     /// Whether the agent serves.
-    #[prost(enumeration = "ServingStatus", tag = "1")]
-    pub status: i32,
+    ServingStatus {
+        /// It cannot tell.
+        Unknown = 0,
+        /// It does.
+        Serving = 1,
+        /// It does not.
+        NotServing = 2,
+    }
 }
 
-/// Whether the agent serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
-#[repr(i32)]
-pub enum ServingStatus {
-    /// It cannot tell.
-    Unknown = 0,
-    /// It does.
-    Serving = 1,
-    /// It does not.
-    NotServing = 2,
-}
-
-/// Answer to `Version`.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct VersionCheckResponse {
-    /// Version of the protocol.
-    #[prost(string, tag = "1")]
-    pub grpc_version: String,
-    /// Version of the agent.
-    #[prost(string, tag = "2")]
-    pub agent_version: String,
+messages! {
+    /// Answer to `Version`.
+    VersionCheckResponse {
+        1 grpc_version: String => "Version of the protocol.",
+        2 agent_version: String => "Version of the agent.",
+    }
 }

@@ -3,10 +3,10 @@
 //! Message types carry the names and field numbers of Kata's `agent.proto`, `oci.proto`, `types.proto` and
 //! `health.proto`; the definitions are written here, with the names in Rust's case. What Kata has no call for is
 //! in [`ferry`], a service beside it on the same connection. There is no behaviour in this module besides the
-//! [frame header](frame) that both ends read and write.
+//! [frame header](frame) and the [encoding](protobuf) that both ends read and write.
 //!
 //! ```
-//! use ferry_init::api::{agent, frame, method, prost::Message, ttrpc};
+//! use ferry_init::api::{agent, frame, method, protobuf::Message, ttrpc};
 //!
 //! let call = agent::StartContainerRequest { container_id: "web".into() };
 //! let request = ttrpc::Request {
@@ -26,11 +26,13 @@ pub mod guest;
 pub mod health;
 pub mod method;
 pub mod oci;
+pub mod protobuf;
 pub mod stats;
 pub mod ttrpc;
 pub mod types;
 
-pub use prost;
+/// [`protobuf`] by the name of what was here before it.
+pub use protobuf as prost;
 
 /// The vsock port on which the guest listens for agent connections (Kata's).
 pub const VSOCK_PORT: u32 = 1024;

@@ -4,574 +4,259 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-/// A container.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Spec {
-    /// Version of the OCI runtime specification.
-    #[prost(string, tag = "1")]
-    pub version: String,
-    /// Its process.
-    #[prost(message, optional, tag = "2")]
-    pub process: Option<Process>,
-    /// Its root filesystem.
-    #[prost(message, optional, tag = "3")]
-    pub root: Option<Root>,
-    /// Its host name.
-    #[prost(string, tag = "4")]
-    pub hostname: String,
-    /// Mounts on top of the root, in order.
-    #[prost(message, repeated, tag = "5")]
-    pub mounts: Vec<Mount>,
-    /// Programs to run at points of its life.
-    #[prost(message, optional, tag = "6")]
-    pub hooks: Option<Hooks>,
-    /// Free key and value pairs.
-    #[prost(btree_map = "string, string", tag = "7")]
-    pub annotations: BTreeMap<String, String>,
+use super::protobuf::messages;
+
+messages! {
+    /// A container.
+    Spec {
+        1 version: String => "Version of the OCI runtime specification.",
+        2 process: Option<Process> => "Its process.",
+        3 root: Option<Root> => "Its root filesystem.",
+        4 hostname: String => "Its host name.",
+        5 mounts: Vec<Mount> => "Mounts on top of the root, in order.",
+        6 hooks: Option<Hooks> => "Programs to run at points of its life.",
+        7 annotations: BTreeMap<String, String> => "Free key and value pairs.",
+        8 linux: Option<Linux> => "What is special to Linux.",
+    }
+
+    /// A process of a container.
+    Process {
+        1 terminal: bool => "Whether it gets a terminal instead of three pipes.",
+        2 console_size: Option<Box> => "The terminal's first size.",
+        3 user: Option<User> => "Whom it runs as.",
+        4 args: Vec<String> => "Program and arguments; the program is looked up in `PATH` of the container.",
+        5 env: Vec<String> => "Environment, `NAME=value` each.",
+        6 cwd: String => "Working directory, inside the container; created when missing.",
+        /// Its capabilities; none of the message: what the user change leaves.
+        7 capabilities: Option<LinuxCapabilities>,
+        8 rlimits: Vec<PosixRlimit> => "Its resource limits.",
+        9 no_new_privileges: bool => "Whether set-user-ID files and file capabilities are without effect.",
+        10 apparmor_profile: String => "AppArmor profile; the guest has no AppArmor.",
+        11 oom_score_adj: i64 => "Added to its badness when memory is short, -1000 to 1000.",
+        12 selinux_label: String => "SELinux label; the guest has no SELinux.",
+    }
+
+    /// Size of a terminal, in characters.
+    Box {
+        1 height: u32 => "Rows.",
+        2 width: u32 => "Columns.",
+    }
+
+    /// Whom a process runs as.
+    User {
+        1 uid: u32 => "User id.",
+        2 gid: u32 => "Group id.",
+        3 additional_gids: Vec<u32> => "Supplementary group ids.",
+        /// An image's user string (`name`, `uid`, `name:group`, …), to be looked up in the container; overrides the ids.
+        4 username: String,
+    }
+
+    /// The five capability sets, in names (`CAP_CHOWN`).
+    LinuxCapabilities {
+        1 bounding: Vec<String> => "What file capabilities and root may give at most.",
+        2 effective: Vec<String> => "What the kernel checks.",
+        3 inheritable: Vec<String> => "Kept across an exec for files that say so.",
+        4 permitted: Vec<String> => "What may become effective.",
+        5 ambient: Vec<String> => "Kept across an exec of an ordinary file.",
+    }
+
+    /// A resource limit.
+    PosixRlimit {
+        1 r#type: String => "Its name (`RLIMIT_NOFILE`).",
+        2 hard: u64 => "Hard limit; 2^64-1 for none.",
+        3 soft: u64 => "Soft limit; 2^64-1 for none.",
+    }
+
+    /// A mount inside a container.
+    Mount {
+        1 destination: String => "Where, inside the container.",
+        2 source: String => "What: a path of the guest for a bind mount, otherwise a name.",
+        3 r#type: String => "Filesystem type; `bind` or nothing for a bind mount.",
+        4 options: Vec<String> => "Options as mount(8) has them.",
+    }
+
+    /// A root filesystem.
+    Root {
+        1 path: String => "Path of the mounted root in the guest.",
+        2 readonly: bool => "Whether the container sees it read-only.",
+    }
+
+    /// Programs to run at points of a container's life.
+    Hooks {
+        1 prestart: Vec<Hook> => "Before the process.",
+        2 poststart: Vec<Hook> => "After its start.",
+        3 poststop: Vec<Hook> => "After its end.",
+        4 create_runtime: Vec<Hook> => "At the sandbox's creation.",
+        5 create_container: Vec<Hook> => "Before the container's creation.",
+        6 start_container: Vec<Hook> => "Before the container's start.",
+    }
+
+    /// A program of the guest.
+    Hook {
+        1 path: String => "Its path.",
+        2 args: Vec<String> => "Arguments, its name first.",
+        3 env: Vec<String> => "Environment.",
+        4 timeout: i64 => "Seconds that it may take.",
+    }
+
     /// What is special to Linux.
-    #[prost(message, optional, tag = "8")]
-    pub linux: Option<Linux>,
-    /// Never used.
-    #[prost(message, optional, tag = "9")]
-    pub solaris: Option<Solaris>,
-    /// Never used.
-    #[prost(message, optional, tag = "10")]
-    pub windows: Option<Windows>,
-}
+    Linux {
+        1 uid_mappings: Vec<LinuxIdMapping> => "User ids of a user namespace.",
+        2 gid_mappings: Vec<LinuxIdMapping> => "Group ids of a user namespace.",
+        3 sysctl: BTreeMap<String, String> => "Kernel parameters, by dotted name.",
+        4 resources: Option<LinuxResources> => "Limits.",
+        5 cgroups_path: String => "The container's cgroup, relative to the mount of cgroup2.",
+        6 namespaces: Vec<LinuxNamespace> => "Namespaces to make or to join.",
+        7 devices: Vec<LinuxDevice> => "Device nodes besides the default ones.",
+        8 seccomp: Option<LinuxSeccomp> => "System call filter.",
+        9 rootfs_propagation: String => "Mount propagation of the root.",
+        10 masked_paths: Vec<String> => "Paths to hide.",
+        11 readonly_paths: Vec<String> => "Paths to make read-only.",
+        12 mount_label: String => "SELinux label; the guest has no SELinux.",
+        13 intel_rdt: Option<LinuxIntelRdt> => "Cache allocation.",
+    }
 
-/// A process of a container.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Process {
-    /// Whether it gets a terminal instead of three pipes.
-    #[prost(bool, tag = "1")]
-    pub terminal: bool,
-    /// The terminal's first size.
-    #[prost(message, optional, tag = "2")]
-    pub console_size: Option<Box>,
-    /// Whom it runs as.
-    #[prost(message, optional, tag = "3")]
-    pub user: Option<User>,
-    /// Program and arguments; the program is looked up in `PATH` of the container.
-    #[prost(string, repeated, tag = "4")]
-    pub args: Vec<String>,
-    /// Environment, `NAME=value` each.
-    #[prost(string, repeated, tag = "5")]
-    pub env: Vec<String>,
-    /// Working directory, inside the container; created when missing.
-    #[prost(string, tag = "6")]
-    pub cwd: String,
-    /// Its capabilities; none of the message: what the user change leaves.
-    #[prost(message, optional, tag = "7")]
-    pub capabilities: Option<LinuxCapabilities>,
-    /// Its resource limits.
-    #[prost(message, repeated, tag = "8")]
-    pub rlimits: Vec<PosixRlimit>,
-    /// Whether set-user-ID files and file capabilities are without effect.
-    #[prost(bool, tag = "9")]
-    pub no_new_privileges: bool,
-    /// AppArmor profile; the guest has no AppArmor.
-    #[prost(string, tag = "10")]
-    pub apparmor_profile: String,
-    /// Added to its badness when memory is short, -1000 to 1000.
-    #[prost(int64, tag = "11")]
-    pub oom_score_adj: i64,
-    /// SELinux label; the guest has no SELinux.
-    #[prost(string, tag = "12")]
-    pub selinux_label: String,
-}
+    /// A range of ids of a user namespace.
+    LinuxIdMapping {
+        1 host_id: u32 => "First id outside.",
+        2 container_id: u32 => "First id inside.",
+        3 size: u32 => "How many.",
+    }
 
-/// Size of a terminal, in characters.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Box {
-    /// Rows.
-    #[prost(uint32, tag = "1")]
-    pub height: u32,
-    /// Columns.
-    #[prost(uint32, tag = "2")]
-    pub width: u32,
-}
+    /// A namespace to make or to join.
+    LinuxNamespace {
+        1 r#type: String => "`pid`, `network`, `mount`, `ipc`, `uts`, `user`, `cgroup` or `time`.",
+        2 path: String => "A namespace file to join; empty for a new one.",
+    }
 
-/// Whom a process runs as.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct User {
-    /// User id.
-    #[prost(uint32, tag = "1")]
-    pub uid: u32,
-    /// Group id.
-    #[prost(uint32, tag = "2")]
-    pub gid: u32,
-    /// Supplementary group ids.
-    #[prost(uint32, repeated, tag = "3")]
-    pub additional_gids: Vec<u32>,
-    /// An image's user string (`name`, `uid`, `name:group`, …), to be looked up in the container; overrides the ids.
-    #[prost(string, tag = "4")]
-    pub username: String,
-}
+    /// A device node.
+    LinuxDevice {
+        1 path: String => "Where, inside the container.",
+        2 r#type: String => "`c`, `u`, `b` or `p`.",
+        3 major: i64 => "Major number.",
+        4 minor: i64 => "Minor number.",
+        5 file_mode: u32 => "Permission bits.",
+        6 uid: u32 => "Owner.",
+        7 gid: u32 => "Group.",
+    }
 
-/// The five capability sets, in names (`CAP_CHOWN`).
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct LinuxCapabilities {
-    /// What file capabilities and root may give at most.
-    #[prost(string, repeated, tag = "1")]
-    pub bounding: Vec<String>,
-    /// What the kernel checks.
-    #[prost(string, repeated, tag = "2")]
-    pub effective: Vec<String>,
-    /// Kept across an exec for files that say so.
-    #[prost(string, repeated, tag = "3")]
-    pub inheritable: Vec<String>,
-    /// What may become effective.
-    #[prost(string, repeated, tag = "4")]
-    pub permitted: Vec<String>,
-    /// Kept across an exec of an ordinary file.
-    #[prost(string, repeated, tag = "5")]
-    pub ambient: Vec<String>,
-}
+    /// Limits of a container.
+    LinuxResources {
+        1 devices: Vec<LinuxDeviceCgroup> => "Devices that may be used.",
+        2 memory: Option<LinuxMemory> => "Memory.",
+        3 cpu: Option<LinuxCpu> => "Processor time.",
+        4 pids: Option<LinuxPids> => "Number of tasks.",
+        5 block_io: Option<LinuxBlockIo> => "Block devices.",
+        6 hugepage_limits: Vec<LinuxHugepageLimit> => "Huge pages.",
+        7 network: Option<LinuxNetwork> => "Network classes.",
+    }
 
-/// A resource limit.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct PosixRlimit {
-    /// Its name (`RLIMIT_NOFILE`).
-    #[prost(string, tag = "1")]
-    pub r#type: String,
-    /// Hard limit; 2^64-1 for none.
-    #[prost(uint64, tag = "2")]
-    pub hard: u64,
-    /// Soft limit; 2^64-1 for none.
-    #[prost(uint64, tag = "3")]
-    pub soft: u64,
-}
+    /// Memory limits, in bytes; 0 says nothing, -1 no limit.
+    LinuxMemory {
+        1 limit: i64 => "Limit.",
+        2 reservation: i64 => "Soft limit.",
+        3 swap: i64 => "Memory and swap together.",
+        4 kernel: i64 => "Kernel memory; cgroup v2 has none.",
+        5 kernel_tcp: i64 => "TCP buffers; cgroup v2 has none.",
+        6 swappiness: u64 => "0 to 100.",
+        7 disable_oom_killer: bool => "cgroup v2 has none.",
+    }
 
-/// A mount inside a container.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Mount {
-    /// Where, inside the container.
-    #[prost(string, tag = "1")]
-    pub destination: String,
-    /// What: a path of the guest for a bind mount, otherwise a name.
-    #[prost(string, tag = "2")]
-    pub source: String,
-    /// Filesystem type; `bind` or nothing for a bind mount.
-    #[prost(string, tag = "3")]
-    pub r#type: String,
-    /// Options as mount(8) has them.
-    #[prost(string, repeated, tag = "4")]
-    pub options: Vec<String>,
-}
+    /// Processor limits.
+    LinuxCpu {
+        1 shares: u64 => "Weight among siblings, cgroup v1's 2 to 262144.",
+        2 quota: i64 => "Microseconds a period; 0 says nothing, -1 no limit.",
+        3 period: u64 => "Microseconds.",
+        4 realtime_runtime: i64 => "Microseconds of real-time scheduling a period.",
+        5 realtime_period: u64 => "Microseconds.",
+        6 cpus: String => "CPUs, as a list.",
+        7 mems: String => "Memory nodes, as a list.",
+    }
 
-/// A root filesystem.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Root {
-    /// Path of the mounted root in the guest.
-    #[prost(string, tag = "1")]
-    pub path: String,
-    /// Whether the container sees it read-only.
-    #[prost(bool, tag = "2")]
-    pub readonly: bool,
-}
+    /// Weight for one block device.
+    LinuxWeightDevice {
+        1 major: i64 => "Major number.",
+        2 minor: i64 => "Minor number.",
+        3 weight: u32 => "Weight.",
+        4 leaf_weight: u32 => "cgroup v2 has none.",
+    }
 
-/// Programs to run at points of a container's life.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Hooks {
-    /// Before the process.
-    #[prost(message, repeated, tag = "1")]
-    pub prestart: Vec<Hook>,
-    /// After its start.
-    #[prost(message, repeated, tag = "2")]
-    pub poststart: Vec<Hook>,
-    /// After its end.
-    #[prost(message, repeated, tag = "3")]
-    pub poststop: Vec<Hook>,
-    /// At the sandbox's creation.
-    #[prost(message, repeated, tag = "4")]
-    pub create_runtime: Vec<Hook>,
-    /// Before the container's creation.
-    #[prost(message, repeated, tag = "5")]
-    pub create_container: Vec<Hook>,
-    /// Before the container's start.
-    #[prost(message, repeated, tag = "6")]
-    pub start_container: Vec<Hook>,
-}
+    /// Limit for one block device.
+    LinuxThrottleDevice {
+        1 major: i64 => "Major number.",
+        2 minor: i64 => "Minor number.",
+        3 rate: u64 => "Bytes or operations a second.",
+    }
 
-/// A program of the guest.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Hook {
-    /// Its path.
-    #[prost(string, tag = "1")]
-    pub path: String,
-    /// Arguments, its name first.
-    #[prost(string, repeated, tag = "2")]
-    pub args: Vec<String>,
-    /// Environment.
-    #[prost(string, repeated, tag = "3")]
-    pub env: Vec<String>,
-    /// Seconds that it may take.
-    #[prost(int64, tag = "4")]
-    pub timeout: i64,
-}
+    /// Limits on block devices.
+    LinuxBlockIo {
+        1 weight: u32 => "Weight, 10 to 1000.",
+        2 leaf_weight: u32 => "cgroup v2 has none.",
+        3 weight_device: Vec<LinuxWeightDevice> => "Weights by device.",
+        4 throttle_read_bps_device: Vec<LinuxThrottleDevice> => "Bytes read a second.",
+        5 throttle_write_bps_device: Vec<LinuxThrottleDevice> => "Bytes written a second.",
+        6 throttle_read_iops_device: Vec<LinuxThrottleDevice> => "Reads a second.",
+        7 throttle_write_iops_device: Vec<LinuxThrottleDevice> => "Writes a second.",
+    }
 
-/// What is special to Linux.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Linux {
-    /// User ids of a user namespace.
-    #[prost(message, repeated, tag = "1")]
-    pub uid_mappings: Vec<LinuxIdMapping>,
-    /// Group ids of a user namespace.
-    #[prost(message, repeated, tag = "2")]
-    pub gid_mappings: Vec<LinuxIdMapping>,
-    /// Kernel parameters, by dotted name.
-    #[prost(btree_map = "string, string", tag = "3")]
-    pub sysctl: BTreeMap<String, String>,
-    /// Limits.
-    #[prost(message, optional, tag = "4")]
-    pub resources: Option<LinuxResources>,
-    /// The container's cgroup, relative to the mount of cgroup2.
-    #[prost(string, tag = "5")]
-    pub cgroups_path: String,
-    /// Namespaces to make or to join.
-    #[prost(message, repeated, tag = "6")]
-    pub namespaces: Vec<LinuxNamespace>,
-    /// Device nodes besides the default ones.
-    #[prost(message, repeated, tag = "7")]
-    pub devices: Vec<LinuxDevice>,
-    /// System call filter.
-    #[prost(message, optional, tag = "8")]
-    pub seccomp: Option<LinuxSeccomp>,
-    /// Mount propagation of the root.
-    #[prost(string, tag = "9")]
-    pub rootfs_propagation: String,
-    /// Paths to hide.
-    #[prost(string, repeated, tag = "10")]
-    pub masked_paths: Vec<String>,
-    /// Paths to make read-only.
-    #[prost(string, repeated, tag = "11")]
-    pub readonly_paths: Vec<String>,
-    /// SELinux label; the guest has no SELinux.
-    #[prost(string, tag = "12")]
-    pub mount_label: String,
+    /// Limit on tasks.
+    LinuxPids {
+        1 limit: i64 => "How many; 0 says nothing, -1 no limit.",
+    }
+
+    /// A rule about device access.
+    LinuxDeviceCgroup {
+        1 allow: bool => "Whether it allows.",
+        2 r#type: String => "`a`, `c` or `b`.",
+        3 major: i64 => "Major number; -1 for all.",
+        4 minor: i64 => "Minor number; -1 for all.",
+        5 access: String => "Some of `rwm`.",
+    }
+
+    /// Network classes; cgroup v2 has none.
+    LinuxNetwork {
+        1 class_id: u32 => "Class.",
+        2 priorities: Vec<LinuxInterfacePriority> => "Priorities.",
+    }
+
+    /// Limit on one size of huge pages.
+    LinuxHugepageLimit {
+        1 pagesize: String => "Size, such as `2MB`.",
+        2 limit: u64 => "Bytes.",
+    }
+
+    /// Priority on an interface.
+    LinuxInterfacePriority {
+        1 name: String => "Interface.",
+        2 priority: u32 => "Priority.",
+    }
+
+    /// A system call filter.
+    LinuxSeccomp {
+        1 default_action: String => "What happens to a call that no rule names (`SCMP_ACT_ERRNO`).",
+        2 architectures: Vec<String> => "Architectures (`SCMP_ARCH_X86_64`).",
+        3 flags: Vec<String> => "Flags (`SECCOMP_FILTER_FLAG_LOG`).",
+        4 syscalls: Vec<LinuxSyscall> => "Rules.",
+    }
+
+    /// A condition on one argument.
+    LinuxSeccompArg {
+        1 index: u64 => "Which argument, 0 to 5.",
+        2 value: u64 => "Compared with it.",
+        3 value_two: u64 => "Second value of `SCMP_CMP_MASKED_EQ`.",
+        4 op: String => "`SCMP_CMP_EQ` and so on.",
+    }
+
+    /// A rule.
+    LinuxSyscall {
+        1 names: Vec<String> => "System calls by name.",
+        2 action: String => "What happens.",
+        3 errno_ret: Option<u32> => "The error number that `SCMP_ACT_ERRNO` returns.",
+        4 args: Vec<LinuxSeccompArg> => "Conditions, all of which must hold.",
+    }
+
     /// Cache allocation.
-    #[prost(message, optional, tag = "13")]
-    pub intel_rdt: Option<LinuxIntelRdt>,
-}
-
-/// Never used.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Windows {
-    /// Never used.
-    #[prost(string, tag = "1")]
-    pub dummy: String,
-}
-
-/// Never used.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct Solaris {
-    /// Never used.
-    #[prost(string, tag = "1")]
-    pub dummy: String,
-}
-
-/// A range of ids of a user namespace.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct LinuxIdMapping {
-    /// First id outside.
-    #[prost(uint32, tag = "1")]
-    pub host_id: u32,
-    /// First id inside.
-    #[prost(uint32, tag = "2")]
-    pub container_id: u32,
-    /// How many.
-    #[prost(uint32, tag = "3")]
-    pub size: u32,
-}
-
-/// A namespace to make or to join.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct LinuxNamespace {
-    /// `pid`, `network`, `mount`, `ipc`, `uts`, `user`, `cgroup` or `time`.
-    #[prost(string, tag = "1")]
-    pub r#type: String,
-    /// A namespace file to join; empty for a new one.
-    #[prost(string, tag = "2")]
-    pub path: String,
-}
-
-/// A device node.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct LinuxDevice {
-    /// Where, inside the container.
-    #[prost(string, tag = "1")]
-    pub path: String,
-    /// `c`, `u`, `b` or `p`.
-    #[prost(string, tag = "2")]
-    pub r#type: String,
-    /// Major number.
-    #[prost(int64, tag = "3")]
-    pub major: i64,
-    /// Minor number.
-    #[prost(int64, tag = "4")]
-    pub minor: i64,
-    /// Permission bits.
-    #[prost(uint32, tag = "5")]
-    pub file_mode: u32,
-    /// Owner.
-    #[prost(uint32, tag = "6")]
-    pub uid: u32,
-    /// Group.
-    #[prost(uint32, tag = "7")]
-    pub gid: u32,
-}
-
-/// Limits of a container.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct LinuxResources {
-    /// Devices that may be used.
-    #[prost(message, repeated, tag = "1")]
-    pub devices: Vec<LinuxDeviceCgroup>,
-    /// Memory.
-    #[prost(message, optional, tag = "2")]
-    pub memory: Option<LinuxMemory>,
-    /// Processor time.
-    #[prost(message, optional, tag = "3")]
-    pub cpu: Option<LinuxCpu>,
-    /// Number of tasks.
-    #[prost(message, optional, tag = "4")]
-    pub pids: Option<LinuxPids>,
-    /// Block devices.
-    #[prost(message, optional, tag = "5")]
-    pub block_io: Option<LinuxBlockIo>,
-    /// Huge pages.
-    #[prost(message, repeated, tag = "6")]
-    pub hugepage_limits: Vec<LinuxHugepageLimit>,
-    /// Network classes.
-    #[prost(message, optional, tag = "7")]
-    pub network: Option<LinuxNetwork>,
-}
-
-/// Memory limits, in bytes; 0 says nothing, -1 no limit.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct LinuxMemory {
-    /// Limit.
-    #[prost(int64, tag = "1")]
-    pub limit: i64,
-    /// Soft limit.
-    #[prost(int64, tag = "2")]
-    pub reservation: i64,
-    /// Memory and swap together.
-    #[prost(int64, tag = "3")]
-    pub swap: i64,
-    /// Kernel memory; cgroup v2 has none.
-    #[prost(int64, tag = "4")]
-    pub kernel: i64,
-    /// TCP buffers; cgroup v2 has none.
-    #[prost(int64, tag = "5")]
-    pub kernel_tcp: i64,
-    /// 0 to 100.
-    #[prost(uint64, tag = "6")]
-    pub swappiness: u64,
-    /// cgroup v2 has none.
-    #[prost(bool, tag = "7")]
-    pub disable_oom_killer: bool,
-}
-
-/// Processor limits.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct LinuxCpu {
-    /// Weight among siblings, cgroup v1's 2 to 262144.
-    #[prost(uint64, tag = "1")]
-    pub shares: u64,
-    /// Microseconds a period; 0 says nothing, -1 no limit.
-    #[prost(int64, tag = "2")]
-    pub quota: i64,
-    /// Microseconds.
-    #[prost(uint64, tag = "3")]
-    pub period: u64,
-    /// Microseconds of real-time scheduling a period.
-    #[prost(int64, tag = "4")]
-    pub realtime_runtime: i64,
-    /// Microseconds.
-    #[prost(uint64, tag = "5")]
-    pub realtime_period: u64,
-    /// CPUs, as a list.
-    #[prost(string, tag = "6")]
-    pub cpus: String,
-    /// Memory nodes, as a list.
-    #[prost(string, tag = "7")]
-    pub mems: String,
-}
-
-/// Weight for one block device.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct LinuxWeightDevice {
-    /// Major number.
-    #[prost(int64, tag = "1")]
-    pub major: i64,
-    /// Minor number.
-    #[prost(int64, tag = "2")]
-    pub minor: i64,
-    /// Weight.
-    #[prost(uint32, tag = "3")]
-    pub weight: u32,
-    /// cgroup v2 has none.
-    #[prost(uint32, tag = "4")]
-    pub leaf_weight: u32,
-}
-
-/// Limit for one block device.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct LinuxThrottleDevice {
-    /// Major number.
-    #[prost(int64, tag = "1")]
-    pub major: i64,
-    /// Minor number.
-    #[prost(int64, tag = "2")]
-    pub minor: i64,
-    /// Bytes or operations a second.
-    #[prost(uint64, tag = "3")]
-    pub rate: u64,
-}
-
-/// Limits on block devices.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct LinuxBlockIo {
-    /// Weight, 10 to 1000.
-    #[prost(uint32, tag = "1")]
-    pub weight: u32,
-    /// cgroup v2 has none.
-    #[prost(uint32, tag = "2")]
-    pub leaf_weight: u32,
-    /// Weights by device.
-    #[prost(message, repeated, tag = "3")]
-    pub weight_device: Vec<LinuxWeightDevice>,
-    /// Bytes read a second.
-    #[prost(message, repeated, tag = "4")]
-    pub throttle_read_bps_device: Vec<LinuxThrottleDevice>,
-    /// Bytes written a second.
-    #[prost(message, repeated, tag = "5")]
-    pub throttle_write_bps_device: Vec<LinuxThrottleDevice>,
-    /// Reads a second.
-    #[prost(message, repeated, tag = "6")]
-    pub throttle_read_iops_device: Vec<LinuxThrottleDevice>,
-    /// Writes a second.
-    #[prost(message, repeated, tag = "7")]
-    pub throttle_write_iops_device: Vec<LinuxThrottleDevice>,
-}
-
-/// Limit on tasks.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct LinuxPids {
-    /// How many; 0 says nothing, -1 no limit.
-    #[prost(int64, tag = "1")]
-    pub limit: i64,
-}
-
-/// A rule about device access.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct LinuxDeviceCgroup {
-    /// Whether it allows.
-    #[prost(bool, tag = "1")]
-    pub allow: bool,
-    /// `a`, `c` or `b`.
-    #[prost(string, tag = "2")]
-    pub r#type: String,
-    /// Major number; -1 for all.
-    #[prost(int64, tag = "3")]
-    pub major: i64,
-    /// Minor number; -1 for all.
-    #[prost(int64, tag = "4")]
-    pub minor: i64,
-    /// Some of `rwm`.
-    #[prost(string, tag = "5")]
-    pub access: String,
-}
-
-/// Network classes; cgroup v2 has none.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct LinuxNetwork {
-    /// Class.
-    #[prost(uint32, tag = "1")]
-    pub class_id: u32,
-    /// Priorities.
-    #[prost(message, repeated, tag = "2")]
-    pub priorities: Vec<LinuxInterfacePriority>,
-}
-
-/// Limit on one size of huge pages.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct LinuxHugepageLimit {
-    /// Size, such as `2MB`.
-    #[prost(string, tag = "1")]
-    pub pagesize: String,
-    /// Bytes.
-    #[prost(uint64, tag = "2")]
-    pub limit: u64,
-}
-
-/// Priority on an interface.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct LinuxInterfacePriority {
-    /// Interface.
-    #[prost(string, tag = "1")]
-    pub name: String,
-    /// Priority.
-    #[prost(uint32, tag = "2")]
-    pub priority: u32,
-}
-
-/// A system call filter.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct LinuxSeccomp {
-    /// What happens to a call that no rule names (`SCMP_ACT_ERRNO`).
-    #[prost(string, tag = "1")]
-    pub default_action: String,
-    /// Architectures (`SCMP_ARCH_X86_64`).
-    #[prost(string, repeated, tag = "2")]
-    pub architectures: Vec<String>,
-    /// Flags (`SECCOMP_FILTER_FLAG_LOG`).
-    #[prost(string, repeated, tag = "3")]
-    pub flags: Vec<String>,
-    /// Rules.
-    #[prost(message, repeated, tag = "4")]
-    pub syscalls: Vec<LinuxSyscall>,
-}
-
-/// A condition on one argument.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct LinuxSeccompArg {
-    /// Which argument, 0 to 5.
-    #[prost(uint64, tag = "1")]
-    pub index: u64,
-    /// Compared with it.
-    #[prost(uint64, tag = "2")]
-    pub value: u64,
-    /// Second value of `SCMP_CMP_MASKED_EQ`.
-    #[prost(uint64, tag = "3")]
-    pub value_two: u64,
-    /// `SCMP_CMP_EQ` and so on.
-    #[prost(string, tag = "4")]
-    pub op: String,
-}
-
-/// A rule.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct LinuxSyscall {
-    /// System calls by name.
-    #[prost(string, repeated, tag = "1")]
-    pub names: Vec<String>,
-    /// What happens.
-    #[prost(string, tag = "2")]
-    pub action: String,
-    /// The error number that `SCMP_ACT_ERRNO` returns.
-    #[prost(uint32, optional, tag = "3")]
-    pub errno_ret: Option<u32>,
-    /// Conditions, all of which must hold.
-    #[prost(message, repeated, tag = "4")]
-    pub args: Vec<LinuxSeccompArg>,
-}
-
-/// Cache allocation.
-#[derive(Clone, PartialEq, prost::Message)]
-pub struct LinuxIntelRdt {
-    /// The schema.
-    #[prost(string, tag = "1")]
-    pub l3_cache_schema: String,
+    LinuxIntelRdt {
+        1 l3_cache_schema: String => "The schema.",
+    }
 }

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use super::network;
 use crate::agent::{VERSION, decode};
-use crate::api::prost::Message;
+use crate::api::protobuf::Message;
 use crate::api::ttrpc::Request;
 use crate::api::{guest as api, method};
 use crate::fault::{Context, Fault};

@@ -4,7 +4,7 @@ use super::client::{CallError, Client, Pending, Wait};
 use super::signals::Signal;
 use super::terminal::Window;
 use ferry_init::api::agent::{self, Empty};
-use ferry_init::api::prost::Message;
+use ferry_init::api::protobuf::Message;
 use ferry_init::api::ttrpc::Code;
 use ferry_init::api::{health, method, ttrpc};
 use std::time::Duration;

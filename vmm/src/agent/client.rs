@@ -5,7 +5,7 @@
 //! connection, an answer to a call nobody made is dropped, and memory is bounded by the calls we make ourselves.
 
 use ferry_init::api::frame::{self, HEADER_LEN, Header, Kind, MAX_MESSAGE};
-use ferry_init::api::prost::Message;
+use ferry_init::api::protobuf::Message;
 use ferry_init::api::ttrpc::{self, Code};
 use std::collections::HashMap;
 use std::io::{self, BufReader, Read, Write};

@@ -4,7 +4,7 @@ use super::client::Client;
 use ferry_init::api::agent::*;
 use ferry_init::api::frame::{self, HEADER_LEN, Header, Kind};
 use ferry_init::api::health::{HealthCheckResponse, ServingStatus};
-use ferry_init::api::prost::Message;
+use ferry_init::api::protobuf::Message;
 use ferry_init::api::ttrpc::{Code, EOF, Request, Response, Status};
 use ferry_init::api::{method, ttrpc};
 use std::collections::{HashMap, VecDeque};

@@ -8,7 +8,7 @@ use world::World;
 use super::connection::OUTPUT_LIMIT;
 use super::*;
 use crate::api::oci::Process as OciProcess;
-use crate::api::prost::Message;
+use crate::api::protobuf::Message;
 use crate::api::ttrpc::{Code, EOF};
 use crate::api::{agent as api, health, method};
 use crate::sys::process::{Exit, SIGKILL};

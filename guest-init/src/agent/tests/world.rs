@@ -8,7 +8,7 @@ use crate::api::agent::{self as api, Storage};
 use crate::api::frame::{HEADER_LEN, Header};
 use crate::api::method;
 use crate::api::oci::{LinuxResources, Process as OciProcess, Spec};
-use crate::api::prost::Message;
+use crate::api::protobuf::Message;
 use crate::api::ttrpc::{Code, Request, Response};
 use crate::sys::Result as SysResult;
 use crate::sys::process::Exit;
