@@ -4,10 +4,16 @@ use super::client::{CallError, Client, Pending, Wait};
 use super::signals::Signal;
 use super::terminal::Window;
 use ferry_init::api::agent::{self, Empty};
+use ferry_init::api::guest::CopyFileRequest;
+use ferry_init::api::oci::LinuxResources;
 use ferry_init::api::protobuf::Message;
+use ferry_init::api::stats::StatsContainerResponse;
 use ferry_init::api::ttrpc::Code;
-use ferry_init::api::{health, method, ttrpc};
+use ferry_init::api::{ferry, health, method, ttrpc};
 use std::time::Duration;
+
+/// How long the guest may take over one call about files or processes.
+const FILES: Duration = Duration::from_secs(60);
 
 /// One of a process's two output streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +114,108 @@ impl Client {
     pub fn remove_container(&self, container: &str, at_most: Duration) -> Result<(), CallError> {
         let request = agent::RemoveContainerRequest { container_id: container.to_owned(), timeout: 0 };
         self.agent(method::REMOVE_CONTAINER, &request, Wait::AtMost(at_most)).map(|Empty {}| ())
+    }
+
+    /// Starts another process in a running container.
+    pub fn exec_process(&self, request: &agent::ExecProcessRequest) -> Result<(), CallError> {
+        self.agent(method::EXEC_PROCESS, request, Wait::Forever).map(|Empty {}| ())
+    }
+
+    /// Freezes a container's processes.
+    pub fn pause_container(&self, container: &str, at_most: Duration) -> Result<(), CallError> {
+        let request = agent::PauseContainerRequest { container_id: container.to_owned() };
+        self.agent(method::PAUSE_CONTAINER, &request, Wait::AtMost(at_most)).map(|Empty {}| ())
+    }
+
+    /// Lets a container's frozen processes go on.
+    pub fn resume_container(&self, container: &str, at_most: Duration) -> Result<(), CallError> {
+        let request = agent::ResumeContainerRequest { container_id: container.to_owned() };
+        self.agent(method::RESUME_CONTAINER, &request, Wait::AtMost(at_most)).map(|Empty {}| ())
+    }
+
+    /// Changes a container's limits.
+    pub fn update_container(
+        &self,
+        container: &str,
+        resources: LinuxResources,
+        at_most: Duration,
+    ) -> Result<(), CallError> {
+        let request =
+            agent::UpdateContainerRequest { container_id: container.to_owned(), resources: Some(resources) };
+        self.agent(method::UPDATE_CONTAINER, &request, Wait::AtMost(at_most)).map(|Empty {}| ())
+    }
+
+    /// A container's counters.
+    pub fn stats_container(
+        &self,
+        container: &str,
+        at_most: Duration,
+    ) -> Result<StatsContainerResponse, CallError> {
+        let request = agent::StatsContainerRequest { container_id: container.to_owned() };
+        self.agent(method::STATS_CONTAINER, &request, Wait::AtMost(at_most))
+    }
+
+    fn ferry<A: Message + Default>(
+        &self,
+        method: &'static str,
+        message: &impl Message,
+    ) -> Result<A, CallError> {
+        self.call(method::FERRY_SERVICE, method, message, Wait::AtMost(FILES))
+    }
+
+    /// The processes of a container.
+    pub fn list_processes(&self, container: &str) -> Result<ferry::ListProcessesResponse, CallError> {
+        let request = ferry::ListProcessesRequest { container_id: container.to_owned() };
+        self.ferry(method::LIST_PROCESSES, &request)
+    }
+
+    /// What is in the log of the guest's kernel.
+    pub fn kernel_log(&self) -> Result<Vec<u8>, CallError> {
+        let answer: ferry::KernelLogResponse = self.ferry(method::KERNEL_LOG, &ferry::KernelLogRequest {})?;
+        Ok(answer.text)
+    }
+
+    /// What a path in a container is.
+    pub fn stat_file(
+        &self,
+        container: &str,
+        path: &[u8],
+        follow: bool,
+    ) -> Result<ferry::FileInfo, CallError> {
+        let request =
+            ferry::StatFileRequest { container_id: container.to_owned(), path: path.to_owned(), follow };
+        self.ferry(method::STAT_FILE, &request)
+    }
+
+    /// Some names in a directory of a container, from `cursor` on, and where to go on.
+    pub fn read_dir(
+        &self,
+        container: &str,
+        path: &[u8],
+        cursor: u64,
+    ) -> Result<ferry::ReadDirResponse, CallError> {
+        let request =
+            ferry::ReadDirRequest { container_id: container.to_owned(), path: path.to_owned(), cursor };
+        self.ferry(method::READ_DIR, &request)
+    }
+
+    /// A part of a file of a container; nothing at its end.
+    pub fn read_file(
+        &self,
+        container: &str,
+        path: &[u8],
+        offset: u64,
+        len: u32,
+    ) -> Result<Vec<u8>, CallError> {
+        let request =
+            ferry::ReadFileRequest { container_id: container.to_owned(), path: path.to_owned(), offset, len };
+        let answer: ferry::ReadFileResponse = self.ferry(method::READ_FILE, &request)?;
+        Ok(answer.data)
+    }
+
+    /// Writes a part of a file, or makes a directory or link, in the guest.
+    pub fn copy_file(&self, request: &CopyFileRequest) -> Result<(), CallError> {
+        self.agent(method::COPY_FILE, request, Wait::AtMost(FILES)).map(|Empty {}| ())
     }
 
     /// Waits until a process has ended; its exit status, or 128 and the signal's number.

@@ -135,6 +135,7 @@ pub fn start(script: Script) -> (Client, Arc<Mutex<Record>>) {
 
 /// Starts an agent behind a Unix socket, for one connection.
 pub fn listen(socket: &std::path::Path, script: Script) -> Arc<Mutex<Record>> {
+    let _ = std::fs::remove_file(socket);
     let listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
     let record = Arc::new(Mutex::new(Record::default()));
     let for_agent = Arc::clone(&record);
@@ -213,7 +214,12 @@ impl Agent {
             method::CHECK => {
                 return Ok(HealthCheckResponse { status: ServingStatus::Serving as i32 }.encode_to_vec());
             }
-            method::CREATE_SANDBOX | method::REMOVE_CONTAINER | method::DESTROY_SANDBOX => {}
+            method::CREATE_SANDBOX
+            | method::REMOVE_CONTAINER
+            | method::DESTROY_SANDBOX
+            | method::PAUSE_CONTAINER
+            | method::RESUME_CONTAINER
+            | method::UPDATE_CONTAINER => {}
             method::CREATE_CONTAINER => {
                 self.record.lock().unwrap().created = Some(CreateContainerRequest::decode(payload).unwrap());
             }

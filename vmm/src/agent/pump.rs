@@ -98,17 +98,16 @@ impl Process<'_> {
         under_way.into_iter().try_for_each(|writing| writing.wait(wait))
     }
 
-    /// Carries one output stream of the process to `to` until its end.
+    /// Carries one output stream of the process to `to`, or nowhere, until its end.
     ///
     /// Where nobody reads `to` any more the process gets the SIGPIPE it would have got for writing there itself, and
     /// whatever it still writes is read and dropped, so that it can end.
     pub(super) fn drain(
         &self,
         stream: OutputStream,
-        to: BorrowedFd<'_>,
+        mut to: Option<BorrowedFd<'_>>,
         ended: &Ended,
     ) -> Result<(), DrainError> {
-        let mut broken = false;
         let mut under_way = VecDeque::with_capacity(READS);
         // One at a time until the process is seen to write in bulk: most never do, and a call is not free in the guest.
         let mut at_once = 1;
@@ -127,13 +126,11 @@ impl Process<'_> {
             if data.len() >= READ as usize / 2 {
                 at_once = READS;
             }
-            if broken {
-                continue;
-            }
-            match write_all(to, &data) {
+            let Some(open) = to else { continue };
+            match write_all(open, &data) {
                 Ok(()) => {}
                 Err(Errno::PIPE) => {
-                    broken = true;
+                    to = None;
                     let over = || ended.is_over();
                     let told = self.client.signal_process(
                         self.container,

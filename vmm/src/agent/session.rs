@@ -6,8 +6,8 @@ use super::client::{CallError, Client, Wait};
 use super::pump::{DrainError, Ended, Process};
 use super::signals::Signal;
 use super::terminal::{RawMode, Window};
-use ferry_init::api::agent::{CreateContainerRequest, CreateSandboxRequest, Storage};
-use ferry_init::api::oci::Spec;
+use ferry_init::api::agent::{CreateContainerRequest, CreateSandboxRequest, ExecProcessRequest, Storage};
+use ferry_init::api::oci::{self, Spec};
 use ferry_init::api::ttrpc::Code;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -32,10 +32,10 @@ pub struct ContainerSpec {
 pub struct Stdio {
     /// What the process reads; `None`: nothing, its stdin ends at once.
     pub stdin: Option<OwnedFd>,
-    /// Where its output goes (everything, where it has a terminal).
-    pub stdout: OwnedFd,
-    /// Where its error output goes.
-    pub stderr: OwnedFd,
+    /// Where its output goes (everything, where it has a terminal); `None`: it is read and dropped.
+    pub stdout: Option<OwnedFd>,
+    /// Where its error output goes; `None` as for `stdout`.
+    pub stderr: Option<OwnedFd>,
     /// What stdin is on the host.
     pub keyboard: Keyboard,
 }
@@ -55,17 +55,25 @@ impl Stdio {
         let copy = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned();
         Ok(Self {
             stdin: interactive.then(|| copy(io::stdin().as_fd())).transpose()?,
-            stdout: copy(io::stdout().as_fd())?,
-            stderr: copy(io::stderr().as_fd())?,
+            stdout: Some(copy(io::stdout().as_fd())?),
+            stderr: Some(copy(io::stderr().as_fd())?),
             keyboard,
         })
+    }
+
+    /// No streams at all: nothing to read, and what is written is dropped.
+    pub fn none() -> Self {
+        Self { stdin: None, stdout: None, stderr: None, keyboard: Keyboard::Untouched }
     }
 }
 
 /// What reaches the container from outside while it runs.
-enum Event {
+pub enum Event {
+    /// A signal for its process.
     Signal(Signal),
+    /// Its terminal's size.
     Resize(Window),
+    /// Nothing more: it has ended.
     Over,
 }
 
@@ -104,6 +112,16 @@ impl Control {
     pub fn remote(&self) -> Remote {
         self.remote.clone()
     }
+
+    /// Waits for the next thing that reaches in.
+    pub fn next(&self) -> Event {
+        self.events.recv().unwrap_or(Event::Over)
+    }
+
+    /// The guest answers: what was sent has arrived.
+    pub fn answered(&self) {
+        self.remote.unanswered.store(0, Ordering::Relaxed);
+    }
 }
 
 impl Default for Control {
@@ -124,13 +142,58 @@ impl Remote {
         let _ = self.events.send(Event::Resize(window));
     }
 
+    /// Says that nothing more is taken.
+    pub fn end(&self) {
+        let _ = self.events.send(Event::Over);
+    }
+
     /// How many signals the guest has not yet said to have delivered.
     pub fn unanswered(&self) -> u32 {
         self.unanswered.load(Ordering::Relaxed)
     }
 }
 
-/// How far a container has come.
+/// A further process of a container, as the agent is told of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExecSpec {
+    /// The container's id.
+    pub container: String,
+    /// The process's id among the container's.
+    pub id: String,
+    /// The process itself.
+    pub process: oci::Process,
+}
+
+impl ExecSpec {
+    /// What names it.
+    pub fn target(&self) -> Target<'_> {
+        Target { container: &self.container, exec: &self.id, terminal: self.process.terminal }
+    }
+}
+
+/// A process in the guest.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// Its container's id.
+    pub container: &'a str,
+    /// Its own id; the container's for the container's first process.
+    pub exec: &'a str,
+    /// Whether it has a terminal, and so one output stream.
+    pub terminal: bool,
+}
+
+impl Keyboard {
+    /// Sets the terminal to raw mode where the container takes it over.
+    pub fn take_over(self) -> Result<Option<RawMode>, RunError> {
+        let what = "the terminal cannot be set to raw mode";
+        match self {
+            Self::Untouched => Ok(None),
+            Self::Raw => RawMode::enter().map(Some).map_err(|error| RunError::Host { what, error }),
+        }
+    }
+}
+
+/// How far a process has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
     /// Its process runs.
@@ -200,8 +263,8 @@ impl RunError {
     }
 
     /// The two codes have this meaning for the process's executable alone.
-    fn for_program(step: &'static str, spec: &Spec) -> impl Fn(CallError) -> Self + use<> {
-        let program = spec.process.as_ref().and_then(|p| p.args.first()).cloned().unwrap_or_default();
+    fn for_program(step: &'static str, process: Option<&oci::Process>) -> impl Fn(CallError) -> Self + use<> {
+        let program = process.and_then(|process| process.args.first()).cloned().unwrap_or_default();
         let shown = super::printable(&program);
         // The guest begins with the program's name too; once is enough.
         let rest = move |message: &str| {
@@ -234,22 +297,42 @@ pub fn run_container(
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<u8, RunError> {
     prepare(client, spec)?;
-    let raw =
-        match stdio.keyboard {
-            Keyboard::Untouched => None,
-            Keyboard::Raw => {
-                let enter = RawMode::enter();
-                Some(enter.map_err(|error| RunError::Host {
-                    what: "the terminal cannot be set to raw mode",
-                    error,
-                })?)
-            }
-        };
-    client.start_container(&spec.id).map_err(RunError::for_program("start the container", &spec.oci))?;
+    let process = spec.oci.process.as_ref();
+    let raw = stdio.keyboard.take_over()?;
+    client.start_container(&spec.id).map_err(RunError::for_program("start the container", process))?;
     progress(Progress::Started);
-    let status = attend(client, spec, stdio, control, progress);
+    let terminal = process.is_some_and(|process| process.terminal);
+    let status =
+        attend(client, &Target { container: &spec.id, exec: &spec.id, terminal }, stdio, control, progress);
     drop(raw);
     status
+}
+
+/// Runs another process in a running container to its end; its exit status.
+pub fn run_exec(
+    client: &Client,
+    exec: &ExecSpec,
+    stdio: &Stdio,
+    control: Control,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<u8, RunError> {
+    start_exec(client, exec)?;
+    let raw = stdio.keyboard.take_over()?;
+    progress(Progress::Started);
+    let status = attend(client, &exec.target(), stdio, control, progress);
+    drop(raw);
+    status
+}
+
+/// Starts another process in a running container; somebody else has to [`attend`] to it.
+pub fn start_exec(client: &Client, exec: &ExecSpec) -> Result<(), RunError> {
+    let request = ExecProcessRequest {
+        container_id: exec.container.clone(),
+        exec_id: exec.id.clone(),
+        process: Some(exec.process.clone()),
+        ..Default::default()
+    };
+    client.exec_process(&request).map_err(RunError::for_program("start the process", Some(&exec.process)))
 }
 
 /// The sandbox and the container in it.
@@ -267,37 +350,39 @@ fn prepare(client: &Client, spec: &ContainerSpec) -> Result<(), RunError> {
         oci: Some(spec.oci.clone()),
         ..Default::default()
     };
-    client.create_container(&container).map_err(RunError::for_program("create the container", &spec.oci))
+    client
+        .create_container(&container)
+        .map_err(RunError::for_program("create the container", spec.oci.process.as_ref()))
 }
 
-/// Carries streams, signals and sizes until the process has ended and its output is read.
-fn attend(
+/// Carries a process's streams, signals and sizes until it has ended and its output is read.
+pub fn attend(
     client: &Client,
-    spec: &ContainerSpec,
+    target: &Target<'_>,
     stdio: &Stdio,
     control: Control,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<u8, RunError> {
-    let process = Process { client, container: &spec.id, exec: &spec.id };
-    let terminal = spec.oci.process.as_ref().is_some_and(|p| p.terminal);
+    let &Target { container, exec, terminal } = target;
+    let process = Process { client, container, exec };
     let ended = Ended::new().map_err(|error| RunError::Host { what: "no event descriptor", error })?;
     let (process, ended) = (&process, &ended);
     let events = control.remote.events.clone();
     std::thread::scope(|scope| {
         scope.spawn(|| process.feed(stdio.stdin.as_ref().map(AsFd::as_fd), ended));
         scope.spawn(move || relay(process, &control, ended));
-        let drain = |stream, to: &OwnedFd| {
-            let drained = process.drain(stream, to.as_fd(), ended);
+        let drain = |stream, to: &Option<OwnedFd>| {
+            let drained = process.drain(stream, to.as_ref().map(AsFd::as_fd), ended);
             if let Err(DrainError::Host(_)) = &drained {
                 // Output that goes nowhere is a failure of ours, and the process cannot be told of it.
-                let _ =
-                    client.signal_process(&spec.id, &spec.id, Signal::KILL, Wait::Until(&|| ended.is_over()));
+                let wait = Wait::Until(&|| ended.is_over());
+                let _ = client.signal_process(container, exec, Signal::KILL, wait);
             }
             drained
         };
         let stdout = scope.spawn(move || drain(OutputStream::Stdout, &stdio.stdout));
         let stderr = (!terminal).then(|| scope.spawn(move || drain(OutputStream::Stderr, &stdio.stderr)));
-        let waited = client.wait_process(&spec.id, &spec.id);
+        let waited = client.wait_process(container, exec);
         ended.announce();
         let _ = events.send(Event::Over);
         let status = waited.as_ref().map(|status| status_byte(*status)).ok();
@@ -327,13 +412,13 @@ fn status_byte(status: i32) -> u8 {
 fn relay(process: &Process<'_>, control: &Control, ended: &Ended) {
     let over = || ended.is_over();
     let wait = Wait::Until(&over);
-    while let Ok(event) = control.events.recv() {
-        let (what, told) = match event {
+    loop {
+        let (what, told) = match control.next() {
             Event::Over => return,
             Event::Signal(signal) => {
                 let told = process.client.signal_process(process.container, process.exec, signal, wait);
                 if told.is_ok() {
-                    control.remote.unanswered.store(0, Ordering::Relaxed);
+                    control.answered();
                 }
                 ("signal", told)
             }

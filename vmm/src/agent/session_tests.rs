@@ -24,7 +24,12 @@ fn streams() -> (Stdio, File, File, File) {
     let (stdin, feed) = pipe();
     let (out, stdout) = pipe();
     let (err, stderr) = pipe();
-    let stdio = Stdio { stdin: Some(stdin.into()), stdout, stderr, keyboard: Keyboard::Untouched };
+    let stdio = Stdio {
+        stdin: Some(stdin.into()),
+        stdout: Some(stdout),
+        stderr: Some(stderr),
+        keyboard: Keyboard::Untouched,
+    };
     (stdio, feed.into(), out, err)
 }
 
@@ -162,7 +167,7 @@ fn nobody_reading_stdout_is_a_sigpipe_for_the_process() {
 #[test]
 fn output_that_cannot_be_written_is_a_failure_of_ours() {
     let (mut stdio, _feed, _out, _err) = streams();
-    stdio.stdout = File::options().write(true).open("/dev/full").unwrap().into();
+    stdio.stdout = Some(File::options().write(true).open("/dev/full").unwrap().into());
     let script = running(|world| {
         world.stdout.write_all(b"lost");
         128 + i32::from(world.signals.read(1)[0])

@@ -43,7 +43,7 @@ pub struct InspectArgs {
 /// `ferry ps`.
 pub fn ps(args: &PsArgs) -> Result<u8, Fault> {
     let mut list = Global::containers()?.list().map_err(Fault::new)?;
-    list.retain(|one| args.all || one.alive);
+    list.retain(|one| args.all || !one.record.status.is_over());
     if args.quiet {
         let id = |one: &Listed| {
             if args.no_trunc { one.record.id.clone() } else { short(&one.record.id).to_owned() }
@@ -65,8 +65,8 @@ fn row(one: &Listed, whole: bool) -> [String; 6] {
     let id = if whole { record.id.as_str() } else { short(&record.id) };
     [
         id.to_owned(),
-        cut(&record.image, 32),
-        format!("\"{}\"", cut(&record.args.join(" "), 20)),
+        cut(&record.made.image, 32),
+        format!("\"{}\"", cut(&record.made.args.join(" "), 20)),
         clock::ago(record.created),
         status(one),
         record.name.clone(),
@@ -79,10 +79,12 @@ fn status(one: &Listed) -> String {
     let code = record.exit_code.unwrap_or(0);
     match record.status {
         Status::Created => "Starting".to_owned(),
-        Status::Running => {
+        Status::Running | Status::Paused => {
             let up = Duration::from_nanos(clock::now().saturating_sub(record.started));
-            format!("Up {}", clock::roughly(up))
+            let paused = if record.status == Status::Paused { " (Paused)" } else { "" };
+            format!("Up {}{paused}", clock::roughly(up))
         }
+        Status::Restarting => format!("Restarting ({code}) {}", clock::ago(record.finished)),
         Status::Exited => format!("Exited ({code}) {}", clock::ago(record.finished)),
         Status::Dead => format!("Dead ({})", record.reason),
     }

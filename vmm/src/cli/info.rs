@@ -5,6 +5,7 @@ use super::{Fault, Global, print};
 use crate::machine;
 use crate::machine::Image;
 use crate::payload;
+use crate::runtime::logs::Capacity;
 use crate::runtime::run::LEAST_MEMORY_MIB;
 use crate::runtime::size::{MIB, human_size};
 use crate::runtime::state::Containers;
@@ -46,6 +47,7 @@ pub fn info(global: &Global) -> Result<u8, Fault> {
             ),
         ),
         ("Writable layer", writable(&settings, shape.scratch_bytes)),
+        ("Logs", logs(settings.log_capacity(&[]))),
         ("Network", "none; the loopback inside".to_owned()),
     ];
     print(&rows.iter().map(|(name, value)| format!("{name:17} {value}\n")).collect::<String>())
@@ -56,6 +58,10 @@ fn writable(settings: &Settings, scratch: u64) -> String {
         Some(super::run::Overlay::Tmpfs) => "the guest's memory (--overlay)".to_owned(),
         _ => format!("a sparse disk of {} (--overlay)", human_size(scratch)),
     }
+}
+
+fn logs(capacity: Capacity) -> String {
+    format!("{} files of {} (--log-opt)", capacity.files, human_size(capacity.bytes))
 }
 
 /// `ferry version`.

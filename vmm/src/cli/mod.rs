@@ -1,14 +1,22 @@
 //! The `ferry` command: one file a subcommand. Here are the words it knows and what all of them share; the work is done by
 //! [`crate::runtime`] and by `ferry_images`.
 
+mod attach;
 mod completions;
 mod containers;
+mod detach;
+mod exec;
 mod images;
 mod info;
+mod lifecycle;
 mod log;
+mod logs;
 mod progress;
 pub mod run;
 mod settings;
+mod stats;
+mod target;
+mod top;
 
 #[cfg(test)]
 mod tests;
@@ -47,6 +55,8 @@ Examples:
   ferry run --rm -it ./alpine.tar sh      a shell in an image saved by docker or skopeo
   ferry run -m 2g --cpus 4 oci:./build    an OCI layout, with more of a machine
   echo hi | ferry run --rm -i IMAGE cat   pipes work as with any program
+  ferry run -d --name web ./site.tar      one that stays: then ferry logs -f web,
+                                          ferry exec -it web sh, ferry stop web
 
 The exit status is the container's own; 126: its command cannot be executed;
 127: it was not found; 125: ferry itself failed, and one line says why.";
@@ -70,9 +80,31 @@ pub struct Global {
 enum Command {
     /// Run an image in a virtual machine of its own
     Run(Box<run::RunArgs>),
+    /// Run another command in a container that runs
+    Exec(exec::ExecArgs),
+    /// Join a detached container's streams
+    Attach(attach::AttachArgs),
+    /// Show what a detached container has written
+    Logs(logs::LogsArgs),
     /// List containers
     #[command(visible_alias = "list")]
     Ps(containers::PsArgs),
+    /// Show the processes of a container
+    Top(top::TopArgs),
+    /// Show what containers use
+    Stats(stats::StatsArgs),
+    /// Ask containers to end, and kill those that do not
+    Stop(lifecycle::StopArgs),
+    /// Send containers a signal
+    Kill(lifecycle::KillArgs),
+    /// Wait until containers have ended, and print their exit statuses
+    Wait(target::Names),
+    /// Freeze the processes of containers
+    Pause(target::Names),
+    /// Let the processes of paused containers go on
+    Unpause(target::Names),
+    /// Change the limits of containers that run
+    Update(lifecycle::UpdateArgs),
     /// Remove containers that have ended
     Rm(containers::RmArgs),
     /// Show everything about containers, as JSON
@@ -156,7 +188,18 @@ pub fn main() -> ExitCode {
 fn dispatch(global: &Global, command: Command) -> Result<u8, Fault> {
     match command {
         Command::Run(args) => run::run(global, *args),
+        Command::Exec(args) => exec::exec(&args),
+        Command::Attach(args) => attach::attach(&args),
+        Command::Logs(args) => logs::logs(&args),
         Command::Ps(args) => containers::ps(&args),
+        Command::Top(args) => top::top(&args),
+        Command::Stats(args) => stats::stats(&args),
+        Command::Stop(args) => lifecycle::stop(&args),
+        Command::Kill(args) => lifecycle::kill(&args),
+        Command::Wait(names) => lifecycle::wait(&names),
+        Command::Pause(names) => lifecycle::pause(&names),
+        Command::Unpause(names) => lifecycle::unpause(&names),
+        Command::Update(args) => lifecycle::update(&args),
         Command::Rm(args) => containers::rm(&args),
         Command::Inspect(args) => containers::inspect(&args),
         Command::Images(args) => images::images(global, &args),

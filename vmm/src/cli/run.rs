@@ -1,15 +1,21 @@
 //! `ferry run`: options as in Docker, everything after IMAGE is the command.
 
+use super::detach::{self, Side};
+use super::lifecycle::{parse_seconds, parse_signal};
 use super::progress::Show;
 use super::settings::Settings;
-use super::{Fault, Global};
+use super::{FAILED, Fault, Global};
+use crate::agent::Signal;
 use crate::runtime::command::Entrypoint;
 use crate::runtime::environment;
 use crate::runtime::guest::{Launch, Serial};
 use crate::runtime::interrupt::{Forwarding, Interrupts};
+use crate::runtime::logs::{LEAST_BYTES, MOST_FILES};
 use crate::runtime::oci::{Options, Writable};
 use crate::runtime::own_vmm::OwnVmm;
-use crate::runtime::run::{self, Ready, Request, Shape};
+use crate::runtime::record::Record;
+use crate::runtime::restart::Restart;
+use crate::runtime::run::{self, Host, Mode, Ready, Request, Shape, Stop};
 use crate::runtime::size::{MIB, parse_size};
 use crate::runtime::supervise::{Afterwards, Failure};
 use clap::Args;
@@ -27,6 +33,27 @@ pub struct RunArgs {
     container: ContainerArgs,
     #[command(flatten)]
     machine: MachineArgs,
+    /// Leave it running, and print its id when it runs
+    ///
+    /// A process of its own keeps the VM, the log (ferry logs) and the way in (ferry attach, exec, stop, …).
+    #[arg(short, long, help_heading = "Container")]
+    detach: bool,
+    /// Start it again after its end: no, on-failure[:N], always or unless-stopped
+    ///
+    /// It takes -d, and lasts as long as the process that -d leaves behind: nothing starts containers with the host.
+    #[arg(long, value_name = "POLICY", value_parser = Restart::parse, requires = "detach", conflicts_with = "rm",
+          help_heading = "Container")]
+    restart: Option<Restart>,
+    /// The signal that asks it to end [default: the image's, or TERM]
+    #[arg(long, value_name = "SIGNAL", value_parser = parse_signal, help_heading = "Container")]
+    stop_signal: Option<Signal>,
+    /// Seconds it has then, before it is killed; -1 for ever
+    #[arg(long, value_name = "SECONDS", default_value = "10", allow_negative_numbers = true,
+          value_parser = parse_seconds, help_heading = "Container")]
+    stop_timeout: u32,
+    /// What is kept of what it writes with -d: max-size=SIZE of a file, max-file=NUMBER of files [default: 10m, 3]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_log_option, help_heading = "Container")]
+    log_opt: Vec<LogOption>,
     /// Name the container
     #[arg(long, help_heading = "Container")]
     name: Option<String>,
@@ -51,6 +78,7 @@ pub struct RunArgs {
 const EXAMPLES: &str = "\
 Examples:
   ferry run --rm -it ./alpine.tar sh
+  ferry run -d --name web --restart on-failure:3 ./site.tar
   ferry run --rm -e LANG=C.UTF-8 -w /srv -u www-data ./site.tar ls -l
   ferry run --rm --entrypoint '' ./image.tar id
   ferry run --rm -m 2g --cpus 4 --overlay disk=40g oci:./build make test
@@ -131,6 +159,42 @@ pub enum Overlay {
     Tmpfs,
 }
 
+/// The value of `--log-opt`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogOption {
+    /// Bytes of one file.
+    Size(u64),
+    /// Number of files.
+    Files(u32),
+}
+
+/// Reads the value of `--log-opt`.
+pub fn parse_log_option(text: &str) -> Result<LogOption, String> {
+    match text.split_once('=') {
+        Some(("max-size", size)) => parse_log_size(size).map(LogOption::Size),
+        Some(("max-file", files)) => files
+            .parse()
+            .map_err(|_| format!("'{files}' is not a number"))
+            .and_then(check_log_files)
+            .map(LogOption::Files),
+        _ => Err("it is max-size=SIZE or max-file=NUMBER".to_owned()),
+    }
+}
+
+/// Reads the size of a log's file.
+pub fn parse_log_size(text: &str) -> Result<u64, String> {
+    match parse_size(text) {
+        Ok(bytes) if bytes < LEAST_BYTES => Err(format!("at least {LEAST_BYTES} bytes")),
+        Ok(bytes) => Ok(bytes),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Whether a log may have so many files.
+pub fn check_log_files(files: u32) -> Result<u32, String> {
+    if (1..=MOST_FILES).contains(&files) { Ok(files) } else { Err(format!("from 1 to {MOST_FILES} files")) }
+}
+
 /// Reads the value of `--overlay`.
 pub fn parse_overlay(text: &str) -> Result<Overlay, String> {
     match text.split_once('=') {
@@ -181,19 +245,7 @@ impl RunArgs {
 impl ContainerArgs {
     /// What they say of the container that runs `command`.
     pub fn options(&self, command: Vec<String>) -> Result<Options, Failure> {
-        let host = |name: &std::ffi::OsStr| std::env::var_os(name);
-        let fault = |error: &dyn std::fmt::Display| Failure::early(error.to_string());
-        let mut environment = Vec::new();
-        for path in &self.env_file {
-            let at = |error: &dyn std::fmt::Display| {
-                Failure::early(format!("--env-file {}: {error}", path.display()))
-            };
-            let text = read_text(path).map_err(|error| at(&error))?;
-            environment.extend(environment::from_file(&text, &host).map_err(|error| at(&error))?);
-        }
-        for option in &self.env {
-            environment.push(environment::from_option(option, &host).map_err(|error| fault(&error))?);
-        }
+        let environment = environment(&self.env_file, &self.env)?;
         let writable = match (self.read_only, self.overlay) {
             (true, _) => Writable::Nothing,
             (false, Some(Overlay::Tmpfs)) => Writable::Tmpfs,
@@ -234,6 +286,23 @@ impl MachineArgs {
     }
 }
 
+/// The variables that files and options set, in that order.
+pub(super) fn environment(files: &[PathBuf], options: &[String]) -> Result<Vec<String>, Failure> {
+    let host = |name: &std::ffi::OsStr| std::env::var_os(name);
+    let mut variables = Vec::new();
+    for path in files {
+        let at =
+            |error: &dyn std::fmt::Display| Failure::early(format!("--env-file {}: {error}", path.display()));
+        let text = read_text(path).map_err(|error| at(&error))?;
+        variables.extend(environment::from_file(&text, &host).map_err(|error| at(&error))?);
+    }
+    for option in options {
+        let variable = environment::from_option(option, &host);
+        variables.push(variable.map_err(|error| Failure::early(error.to_string()))?);
+    }
+    Ok(variables)
+}
+
 /// A small text file; more than a MiB of variables is a mistake.
 fn read_text(path: &Path) -> std::io::Result<String> {
     use std::io::Read;
@@ -259,25 +328,48 @@ pub fn prepare(
 }
 
 /// `ferry run`.
-pub(super) fn run(global: &Global, args: RunArgs) -> Result<u8, Fault> {
+pub(super) fn run(global: &Global, mut args: RunArgs) -> Result<u8, Fault> {
     let settings = Settings::load().map_err(Fault::new)?;
-    let mut container = args.container;
-    container.overlay = container.overlay.or(settings.overlay);
-    let serial = if global.verbose > 1 { Serial::Stderr } else { Serial::Quiet };
+    args.container.overlay = args.container.overlay.or(settings.overlay);
+    // A monitor has nowhere to show what the kernel prints; `ferry logs --kernel` does.
+    let serial = if global.verbose > 1 && !args.detach { Serial::Stderr } else { Serial::Quiet };
     let defaults = Shape { serial, ..settings.shape() };
-    let shape = args.machine.shape(container.overlay, defaults);
-    let mut words = args.words.into_iter();
-    let name = words.next().unwrap_or_default();
-    let options = container.options(words.collect())?;
-    run::check(&options, &shape, container.interactive)?;
+    let shape = args.machine.shape(args.container.overlay, defaults);
+    let options = args.container.options(args.words.split_off(1))?;
+    run::check(&options, &shape, args.container.interactive && !args.detach)?;
     OwnVmm.check().map_err(Fault::new)?;
+    if !args.detach {
+        return fetch_and_run(global, args, options, shape, Mode::Foreground, &|_| {});
+    }
+    let mode = Mode::Detached(settings.log_capacity(&args.log_opt));
+    let split = detach::split().map_err(|error| Fault::new(format_args!("no process for it: {error}")))?;
+    let report = match split {
+        Side::Command(waiting) => return waiting.finish(),
+        Side::Monitor(report) => report,
+    };
+    let containers = Global::containers()?;
+    let started = |record: &Record| report.started(record, &containers.directory_of(&record.id));
+    let result = fetch_and_run(global, args, options, shape, mode, &started);
+    report.ended(&result);
+    // Whom this concerned has been told; the shell does not wait for this process.
+    result.or(Ok(FAILED))
+}
 
+fn fetch_and_run(
+    global: &Global,
+    args: RunArgs,
+    options: Options,
+    shape: Shape,
+    mode: Mode,
+    started: &(dyn Fn(&Record) + Sync),
+) -> Result<u8, Fault> {
     let forwarding = if args.sig_proxy { Forwarding::ToContainer } else { Forwarding::Never };
     let interrupts = Interrupts::install(forwarding)
         .map_err(|error| Fault::new(format_args!("signals cannot be received: {error}")))?;
     let progress = Show::new();
+    let name = args.words.into_iter().next().unwrap_or_default();
     let reference = Reference::parse(&name, Grammar::Registry).map_err(Fault::new)?;
-    if reference == Reference::Stdin && container.interactive {
+    if reference == Reference::Stdin && args.container.interactive {
         return Err(Fault::new(
             "standard input cannot be both the image and what -i gives the command: save the image to a file",
         ));
@@ -289,8 +381,18 @@ pub(super) fn run(global: &Global, args: RunArgs) -> Result<u8, Fault> {
         options,
         shape,
         name: args.name,
-        interactive: container.interactive,
+        interactive: args.container.interactive,
         afterwards: if args.rm { Afterwards::ThrowAway } else { Afterwards::Keep },
+        mode,
+        restart: args.restart.unwrap_or_default(),
+        stop: Stop { signal: args.stop_signal, seconds: args.stop_timeout },
     };
-    Ok(run::run(&request, &Global::containers()?, &OwnVmm, &interrupts, &progress)?)
+    let host = Host {
+        containers: &Global::containers()?,
+        launch: &OwnVmm,
+        interrupts: &interrupts,
+        progress: &progress,
+        started,
+    };
+    Ok(run::run(&request, &host)?)
 }

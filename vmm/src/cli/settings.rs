@@ -1,6 +1,7 @@
 //! `config.toml` in `$XDG_CONFIG_HOME/ferry` or `~/.config/ferry`: defaults for options that are not given.
 
-use super::run::{Overlay, parse_memory, parse_overlay};
+use super::run::{LogOption, Overlay, check_log_files, parse_log_size, parse_memory, parse_overlay};
+use crate::runtime::logs::Capacity;
 use crate::runtime::run::Shape;
 use serde::Deserialize;
 use std::path::PathBuf;
@@ -12,6 +13,8 @@ struct Written {
     cpus: Option<u8>,
     memory: Option<String>,
     overlay: Option<String>,
+    log_size: Option<String>,
+    log_files: Option<u32>,
 }
 
 /// The defaults in force.
@@ -23,6 +26,10 @@ pub struct Settings {
     pub memory_mib: Option<u64>,
     /// Where what containers write goes.
     pub overlay: Option<Overlay>,
+    /// Bytes of one file of a detached container's log.
+    pub log_size: Option<u64>,
+    /// Number of those files.
+    pub log_files: Option<u32>,
 }
 
 impl Settings {
@@ -65,7 +72,32 @@ impl Settings {
                 .map(parse_overlay)
                 .transpose()
                 .map_err(|error| of("overlay", error))?,
+            log_size: written
+                .log_size
+                .as_deref()
+                .map(parse_log_size)
+                .transpose()
+                .map_err(|error| of("log_size", error))?,
+            log_files: written
+                .log_files
+                .map(check_log_files)
+                .transpose()
+                .map_err(|error| of("log_files", error))?,
         })
+    }
+
+    /// How much of a detached container's output is kept, as these options change it.
+    pub fn log_capacity(&self, options: &[LogOption]) -> Capacity {
+        let mut capacity = Capacity::default();
+        capacity.bytes = self.log_size.unwrap_or(capacity.bytes);
+        capacity.files = self.log_files.unwrap_or(capacity.files);
+        for option in options {
+            match option {
+                LogOption::Size(bytes) => capacity.bytes = *bytes,
+                LogOption::Files(files) => capacity.files = *files,
+            }
+        }
+        capacity
     }
 
     /// The machine that they make the default.
@@ -91,6 +123,17 @@ mod tests {
         assert_eq!((shape.vcpus, shape.memory_mib, shape.scratch_bytes), (2, 1024, 20 << 30));
         assert_eq!(Settings::parse("").unwrap(), Settings::default());
         assert_eq!(Settings::default().shape(), Shape::default());
+    }
+
+    #[test]
+    fn logs_are_bounded_as_the_file_and_then_the_options_say() {
+        let settings = Settings::parse("log_size = \"1m\"\nlog_files = 5\n").unwrap();
+        assert_eq!(settings.log_capacity(&[]), Capacity { bytes: 1 << 20, files: 5 });
+        let options = [LogOption::Files(2), LogOption::Size(8192)];
+        assert_eq!(settings.log_capacity(&options), Capacity { bytes: 8192, files: 2 });
+        assert_eq!(Settings::default().log_capacity(&[]), Capacity { bytes: 10 << 20, files: 3 });
+        assert!(Settings::parse("log_files = 0").unwrap_err().starts_with("log_files: "));
+        assert!(Settings::parse("log_size = \"1\"").unwrap_err().starts_with("log_size: "));
     }
 
     #[test]

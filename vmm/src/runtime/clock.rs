@@ -18,6 +18,53 @@ pub fn rfc3339(nanoseconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{fraction:09}Z")
 }
 
+/// Reads RFC 3339, with or without a fraction of a second; in nanoseconds since 1970. `None`: it is none, or is not
+/// between 1970 and 2554.
+pub fn parse(text: &str) -> Option<u64> {
+    let (date, time) = text.split_once(['T', 't', ' '])?;
+    let zone = time.find(['Z', 'z', '+', '-'])?;
+    let (time, zone) = time.split_at(zone);
+    let mut date = date.splitn(3, '-').map(number);
+    let (year, month, day) = (date.next()??, date.next()??, date.next()??);
+    let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
+    let mut time = time.splitn(3, ':').map(number);
+    let (hour, minute, second) = (time.next()??, time.next()??, time.next()??);
+    if !(1970..=2554).contains(&year) || hour > 23 || minute > 59 || second > 60 || fraction.len() > 9 {
+        return None;
+    }
+    let day = days(year, month, day)?;
+    let nanoseconds = number(fraction)? * 10u64.pow(9 - fraction.len() as u32);
+    let seconds = day * 86_400 + hour * 3600 + minute * 60 + second;
+    let offset = match zone.strip_prefix(['+', '-']) {
+        None if zone.eq_ignore_ascii_case("z") => 0,
+        None => return None,
+        Some(offset) => {
+            let (hours, minutes) = offset.split_once(':')?;
+            let seconds = number(hours)?.checked_mul(3600)?.checked_add(number(minutes)?.checked_mul(60)?)?;
+            let seconds = i64::try_from(seconds).ok()?;
+            if zone.starts_with('-') { seconds } else { -seconds }
+        }
+    };
+    seconds.checked_add_signed(offset)?.checked_mul(1_000_000_000)?.checked_add(nanoseconds)
+}
+
+/// A number of digits alone, at most nine of them.
+fn number(digits: &str) -> Option<u64> {
+    let valid = (1..=9).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
+    valid.then(|| digits.parse().ok())?
+}
+
+/// The day counted from 1970-01-01 of a date that there is; the inverse of [`civil`].
+fn days(year: u64, month: u64, day: u64) -> Option<u64> {
+    let shifted = if month <= 2 { year - 1 } else { year };
+    let (era, of_era) = (shifted / 400, shifted % 400);
+    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day.checked_sub(1)?;
+    let day_of_1970 =
+        (era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year).checked_sub(719_468)?;
+    // 31 April is not there, and comes out as another day.
+    (civil(day_of_1970) == (year, month, day)).then_some(day_of_1970)
+}
+
 /// Year, month and day of a day counted from 1970-01-01, by 400-year eras that begin on 1 March.
 fn civil(day: u64) -> (u64, u64, u64) {
     let day = day + 719_468;
@@ -70,6 +117,34 @@ mod tests {
             assert_eq!(rfc3339(seconds * SECOND), text);
         }
         assert_eq!(rfc3339(1_500_000_042), "1970-01-01T00:00:01.500000042Z");
+    }
+
+    #[test]
+    fn reads_what_it_writes_and_other_zones() {
+        for time in [0, 951_782_399_000_000_001, 4_107_542_400_123_456_789, 1_500_000_042] {
+            assert_eq!(parse(&rfc3339(time)), Some(time));
+        }
+        assert_eq!(parse("2024-02-29T12:00:00+02:00"), parse("2024-02-29T10:00:00Z"));
+        assert_eq!(parse("2024-02-29t12:00:00.25-00:30"), parse("2024-02-29 12:30:00.250Z"));
+        for text in [
+            "",
+            "T",
+            "2024-02-30T00:00:00Z",
+            "2023-02-29T00:00:00Z",
+            "2024-13-01T00:00:00Z",
+            "2024-00-10T00:00:00Z",
+            "2024-01-00T00:00:00Z",
+            "2024-01-01T24:00:00Z",
+            "2024-01-01T00:00:00",
+            "1969-12-31T00:00:00Z",
+            "2024-01-01T00:00:00.0000000001Z",
+            "-2024-01-01T00:00:00Z",
+            "2024-01-01T00:00:00+1",
+            "99999999999-01-01T00:00:00Z",
+            "2024-01-01T00:00:00+999999999:0",
+        ] {
+            assert_eq!(parse(text), None, "{text}");
+        }
     }
 
     #[test]

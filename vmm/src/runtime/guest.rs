@@ -56,7 +56,7 @@ pub enum Serial {
 }
 
 /// Starts guests.
-pub trait Launch {
+pub trait Launch: Sync {
     /// Whether guests can be started here at all; asked before an image is fetched.
     fn check(&self) -> Result<(), LaunchError> {
         Ok(())

@@ -6,6 +6,7 @@ use crate::agent::Signal;
 use crate::agent::session::Remote;
 use crate::agent::terminal::{self, Window};
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// After how many unanswered signals the guest is taken for dead.
@@ -27,6 +28,7 @@ struct Shared {
     phase: Mutex<Phase>,
     cleanups: Mutex<Vec<Cleanup>>,
     forwarding: Forwarding,
+    asked_to_end: AtomicBool,
 }
 
 /// What becomes of signals while the container runs.
@@ -68,8 +70,18 @@ impl Interrupts {
 
     /// The same without the signals: nobody ever interrupts.
     pub(super) fn uninstalled(forwarding: Forwarding) -> Self {
-        let shared = Shared { phase: Mutex::new(Phase::Alone), cleanups: Mutex::new(Vec::new()), forwarding };
+        let shared = Shared {
+            phase: Mutex::new(Phase::Alone),
+            cleanups: Mutex::new(Vec::new()),
+            forwarding,
+            asked_to_end: AtomicBool::new(false),
+        };
         Self(Arc::new(shared))
+    }
+
+    /// Whether a signal has come that asks for the end, wherever it went.
+    pub fn asked_to_end(&self) -> bool {
+        self.0.asked_to_end.load(Ordering::Relaxed)
     }
 
     /// From now on signals are for the container.
@@ -92,6 +104,8 @@ impl Interrupts {
     }
 
     fn receive(&self, signal: Signal) {
+        let urgent = matches!(signal, Signal::INT | Signal::TERM | Signal::QUIT);
+        self.0.asked_to_end.fetch_or(urgent, Ordering::Relaxed);
         let phase = self.phase();
         match &*phase {
             Phase::Container(remote) if signal == Signal::WINCH => {
@@ -102,7 +116,6 @@ impl Interrupts {
             _ if signal == Signal::WINCH => {}
             Phase::Container(remote) if self.0.forwarding == Forwarding::ToContainer => {
                 remote.signal(signal);
-                let urgent = matches!(signal, Signal::INT | Signal::TERM | Signal::QUIT);
                 if urgent && remote.unanswered() >= UNANSWERED {
                     drop(phase);
                     self.end(signal, Some("the guest does not answer; the VM is ended"));

@@ -9,11 +9,18 @@ pub mod clock;
 pub mod command;
 pub mod directory;
 pub mod environment;
+#[cfg(test)]
+pub(crate) mod fake_guest;
 pub mod guest;
 pub mod interrupt;
+pub mod limits;
+pub mod logs;
+pub mod monitor;
 pub mod name;
 pub mod oci;
 pub mod own_vmm;
+pub mod record;
+pub mod restart;
 pub mod run;
 pub mod size;
 pub mod state;

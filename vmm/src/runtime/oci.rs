@@ -8,6 +8,7 @@
 use super::capabilities::{UnknownCapability, capabilities};
 use super::command::{self, Entrypoint, NoCommand};
 use super::environment;
+use super::record::Made;
 use crate::agent::session::ContainerSpec;
 use crate::agent::terminal::Window;
 use ferry_images::ImageConfig;
@@ -185,6 +186,24 @@ fn mounts(privileged: bool) -> Vec<Mount> {
         .collect()
 }
 
+/// A further process of a container that was made like this. Whatever `options` leave out is the container's.
+pub fn exec_for(made: &Made, options: &Options) -> Result<Process, SpecError> {
+    // What the image is to a container's first process, the container is to those that come later.
+    let container = ImageConfig {
+        env: made.env.clone(),
+        user: made.user.clone(),
+        working_dir: made.working_dir.clone(),
+        ..ImageConfig::default()
+    };
+    let options = Options {
+        privileged: made.privileged || options.privileged,
+        cap_add: made.cap_add.clone(),
+        cap_drop: made.cap_drop.clone(),
+        ..options.clone()
+    };
+    process(&made.hostname, &container, &options)
+}
+
 fn process(hostname: &str, image: &ImageConfig, options: &Options) -> Result<Process, SpecError> {
     let args = command::resolve(&image.entrypoint, &image.cmd, &options.entrypoint, &options.command)?;
     let term = options.terminal.then_some("xterm");
@@ -297,6 +316,34 @@ pub fn storages(id: &str, writable: Writable) -> Vec<Storage> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_further_process_is_like_the_first_unless_said_otherwise() {
+        let made = Made {
+            env: vec!["PATH=/bin".into(), "A=1".into()],
+            user: "www:web".into(),
+            working_dir: "/srv".into(),
+            cap_drop: vec!["ALL".into()],
+            ..Made::default()
+        };
+        let options = Options { command: vec!["id".into()], ..Options::default() };
+        let process = exec_for(&made, &options).unwrap();
+        assert_eq!((process.args, process.cwd.as_str()), (vec!["id".to_owned()], "/srv"));
+        assert_eq!(process.user.unwrap().username, "www:web");
+        assert!(process.env.contains(&"PATH=/bin".to_owned()) && process.env.contains(&"A=1".to_owned()));
+        assert!(process.capabilities.unwrap().bounding.is_empty());
+        let options = Options {
+            environment: vec!["A=2".into()],
+            user: Some("0".into()),
+            working_dir: Some("/tmp".into()),
+            privileged: true,
+            ..options
+        };
+        let process = exec_for(&made, &options).unwrap();
+        assert!(process.env.contains(&"A=2".to_owned()) && !process.env.contains(&"A=1".to_owned()));
+        assert_eq!((process.cwd.as_str(), process.user.unwrap().username.as_str()), ("/tmp", ""));
+        assert!(process.capabilities.unwrap().effective.contains(&"CAP_SYS_ADMIN".to_owned()));
+    }
 
     const ID: &str = "0123456789abcdef";
 

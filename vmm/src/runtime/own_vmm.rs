@@ -6,7 +6,7 @@ use crate::backends::disk::{Access, Composite, Disk, OpenError, Raw, Segment};
 use crate::machine::{self, Config, DiskConfig, Exit, Handle, Image, Machine, Output, VsockConfig};
 use crate::payload;
 use ferry_init::api::VSOCK_PORT;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,9 @@ impl Launch for OwnVmm {
     }
 
     fn launch(&self, plan: &Plan) -> Result<Arc<dyn Guest>, LaunchError> {
-        let socket = plan.directory.join("vsock");
+        let socket = socket_in(&plan.directory);
+        // A container that is started again finds the socket of its guest before.
+        let _ = std::fs::remove_file(&socket);
         let config = config(plan, socket.clone())?;
         let machine = Machine::new(config).map_err(|error| LaunchError(error.to_string()))?;
         let handle = machine.handle();
@@ -52,6 +54,16 @@ impl Launch for OwnVmm {
             .map_err(|error| LaunchError(format!("cannot start the machine's thread: {error}")))?;
         Ok(Arc::new(Running { handle, socket, end }))
     }
+}
+
+/// The socket of the guest's vsock, in the directory of its run.
+fn socket_in(directory: &Path) -> PathBuf {
+    directory.join("vsock")
+}
+
+/// The way to the agent of a guest that some process runs with this directory.
+pub fn transport_in(directory: &Path) -> Transport {
+    Transport::Vsock { socket: socket_in(directory), port: VSOCK_PORT }
 }
 
 /// What a guest without a kernel is told.

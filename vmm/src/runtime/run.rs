@@ -5,19 +5,26 @@ use super::clock;
 use super::directory;
 use super::guest::{Contents, Launch, Plan, PlannedDisk, Reason, Serial};
 use super::interrupt::Interrupts;
+use super::logs::{Capacity, Writer};
+use super::monitor::{Captured, Monitor, Server, capture};
 use super::name;
 use super::oci::{self, LAYERS_SERIAL, SCRATCH_SERIAL, Writable};
+use super::record::{Made, Record, Status};
+use super::restart::{Restart, Restarts};
 use super::size::{MIB, human_size};
-use super::state::{self, Containers, Entry, Record, Status};
-use super::supervise::{Afterwards, Failure, supervise};
-use crate::agent::session::{Control, Keyboard, Progress as Step, Stdio};
+use super::state::Containers;
+use super::supervise::{Afterwards, Failure, Job, Step, supervise};
+use crate::agent::Signal;
+use crate::agent::session::{ContainerSpec, Control, Keyboard, Progress as Steps, Stdio};
 use crate::agent::terminal::Window;
 use ferry_images::{Image, Progress, Segment, ext4};
 use std::fs::OpenOptions;
 use std::io::IsTerminal;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// The least memory a guest boots in, with a little left for its process.
 pub const LEAST_MEMORY_MIB: u64 = 64;
@@ -81,10 +88,54 @@ pub struct Request {
     pub shape: Shape,
     /// The container's name; none: one by chance.
     pub name: Option<String>,
-    /// Whether the process reads our stdin.
+    /// Whether the process reads our stdin, or that of whoever attaches.
     pub interactive: bool,
     /// What stays afterwards.
     pub afterwards: Afterwards,
+    /// Where its streams go.
+    pub mode: Mode,
+    /// Whether it is started again.
+    pub restart: Restart,
+    /// How it is asked to end.
+    pub stop: Stop,
+}
+
+/// Where a container's streams go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// They are this process's own.
+    Foreground,
+    /// To a log of this capacity, and to whoever attaches.
+    Detached(Capacity),
+}
+
+/// How a container is asked to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stop {
+    /// By which signal; none: the image's, or SIGTERM.
+    pub signal: Option<Signal>,
+    /// How many seconds it has then.
+    pub seconds: u32,
+}
+
+impl Default for Stop {
+    fn default() -> Self {
+        Self { signal: None, seconds: 10 }
+    }
+}
+
+/// What a run needs of the host.
+pub struct Host<'a> {
+    /// Where containers are kept.
+    pub containers: &'a Containers,
+    /// Starts guests.
+    pub launch: &'a dyn Launch,
+    /// The signals of this process.
+    pub interrupts: &'a Interrupts,
+    /// Shows people what goes on until the container's process runs.
+    pub progress: &'a dyn Progress,
+    /// Is told once, when the process runs for the first time.
+    pub started: &'a (dyn Fn(&Record) + Sync),
 }
 
 /// What can be said to be wrong before an image is fetched.
@@ -116,118 +167,197 @@ pub fn check(options: &oci::Options, shape: &Shape, interactive: bool) -> Result
     Ok(())
 }
 
-/// Runs it to its end; the exit status of its process.
-pub fn run(
-    request: &Request,
-    containers: &Containers,
-    launch: &dyn Launch,
-    interrupts: &Interrupts,
-    progress: &dyn Progress,
-) -> Result<u8, Failure> {
-    check(&request.options, &request.shape, request.interactive)?;
+/// Runs it to its end, with every restart that belongs to it; the exit status of its process.
+pub fn run(request: &Request, host: &Host<'_>) -> Result<u8, Failure> {
+    let at_our_keyboard = request.interactive && request.mode == Mode::Foreground;
+    check(&request.options, &request.shape, at_our_keyboard)?;
+    let fault = |error: &dyn std::fmt::Display| Failure::early(error.to_string());
     let id = name::id();
     let mut options = request.options.clone();
     if options.terminal && options.window.is_none() {
         options.window = Window::current();
     }
-    let container = oci::container_for(&id, &request.image.image.config, &options)
-        .map_err(|error| Failure::early(error.to_string()))?;
-    let sockets = directory::make(&containers.root().join("run"))
+    let container =
+        oci::container_for(&id, &request.image.image.config, &options).map_err(|error| fault(&error))?;
+    let made = made(request, &container)?;
+    let sockets = directory::make(&host.containers.root().join("run"))
         .map_err(|error| Failure::early(format!("no place for the run's sockets: {error}")))?;
     let at_exit = sockets.path().to_owned();
-    interrupts.at_exit(Box::new(move || drop(std::fs::remove_dir_all(at_exit))));
+    host.interrupts.at_exit(Box::new(move || drop(std::fs::remove_dir_all(at_exit))));
 
-    let record = record(&id, request, &container, sockets.path());
-    let entry = containers.create(record).map_err(|error| Failure::early(error.to_string()))?;
-    let at_exit = entry.directory().to_owned();
+    let name = request.name.as_deref().unwrap_or_default();
+    let record = Record { runtime_directory: sockets.path().to_owned(), ..Record::new(&id, name, made) };
+    let entry = host.containers.create(record).map_err(|error| fault(&error))?;
+    let directory = entry.directory().to_owned();
+    let at_exit = directory.clone();
     let gone = request.afterwards == Afterwards::ThrowAway;
-    let kept = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let kept = Arc::new(AtomicBool::new(false));
     let started = kept.clone();
-    interrupts.at_exit(Box::new(move || {
+    host.interrupts.at_exit(Box::new(move || {
         // A container that has run and was to stay does so; before that there is nothing worth keeping.
-        if gone || !started.load(std::sync::atomic::Ordering::Relaxed) {
+        if gone || !started.load(Ordering::Relaxed) {
             let _ = std::fs::remove_dir_all(at_exit);
         }
     }));
 
-    let entry = Mutex::new(entry);
-    let result = in_guest(request, &container, sockets.path(), &entry, launch, interrupts, progress, &|| {
-        kept.store(true, std::sync::atomic::Ordering::Relaxed);
-    });
-    progress.end();
-    interrupts.keep();
-    let entry = entry.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    conclude(entry, &result, gone);
+    let monitor = Monitor::new(entry);
+    let life = Life {
+        request,
+        host,
+        container: &container,
+        sockets: sockets.path(),
+        directory,
+        kept,
+        monitor: &monitor,
+    };
+    let result = match Server::start(&monitor, sockets.path()) {
+        Ok(_server) => life.live(),
+        Err(error) => Err(Failure::early(format!("the container's socket cannot be made: {error}"))),
+    };
+    host.progress.end();
+    host.interrupts.keep();
+    conclude(&monitor, &result, gone);
     result
 }
 
-#[allow(clippy::too_many_arguments, reason = "the pieces of one run, each used once")]
-fn in_guest(
-    request: &Request,
-    container: &crate::agent::session::ContainerSpec,
-    sockets: &Path,
-    entry: &Mutex<Entry>,
-    launch: &dyn Launch,
-    interrupts: &Interrupts,
-    progress: &dyn Progress,
-    on_start: &(dyn Fn() + Sync),
-) -> Result<u8, Failure> {
-    let mut disks = vec![PlannedDisk {
-        serial: LAYERS_SERIAL.to_owned(),
-        contents: Contents::Layers(request.image.segments.clone()),
-    }];
-    if request.options.writable == Writable::Disk {
-        let path = lock(entry).directory().join("scratch.ext4");
-        scratch(&path, request.shape.scratch_bytes)?;
-        disks.push(PlannedDisk { serial: SCRATCH_SERIAL.to_owned(), contents: Contents::Scratch(path) });
-    }
-    let shape = &request.shape;
-    let plan = Plan {
-        vcpus: shape.vcpus,
-        memory_mib: shape.memory_mib,
-        disks,
-        cmdline_extra: cmdline(shape),
-        kernel: shape.kernel.clone(),
-        initrd: shape.initrd.clone(),
-        directory: sockets.to_owned(),
-        serial: shape.serial,
-    };
-    let terminal = request.options.terminal;
-    let keyboard = if terminal && request.interactive { Keyboard::Raw } else { Keyboard::Untouched };
-    let stdio = Stdio::inherited(request.interactive, keyboard)
-        .map_err(|error| Failure::early(format!("stdin, stdout or stderr cannot be used: {error}")))?;
+/// One container, from its first guest to its last.
+struct Life<'a> {
+    request: &'a Request,
+    host: &'a Host<'a>,
+    container: &'a ContainerSpec,
+    sockets: &'a Path,
+    directory: PathBuf,
+    /// Set when its process has run once.
+    kept: Arc<AtomicBool>,
+    monitor: &'a Arc<Monitor>,
+}
 
-    progress.begin(launch.step(), None);
-    let guest = launch
-        .launch(&plan)
-        .map_err(|error| Failure { reason: Reason::VmmError, ..Failure::early(error.to_string()) })?;
-    let control = Control::new();
-    let remote = control.remote();
-    let step = |step| match step {
-        Step::Started => {
-            progress.end();
-            on_start();
-            interrupts.forward_to(remote.clone());
-            // The window may have changed while the guest booted.
-            if terminal && let Some(window) = Window::current() {
-                remote.resize(window);
+impl Life<'_> {
+    fn live(&self) -> Result<u8, Failure> {
+        let plan = self.plan()?;
+        let mut restarts = Restarts::default();
+        loop {
+            let began = Instant::now();
+            let result = self.once(&plan);
+            let status = result.as_ref().map_or_else(|failure| failure.status, |status| *status);
+            let has_run = self.kept.load(Ordering::Relaxed);
+            let wanted = has_run && !self.host.interrupts.asked_to_end();
+            let policy = self.monitor.record().filter(|_| wanted).map(|record| record.made.restart);
+            let pause = policy.and_then(|policy| restarts.next(policy, status, began.elapsed()));
+            let Some(pause) = pause else { return result };
+            self.monitor.hub().end(status);
+            if let Err(failure) = &result {
+                tracing::warn!(reason = failure.message, "the container's VM has ended");
             }
-            note(entry, |record| {
-                record.status = Status::Running;
-                record.started = clock::now();
-            });
+            if !self.monitor.wait_to_restart(pause, restarts.count(), status) {
+                return result;
+            }
         }
-        // What is left is output that somebody has to read: a signal ends the wait for them.
-        Step::Ended(status) => {
-            interrupts.keep();
-            note(entry, |record| {
-                record.status = Status::Exited;
-                record.exit_code = Some(status);
-                record.finished = clock::now();
-            });
+    }
+
+    /// The machine, with its disks made.
+    fn plan(&self) -> Result<Plan, Failure> {
+        let Request { image, options, shape, .. } = self.request;
+        let mut disks = vec![PlannedDisk {
+            serial: LAYERS_SERIAL.to_owned(),
+            contents: Contents::Layers(image.segments.clone()),
+        }];
+        if options.writable == Writable::Disk {
+            let path = self.directory.join("scratch.ext4");
+            scratch(&path, shape.scratch_bytes)?;
+            disks.push(PlannedDisk { serial: SCRATCH_SERIAL.to_owned(), contents: Contents::Scratch(path) });
         }
-    };
-    supervise(&guest, container, &stdio, control, request.afterwards, &step)
+        Ok(Plan {
+            vcpus: shape.vcpus,
+            memory_mib: shape.memory_mib,
+            disks,
+            cmdline_extra: cmdline(shape),
+            kernel: shape.kernel.clone(),
+            initrd: shape.initrd.clone(),
+            directory: self.sockets.to_owned(),
+            serial: shape.serial,
+        })
+    }
+
+    /// From the start of a guest to its end.
+    fn once(&self, plan: &Plan) -> Result<u8, Failure> {
+        let (stdio, captured) = self.streams()?;
+        let captured = Mutex::new(captured);
+        let result = self.in_guest(plan, &stdio, &captured);
+        drop(stdio);
+        // Whoever follows has the last word of the output before the end is told.
+        if let Some(captured) = captured.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            captured.finish();
+        }
+        result
+    }
+
+    fn streams(&self) -> Result<(Stdio, Option<Captured>), Failure> {
+        let Request { options, interactive, mode, .. } = self.request;
+        let unusable = |error| Failure::early(format!("stdin, stdout or stderr cannot be used: {error}"));
+        match *mode {
+            Mode::Foreground => {
+                let keyboard =
+                    if options.terminal && *interactive { Keyboard::Raw } else { Keyboard::Untouched };
+                Stdio::inherited(*interactive, keyboard).map(|stdio| (stdio, None)).map_err(unusable)
+            }
+            Mode::Detached(capacity) => Writer::open(&self.directory, capacity)
+                .and_then(|log| capture(log, self.monitor.hub(), *interactive))
+                .map(|(stdio, captured)| (stdio, Some(captured)))
+                .map_err(|error| Failure::early(format!("the container's log cannot be written: {error}"))),
+        }
+    }
+
+    fn in_guest(
+        &self,
+        plan: &Plan,
+        stdio: &Stdio,
+        captured: &Mutex<Option<Captured>>,
+    ) -> Result<u8, Failure> {
+        let Host { launch, interrupts, progress, started, .. } = self.host;
+        progress.begin(launch.step(), None);
+        let guest = launch
+            .launch(plan)
+            .map_err(|error| Failure { reason: Reason::VmmError, ..Failure::early(error.to_string()) })?;
+        self.monitor.guest_started(Arc::clone(&guest));
+        let control = Control::new();
+        let remote = control.remote();
+        let reached = Mutex::new(None);
+        let step = |step: Step<'_>| match step {
+            Step::Reached(client) => *lock(&reached) = Some(client.clone()),
+            Step::Process(Steps::Started) => {
+                progress.end();
+                let first = !self.kept.swap(true, Ordering::Relaxed);
+                interrupts.forward_to(remote.clone());
+                // The window may have changed while the guest booted.
+                if self.request.options.terminal
+                    && let Some(window) = Window::current()
+                {
+                    remote.resize(window);
+                }
+                if let Some(client) = lock(&reached).take() {
+                    let stdin = lock(captured).as_mut().and_then(|captured| captured.stdin.take());
+                    self.monitor.started(&client, remote.clone(), stdin);
+                }
+                if first && let Some(record) = self.monitor.record() {
+                    started(&record);
+                }
+            }
+            // What is left is output that somebody has to read: a signal ends the wait for them.
+            Step::Process(Steps::Ended(status)) => {
+                interrupts.keep();
+                self.monitor.ended(status);
+            }
+        };
+        supervise(Job {
+            guest: &guest,
+            container: self.container,
+            stdio,
+            control,
+            afterwards: self.request.afterwards,
+            step: &step,
+        })
+    }
 }
 
 /// A kernel whose serial port somebody watches is not to be quiet. What the user adds comes last and wins.
@@ -254,28 +384,20 @@ fn scratch(path: &Path, bytes: u64) -> Result<(), Failure> {
     ext4::format(&file, bytes & !4095).map_err(|error| fault(&error))
 }
 
-fn lock(entry: &Mutex<Entry>) -> std::sync::MutexGuard<'_, Entry> {
-    entry.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-/// A record that cannot be written must not end a container that runs.
-fn note(entry: &Mutex<Entry>, change: impl FnOnce(&mut Record)) {
-    if let Err(error) = lock(entry).update(change) {
-        tracing::warn!(%error, "the container's state could not be written");
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What stays: a container that has run, unless it was to go away.
-fn conclude(mut entry: Entry, result: &Result<u8, Failure>, gone: bool) {
-    let has_run = entry.record().started != 0;
-    if gone || !has_run {
-        entry.remove();
-        return;
-    }
-    let written = entry.update(|record| {
+fn conclude(monitor: &Monitor, result: &Result<u8, Failure>, gone: bool) {
+    let has_run = monitor.record().is_some_and(|record| record.started != 0);
+    monitor.note(|record| {
         record.runtime_directory = PathBuf::new();
         match result {
-            Ok(_) => {}
+            Ok(status) => {
+                record.status = Status::Exited;
+                record.exit_code = Some(*status);
+            }
             Err(failure) => {
                 record.finished = clock::now();
                 record.status = Status::Dead;
@@ -285,43 +407,38 @@ fn conclude(mut entry: Entry, result: &Result<u8, Failure>, gone: bool) {
             }
         }
     });
-    if let Err(error) = written {
-        tracing::warn!(%error, "the container's state could not be written");
-    }
+    let status = result.as_ref().map_or_else(|failure| failure.status, |status| *status);
+    monitor.over(status, gone || !has_run);
 }
 
-fn record(
-    id: &str,
-    request: &Request,
-    container: &crate::agent::session::ContainerSpec,
-    sockets: &Path,
-) -> Record {
+/// What is remembered of how the container was made.
+fn made(request: &Request, container: &ContainerSpec) -> Result<Made, Failure> {
+    let Request { image, options, shape, restart, stop, .. } = request;
+    let config = &image.image.config;
     let process = container.oci.process.clone().unwrap_or_default();
-    Record {
-        version: state::VERSION,
-        id: id.to_owned(),
-        name: request.name.clone().unwrap_or_default(),
-        image: request.image.name.clone(),
-        image_digest: request.image.image.digest.to_string(),
+    let of_image = config.stop_signal.as_deref().map(Signal::parse).transpose();
+    let of_image = of_image.map_err(|error| Failure::early(format!("the image's stop signal: {error}")))?;
+    Ok(Made {
+        image: image.name.clone(),
+        image_digest: image.image.digest.to_string(),
         args: process.args,
         env: process.env,
         working_dir: process.cwd,
-        user: request.options.user.clone().unwrap_or_else(|| request.image.image.config.user.clone()),
+        user: options.user.clone().unwrap_or_else(|| config.user.clone()),
         hostname: container.oci.hostname.clone(),
-        terminal: request.options.terminal,
-        vcpus: request.shape.vcpus,
-        memory_mib: request.shape.memory_mib,
+        terminal: options.terminal,
+        interactive: request.interactive,
+        detached: request.mode != Mode::Foreground,
+        privileged: options.privileged,
+        cap_add: options.cap_add.clone(),
+        cap_drop: options.cap_drop.clone(),
+        vcpus: shape.vcpus,
+        memory_mib: shape.memory_mib,
         auto_remove: request.afterwards == Afterwards::ThrowAway,
-        status: Status::Created,
-        pid: std::process::id(),
-        exit_code: None,
-        reason: String::new(),
-        error: String::new(),
-        created: clock::now(),
-        started: 0,
-        finished: 0,
-        runtime_directory: sockets.to_owned(),
-    }
+        restart: *restart,
+        stop_signal: stop.signal.or(of_image).unwrap_or(Signal::TERM).number(),
+        stop_timeout: stop.seconds,
+    })
 }
 
 #[cfg(test)]

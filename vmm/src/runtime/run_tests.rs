@@ -1,74 +1,11 @@
 //! Whole runs in guests that are an agent in this process: what they return, and what they leave behind.
 
 use super::*;
-use crate::agent::Transport;
-use crate::agent::fake::{self, Record as Calls, Script, running};
-use crate::runtime::guest::{End, Guest, LaunchError};
+use crate::agent::fake::{Script, running};
+use crate::runtime::fake_guest::{FakeGuest, FakeVmm, request};
 use crate::runtime::interrupt::Forwarding;
-use ferry_images::{Digest, ImageConfig};
 use ferry_init::api::method;
 use ferry_init::api::ttrpc::Code;
-use std::sync::Arc;
-use std::time::Duration;
-
-/// Starts one guest with this script; it dies with the connection if the script says so.
-struct FakeVmm {
-    script: Mutex<Option<Script>>,
-    guest: Mutex<Option<Arc<FakeGuest>>>,
-}
-
-struct FakeGuest {
-    socket: PathBuf,
-    calls: Arc<Mutex<Calls>>,
-    dies_at: Option<&'static str>,
-    disks: Vec<PlannedDisk>,
-    stopped: Mutex<bool>,
-}
-
-impl Launch for FakeVmm {
-    fn launch(&self, plan: &Plan) -> Result<Arc<dyn Guest>, LaunchError> {
-        let Some(script) = self.script.lock().unwrap().take() else {
-            return Err(LaunchError("no guest today".into()));
-        };
-        let socket = plan.directory.join("agent");
-        let dies_at = script.die_at;
-        let calls = fake::listen(&socket, script);
-        let guest = Arc::new(FakeGuest {
-            socket,
-            calls,
-            dies_at,
-            disks: plan.disks.clone(),
-            stopped: Mutex::new(false),
-        });
-        *self.guest.lock().unwrap() = Some(guest.clone());
-        Ok(guest)
-    }
-}
-
-impl FakeGuest {
-    fn was_asked(&self, method: &str) -> bool {
-        self.calls.lock().unwrap().methods.iter().any(|asked| asked == method)
-    }
-}
-
-impl Guest for FakeGuest {
-    fn transport(&self) -> Transport {
-        Transport::Stream { socket: self.socket.clone() }
-    }
-    fn wait(&self, at_most: Duration) -> Option<End> {
-        std::thread::sleep(at_most.min(Duration::from_millis(5)));
-        if self.dies_at.is_some_and(|method| self.was_asked(method)) {
-            return Some(End { reason: Reason::GuestPanic, detail: "Kernel panic: at last".into() });
-        }
-        self.was_asked(method::DESTROY_SANDBOX).then(|| End { reason: Reason::Reset, detail: String::new() })
-    }
-    fn stop(&self) {
-        *self.stopped.lock().unwrap() = true;
-    }
-    fn serial_tail(&self) -> String {
-        String::new()
-    }
-}
 
 struct Outcome {
     result: Result<u8, Failure>,
@@ -86,27 +23,18 @@ impl Outcome {
     }
 }
 
-fn request() -> Request {
-    let image = Image {
-        digest: Digest::of(b"image"),
-        config: ImageConfig { cmd: vec!["prog".into()], ..Default::default() },
-        layers: vec![],
-    };
-    Request {
-        image: Ready { name: "img".into(), image, segments: vec![] },
-        options: oci::Options::default(),
-        shape: Shape { scratch_bytes: 64 * MIB, ..Shape::default() },
-        name: Some("web".into()),
-        interactive: false,
-        afterwards: Afterwards::Keep,
-    }
-}
-
 fn run_it(request: &Request, script: Option<Script>) -> Outcome {
     let root = tempfile::tempdir().unwrap();
     let containers = Containers::open(root.path());
-    let vmm = FakeVmm { script: Mutex::new(script), guest: Mutex::new(None) };
-    let result = run(request, &containers, &vmm, &Interrupts::uninstalled(Forwarding::ToContainer), &());
+    let vmm = FakeVmm { scripts: Mutex::new(script.into_iter().collect()), ..FakeVmm::default() };
+    let host = Host {
+        containers: &containers,
+        launch: &vmm,
+        interrupts: &Interrupts::uninstalled(Forwarding::ToContainer),
+        progress: &(),
+        started: &|_| {},
+    };
+    let result = run(request, &host);
     let guest = vmm.guest.into_inner().unwrap();
     Outcome { result, guest, containers, _root: root }
 }
@@ -132,7 +60,7 @@ fn a_container_that_is_thrown_away_leaves_nothing_and_is_not_waited_for() {
     let outcome = run_it(&request, Some(running(|_| 3)));
     assert_eq!(outcome.result.as_ref().unwrap(), &3);
     let guest = outcome.guest.as_ref().unwrap();
-    assert!(!guest.was_asked(method::DESTROY_SANDBOX) && *guest.stopped.lock().unwrap());
+    assert!(!guest.was_asked(method::DESTROY_SANDBOX) && guest.was_stopped());
     assert_eq!(outcome.left(), 0);
 }
 

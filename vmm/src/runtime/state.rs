@@ -1,96 +1,23 @@
 //! What a run leaves behind: one directory a container, with its record (`state.json`, which says its format's version),
 //! its scratch disk, and a lock that the ferry running it holds. Nobody has to clean up for whom the lock is free.
 
-use super::clock;
 use super::name;
+pub use super::record::{Record, Status, VERSION};
+use super::supervise::SHUTDOWN_LIMIT;
 use rustix::fs::{FlockOperation, flock};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-/// The format of `state.json` written here, the only one read.
-pub const VERSION: u32 = 1;
+/// How often a lock is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long a killed process may take to be gone.
+const DEATH: Duration = Duration::from_secs(5);
 /// More than any record is long; what is longer was not written by ferry.
 const LONGEST_RECORD: u64 = 4 << 20;
-
-/// How far a container has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// Its guest starts.
-    Created,
-    /// Its process runs.
-    Running,
-    /// Its process has ended.
-    Exited,
-    /// Its guest or its ferry has died under it.
-    Dead,
-}
-
-impl Status {
-    /// As Docker writes it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Created => "created",
-            Self::Running => "running",
-            Self::Exited => "exited",
-            Self::Dead => "dead",
-        }
-    }
-}
-
-/// A container's record.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    /// The format, [`VERSION`].
-    pub version: u32,
-    /// 64 hexadecimal digits.
-    pub id: String,
-    /// Its name, unique.
-    pub name: String,
-    /// The image as the user named it.
-    pub image: String,
-    /// The digest of the image's configuration.
-    pub image_digest: String,
-    /// The argument vector of its process.
-    pub args: Vec<String>,
-    /// The environment of its process.
-    pub env: Vec<String>,
-    /// The working directory of its process.
-    pub working_dir: String,
-    /// The user it runs as, as given.
-    pub user: String,
-    /// Its host name.
-    pub hostname: String,
-    /// Whether it has a terminal.
-    pub terminal: bool,
-    /// Number of vCPUs.
-    pub vcpus: u8,
-    /// Memory in MiB.
-    pub memory_mib: u64,
-    /// Whether it goes away with its end.
-    pub auto_remove: bool,
-    /// How far it has come.
-    pub status: Status,
-    /// The process id of its ferry while it runs.
-    pub pid: u32,
-    /// Its exit status.
-    pub exit_code: Option<u8>,
-    /// Why it ended if not by itself, in one word.
-    pub reason: String,
-    /// The same in a line for people.
-    pub error: String,
-    /// When it was made; nanoseconds since 1970, as all times here.
-    pub created: u64,
-    /// When its process began; 0 before.
-    pub started: u64,
-    /// When it ended; 0 before.
-    pub finished: u64,
-    /// The directory of its sockets.
-    pub runtime_directory: PathBuf,
-}
 
 /// Why the state cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -123,7 +50,7 @@ pub enum Error {
     #[error("'{0}' is the beginning of several containers' ids: write more of it")]
     Ambiguous(String),
     /// It runs.
-    #[error("container {0} is running: stop it first, or remove it with ferry rm -f")]
+    #[error("container {0} is running: stop it first (ferry stop {0}), or remove it with ferry rm -f")]
     Running(String),
     /// Its ferry does not end.
     #[error("the ferry that runs {name} (process {pid}) does not end")]
@@ -164,6 +91,35 @@ pub struct Listed {
     directory: PathBuf,
 }
 
+impl Listed {
+    /// Its directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Whether the ferry that runs it is alive now.
+    pub fn is_alive(&self) -> bool {
+        is_held(&self.directory.join("lock"))
+    }
+
+    /// Its record as it is now; `None` when it has been removed.
+    pub fn reread(&self) -> Option<Record> {
+        read_record(&self.directory.join("state.json")).ok()
+    }
+
+    /// Waits until the ferry that runs it has ended; whether it has.
+    pub fn wait_for_end(&self, at_most: Duration) -> bool {
+        let until = Instant::now() + at_most;
+        while self.is_alive() {
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        true
+    }
+}
+
 /// A container that this process runs; its lock is held until this is dropped.
 #[derive(Debug)]
 pub struct Entry {
@@ -195,6 +151,11 @@ impl Containers {
         self.root.join("containers")
     }
 
+    /// The directory of the container with this id.
+    pub fn directory_of(&self, id: &str) -> PathBuf {
+        self.directory().join(id)
+    }
+
     /// Held while names are given and directories come and go.
     fn lock(&self) -> Result<File, Error> {
         private_directory(&self.directory()).map_err(io_at(&self.directory()))?;
@@ -220,7 +181,7 @@ impl Containers {
             record.name = name::suggestion(attempt);
             attempt += 1;
         }
-        let directory = self.directory().join(&record.id);
+        let directory = self.directory_of(&record.id);
         let at = io_at(&directory);
         DirBuilder::new().mode(0o700).create(&directory).map_err(&at)?;
         let lock = open_lock(&directory.join("lock")).map_err(&at)?;
@@ -247,9 +208,9 @@ impl Containers {
             let path = entry.map_err(io_at(&directory))?.path();
             let alive = is_held(&path.join("lock"));
             match read_record(&path.join("state.json")) {
-                Ok(record) if record.auto_remove && !alive => discard(&path, Some(&record)),
+                Ok(record) if record.made.auto_remove && !alive => discard(&path, Some(&record)),
                 Ok(mut record) => {
-                    if !alive && matches!(record.status, Status::Created | Status::Running) {
+                    if !alive && !record.status.is_over() {
                         record.status = Status::Dead;
                         record.reason = super::guest::Reason::VmmKilled.word().to_owned();
                         record.exit_code = Some(125);
@@ -282,10 +243,12 @@ impl Containers {
         }
     }
 
-    /// Removes a container. One that runs is only removed by force, which ends its ferry.
+    /// Removes a container. One that runs is only removed by force, which ends its ferry; one that has ended already, and
+    /// whose guest is still closing its disk, is waited for.
     pub fn remove(&self, container: &Listed, force: Force) -> Result<(), Error> {
         if container.alive {
-            if force == Force::No {
+            let ends = container.record.status.is_over() && container.wait_for_end(SHUTDOWN_LIMIT);
+            if !ends && force == Force::No {
                 return Err(Error::Running(container.record.name.clone()));
             }
             end_process(container)?;
@@ -311,16 +274,14 @@ pub enum Force {
 fn end_process(container: &Listed) -> Result<(), Error> {
     let pid = container.record.pid;
     let process = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
-    let lock = container.directory.join("lock");
-    for attempt in 0..100 {
-        if !is_held(&lock) {
-            return Ok(());
-        }
-        // The lock is held, so the process that wrote its id into the record is alive and the id is its own.
-        if let (0, Some(process)) = (attempt, process) {
-            let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
+    // The lock is held, so the process that wrote its id into the record is alive and the id is its own.
+    if container.is_alive()
+        && let Some(process) = process
+    {
+        let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
+    }
+    if container.wait_for_end(DEATH) {
+        return Ok(());
     }
     Err(Error::Stubborn { name: container.record.name.clone(), pid })
 }
@@ -408,49 +369,6 @@ fn read_record(path: &Path) -> io::Result<Record> {
         return Err(invalid(format!("format {version}; this ferry knows {VERSION}")));
     }
     serde_json::from_slice(&bytes).map_err(fault)
-}
-
-impl Record {
-    /// What `inspect` shows, in Docker's words.
-    pub fn inspect(&self) -> serde_json::Value {
-        let time = |nanoseconds| match nanoseconds {
-            0 => "0001-01-01T00:00:00Z".to_owned(),
-            some => clock::rfc3339(some),
-        };
-        let running = self.status == Status::Running;
-        serde_json::json!({
-            "Id": self.id,
-            "Name": format!("/{}", self.name),
-            "Created": clock::rfc3339(self.created),
-            "Path": self.args.first(),
-            "Args": self.args.get(1..).unwrap_or_default(),
-            "Image": self.image_digest,
-            "State": {
-                "Status": self.status.word(),
-                "Running": running,
-                "Dead": self.status == Status::Dead,
-                "Pid": if running { self.pid } else { 0 },
-                "ExitCode": self.exit_code.unwrap_or(0),
-                "Reason": self.reason,
-                "Error": self.error,
-                "StartedAt": time(self.started),
-                "FinishedAt": time(self.finished),
-            },
-            "Config": {
-                "Hostname": self.hostname,
-                "User": self.user,
-                "Tty": self.terminal,
-                "Env": self.env,
-                "Image": self.image,
-                "WorkingDir": self.working_dir,
-            },
-            "HostConfig": {
-                "AutoRemove": self.auto_remove,
-                "NanoCpus": u64::from(self.vcpus) * 1_000_000_000,
-                "Memory": self.memory_mib << 20,
-            },
-        })
-    }
 }
 
 #[cfg(test)]

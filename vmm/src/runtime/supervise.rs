@@ -21,7 +21,7 @@ pub enum Afterwards {
 /// ends the wait at once whatever this says.
 pub const BOOT_LIMIT: Duration = Duration::from_secs(600);
 /// How long unmounting, syncing and the reset may take.
-const SHUTDOWN_LIMIT: Duration = Duration::from_secs(120);
+pub const SHUTDOWN_LIMIT: Duration = Duration::from_secs(120);
 /// How long to wait, after a connection was lost, for the guest's own word on why.
 const LAST_WORDS: Duration = Duration::from_secs(15);
 
@@ -45,28 +45,40 @@ impl Failure {
     }
 }
 
+/// How far a run has come.
+pub enum Step<'a> {
+    /// The guest's agent answers.
+    Reached(&'a Client),
+    /// The container's process runs, or has ended.
+    Process(Progress),
+}
+
+/// One container, and the guest that has been started for it.
+pub struct Job<'a> {
+    /// The guest.
+    pub guest: &'a Arc<dyn Guest>,
+    /// The container.
+    pub container: &'a ContainerSpec,
+    /// The host's ends of its streams.
+    pub stdio: &'a Stdio,
+    /// The way in for signals and window sizes.
+    pub control: Control,
+    /// What stays of its disks.
+    pub afterwards: Afterwards,
+    /// Is told how far the run has come.
+    pub step: &'a (dyn Fn(Step<'_>) + Sync),
+}
+
 /// Runs the container in the guest and ends the guest. Whatever happens, the guest has ended when this returns.
-pub fn supervise(
-    guest: &Arc<dyn Guest>,
-    container: &ContainerSpec,
-    stdio: &Stdio,
-    control: Control,
-    afterwards: Afterwards,
-    progress: &(dyn Fn(Progress) + Sync),
-) -> Result<u8, Failure> {
-    let result = attempt(guest, container, stdio, control, afterwards, progress);
+pub fn supervise(job: Job<'_>) -> Result<u8, Failure> {
+    let guest = Arc::clone(job.guest);
+    let result = attempt(job);
     guest.stop();
     result
 }
 
-fn attempt(
-    guest: &Arc<dyn Guest>,
-    container: &ContainerSpec,
-    stdio: &Stdio,
-    control: Control,
-    afterwards: Afterwards,
-    progress: &(dyn Fn(Progress) + Sync),
-) -> Result<u8, Failure> {
+fn attempt(job: Job<'_>) -> Result<u8, Failure> {
+    let Job { guest, container, stdio, control, afterwards, step } = job;
     let patience = Patience {
         since: Instant::now(),
         limit: BOOT_LIMIT,
@@ -76,7 +88,9 @@ fn attempt(
         agent::connect(&guest.transport(), &patience).map_err(|error| not_reached(guest.as_ref(), &error))?;
     tracing::info!(after = ?patience.since.elapsed(), "the guest's agent answers");
     let _watch = Watch::start(guest, &client);
-    let status = session::run_container(&client, container, stdio, control, progress)
+    step(Step::Reached(&client));
+    let progress = |progress| step(Step::Process(progress));
+    let status = session::run_container(&client, container, stdio, control, &progress)
         .map_err(|error| not_run(guest.as_ref(), error))?;
     if afterwards == Afterwards::Keep {
         // The container has its status by now: a guest that does not close its books properly is worth a warning only.
@@ -206,8 +220,15 @@ mod tests {
         let spec = ContainerSpec { id: "c".into(), storages: vec![], oci: Default::default() };
         let stdio = Stdio::inherited(false, session::Keyboard::Untouched).unwrap();
         let as_guest: Arc<dyn Guest> = guest.clone();
-        let failure =
-            supervise(&as_guest, &spec, &stdio, Control::new(), Afterwards::ThrowAway, &|_| {}).unwrap_err();
+        let failure = supervise(Job {
+            guest: &as_guest,
+            container: &spec,
+            stdio: &stdio,
+            control: Control::new(),
+            afterwards: Afterwards::ThrowAway,
+            step: &|_| {},
+        })
+        .unwrap_err();
         assert_eq!((failure.status, failure.reason), (125, Reason::TripleFault));
         assert!(
             failure.message.starts_with("the guest ended before its agent came up"),

@@ -17,7 +17,8 @@ use ferry_vmm::machine;
 use ferry_vmm::runtime::guest::Launch;
 use ferry_vmm::runtime::interrupt::{Forwarding, Interrupts};
 use ferry_vmm::runtime::own_vmm::OwnVmm;
-use ferry_vmm::runtime::run::{self as container, Request, Shape};
+use ferry_vmm::runtime::restart::Restart;
+use ferry_vmm::runtime::run::{self as container, Host, Mode, Request, Shape, Stop};
 use ferry_vmm::runtime::state::Containers;
 use ferry_vmm::runtime::supervise::{Afterwards, Failure};
 
@@ -121,12 +122,22 @@ pub fn run(workshop: &mut Workshop, run: Run) -> Result<ExitCode> {
         name: run.name,
         interactive: run.container.interactive,
         afterwards: Afterwards::ThrowAway,
+        mode: Mode::Foreground,
+        restart: Restart::No,
+        stop: Stop::default(),
     };
     let qemu = Qemu { tools: &workshop.tools, further: &run.qemu_arg };
     let launch: &dyn Launch = if on == On::Kvm { &OwnVmm } else { &qemu };
     let containers =
         Containers::default_path().ok_or_else(|| anyhow!("no place for containers: set HOME"))?;
-    match container::run(&request, &Containers::open(&containers), launch, &interrupts, &()) {
+    let host = Host {
+        containers: &Containers::open(&containers),
+        launch,
+        interrupts: &interrupts,
+        progress: &(),
+        started: &|_| {},
+    };
+    match container::run(&request, &host) {
         Ok(status) => Ok(ExitCode::from(status)),
         Err(failure) => Ok(failed(&failure)),
     }

@@ -1,0 +1,140 @@
+//! Leaving a container behind: the command becomes two processes. The one goes on as the container's monitor, the other
+//! waits until the container runs, says its id and goes back to the shell.
+//!
+//! Until then the two belong together: they share the terminal, and the monitor ends with the command.
+
+use super::{FAILED, Fault, print};
+use crate::runtime::record::Record;
+use rustix::process::{
+    Pid, Signal, WaitOptions, getpid, getppid, set_parent_process_death_signal, setsid, waitpid,
+};
+use serde::{Deserialize, Serialize};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+/// What the monitor tells the command.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Word {
+    Started { id: String },
+    Failed { status: u8, message: String, detail: String },
+}
+
+/// More than any word is long.
+const LONGEST: u64 = 1 << 20;
+
+/// Which of the two processes this is.
+pub enum Side {
+    /// The command.
+    Command(Waiting),
+    /// The monitor.
+    Monitor(Report),
+}
+
+/// The command, waiting for its monitor's word.
+pub struct Waiting {
+    from: File,
+    monitor: Pid,
+}
+
+/// The monitor's way to say how it went; it says one thing.
+pub struct Report(Mutex<Option<File>>);
+
+/// Makes the two processes of one. There must be no other threads yet.
+pub fn split() -> io::Result<Side> {
+    let (from, to) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let command = getpid();
+    // SAFETY: this process has one thread, so the new one is as whole as this one.
+    let pid = unsafe { libc::fork() };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            drop(from);
+            // A command that is interrupted or killed takes a monitor with it that has nothing to show yet.
+            set_parent_process_death_signal(Some(Signal::TERM))?;
+            if getppid() != Some(command) {
+                return Err(io::Error::other("the command that started this has ended"));
+            }
+            Ok(Side::Monitor(Report(Mutex::new(Some(to.into())))))
+        }
+        pid => {
+            let monitor = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidData)?;
+            Ok(Side::Command(Waiting { from: from.into(), monitor }))
+        }
+    }
+}
+
+impl Waiting {
+    /// Waits until the container runs, and prints its id.
+    pub fn finish(self) -> Result<u8, Fault> {
+        let mut text = String::new();
+        // Whatever cannot be read is not there.
+        let _ = self.from.take(LONGEST).read_to_string(&mut text);
+        match serde_json::from_str(&text) {
+            Ok(Word::Started { id }) => print(&format!("{id}\n")),
+            Ok(Word::Failed { status, message, detail }) => Err(Fault { status, message, detail }),
+            Err(_) => Err(Fault::new(match waitpid(Some(self.monitor), WaitOptions::empty()) {
+                Ok(Some((_, status))) => match status.terminating_signal() {
+                    Some(signal) => format!("the container's monitor was ended by signal {signal}"),
+                    None => "the container's monitor has ended before the container ran".to_owned(),
+                },
+                _ => "the container's monitor is gone".to_owned(),
+            })),
+        }
+    }
+}
+
+impl Report {
+    /// The container runs: from here on this process is on its own, and what it has to say goes to a file in the
+    /// container's directory.
+    pub fn started(&self, record: &Record, directory: &Path) {
+        let Some(mut to) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        if let Err(error) = leave_terminal(directory) {
+            tracing::warn!(%error, "the monitor stays on the terminal it was started from");
+        }
+        let _ = send(&mut to, &Word::Started { id: record.id.clone() });
+    }
+
+    /// It has come to an end; the command is told only if it still waits.
+    pub fn ended(&self, result: &Result<u8, Fault>) {
+        let Some(mut to) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let word = match result {
+            Err(Fault { status, message, detail }) => {
+                Word::Failed { status: *status, message: message.clone(), detail: detail.clone() }
+            }
+            Ok(_) => Word::Failed {
+                status: FAILED,
+                message: "the container has ended before it was seen to run".to_owned(),
+                detail: String::new(),
+            },
+        };
+        let _ = send(&mut to, &word);
+    }
+}
+
+fn send(to: &mut File, word: &Word) -> io::Result<()> {
+    to.write_all(&serde_json::to_vec(word)?)
+}
+
+fn leave_terminal(directory: &Path) -> io::Result<()> {
+    let words =
+        OpenOptions::new().append(true).create(true).mode(0o600).open(directory.join("monitor.log"))?;
+    // An input that is at its end, whether there is a /dev/null or not.
+    let (nothing, _) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    for (number, target) in [
+        (nothing.as_raw_fd(), libc::STDIN_FILENO),
+        (words.as_raw_fd(), libc::STDOUT_FILENO),
+        (words.as_raw_fd(), libc::STDERR_FILENO),
+    ] {
+        // SAFETY: both are open, and nobody holds the three standard descriptors as his own.
+        if unsafe { libc::dup2(number, target) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    setsid()?;
+    Ok(set_parent_process_death_signal(None)?)
+}

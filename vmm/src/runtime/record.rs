@@ -1,0 +1,240 @@
+//! What is remembered of a container: how it was made, and how far it has come. `state.json` is this, written down.
+
+use super::clock;
+use super::limits::Limits;
+use super::restart::Restart;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The format of `state.json` written here, the only one read.
+pub const VERSION: u32 = 2;
+
+/// How far a container has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Its guest starts.
+    Created,
+    /// Its process runs.
+    Running,
+    /// Its processes are frozen.
+    Paused,
+    /// Its process has ended, and is started again soon.
+    Restarting,
+    /// Its process has ended.
+    Exited,
+    /// Its guest or its ferry has died under it.
+    Dead,
+}
+
+impl Status {
+    /// As Docker writes it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Restarting => "restarting",
+            Self::Exited => "exited",
+            Self::Dead => "dead",
+        }
+    }
+
+    /// Whether there is a process, frozen or not.
+    pub fn has_process(self) -> bool {
+        matches!(self, Self::Running | Self::Paused)
+    }
+
+    /// Whether somebody has to look after it.
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Exited | Self::Dead)
+    }
+}
+
+/// How a container was made. What nobody said is empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    /// The image as the user named it.
+    pub image: String,
+    /// The digest of the image's configuration.
+    pub image_digest: String,
+    /// The argument vector of its process.
+    pub args: Vec<String>,
+    /// The environment of its process.
+    pub env: Vec<String>,
+    /// The working directory of its process.
+    pub working_dir: String,
+    /// The user it runs as, as given.
+    pub user: String,
+    /// Its host name.
+    pub hostname: String,
+    /// Whether it has a terminal.
+    pub terminal: bool,
+    /// Whether its stdin is kept open.
+    pub interactive: bool,
+    /// Whether a monitor runs it, and not the command that started it.
+    pub detached: bool,
+    /// Whether it was given every capability.
+    pub privileged: bool,
+    /// Capabilities besides the default ones.
+    pub cap_add: Vec<String>,
+    /// Default capabilities that it does not have.
+    pub cap_drop: Vec<String>,
+    /// Number of vCPUs of its machine.
+    pub vcpus: u8,
+    /// Memory of its machine in MiB.
+    pub memory_mib: u64,
+    /// Whether it goes away with its end.
+    pub auto_remove: bool,
+    /// Whether it is started again after its end.
+    pub restart: Restart,
+    /// The number of the signal that asks it to end.
+    pub stop_signal: u8,
+    /// How many seconds it has then.
+    pub stop_timeout: u32,
+}
+
+/// A container's record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The format, [`VERSION`].
+    pub version: u32,
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Its name, unique.
+    pub name: String,
+    /// How it was made.
+    pub made: Made,
+    /// What has been changed since.
+    pub limits: Limits,
+    /// How far it has come.
+    pub status: Status,
+    /// The process id of its ferry while it runs.
+    pub pid: u32,
+    /// Its exit status.
+    pub exit_code: Option<u8>,
+    /// Why it ended if not by itself, in one word.
+    pub reason: String,
+    /// The same in a line for people.
+    pub error: String,
+    /// How often it has been started again.
+    pub restarts: u32,
+    /// When it was made; nanoseconds since 1970, as all times here.
+    pub created: u64,
+    /// When its process began; 0 before.
+    pub started: u64,
+    /// When it ended; 0 before.
+    pub finished: u64,
+    /// The directory of its sockets; empty when it runs no more.
+    pub runtime_directory: PathBuf,
+}
+
+impl Record {
+    /// A container that is being made by this process. An empty name is replaced by one that is free.
+    pub fn new(id: &str, name: &str, made: Made) -> Self {
+        Self {
+            version: VERSION,
+            id: id.to_owned(),
+            name: name.to_owned(),
+            made,
+            limits: Limits::default(),
+            status: Status::Created,
+            pid: std::process::id(),
+            exit_code: None,
+            reason: String::new(),
+            error: String::new(),
+            restarts: 0,
+            created: clock::now(),
+            started: 0,
+            finished: 0,
+            runtime_directory: PathBuf::new(),
+        }
+    }
+
+    /// What `inspect` shows, in Docker's words.
+    pub fn inspect(&self) -> serde_json::Value {
+        let time = |nanoseconds| match nanoseconds {
+            0 => "0001-01-01T00:00:00Z".to_owned(),
+            some => clock::rfc3339(some),
+        };
+        let made = &self.made;
+        serde_json::json!({
+            "Id": self.id,
+            "Name": format!("/{}", self.name),
+            "Created": clock::rfc3339(self.created),
+            "Path": made.args.first(),
+            "Args": made.args.get(1..).unwrap_or_default(),
+            "Image": made.image_digest,
+            "RestartCount": self.restarts,
+            "State": {
+                "Status": self.status.word(),
+                "Running": self.status.has_process(),
+                "Paused": self.status == Status::Paused,
+                "Restarting": self.status == Status::Restarting,
+                "Dead": self.status == Status::Dead,
+                "Pid": if self.status.has_process() { self.pid } else { 0 },
+                "ExitCode": self.exit_code.unwrap_or(0),
+                "Reason": self.reason,
+                "Error": self.error,
+                "StartedAt": time(self.started),
+                "FinishedAt": time(self.finished),
+            },
+            "Config": {
+                "Hostname": made.hostname,
+                "User": made.user,
+                "Tty": made.terminal,
+                "OpenStdin": made.interactive,
+                "Env": made.env,
+                "Image": made.image,
+                "WorkingDir": made.working_dir,
+                "StopSignal": made.stop_signal.to_string(),
+                "StopTimeout": made.stop_timeout,
+            },
+            "HostConfig": {
+                "AutoRemove": made.auto_remove,
+                "RestartPolicy": { "Name": made.restart.word(), "MaximumRetryCount": made.restart.limit() },
+                "Privileged": made.privileged,
+                "CapAdd": made.cap_add,
+                "CapDrop": made.cap_drop,
+                "NanoCpus": self.limits.cpu_millis.unwrap_or(u64::from(made.vcpus) * 1000) * 1_000_000,
+                "CpuShares": self.limits.cpu_shares.unwrap_or(0),
+                "Memory": self.limits.memory.unwrap_or(made.memory_mib << 20),
+                "PidsLimit": self.limits.pids,
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inspect_speaks_dockers_words() {
+        let made = Made { args: vec!["sh".into(), "-c".into()], memory_mib: 512, ..Made::default() };
+        let mut record = Record::new("0123", "web", made);
+        record.status = Status::Dead;
+        record.reason = "guest-panic".into();
+        record.exit_code = Some(125);
+        let shown = record.inspect();
+        assert_eq!(shown["State"]["Reason"], "guest-panic");
+        assert_eq!(shown["State"]["ExitCode"], 125);
+        assert_eq!(shown["State"]["Pid"], 0);
+        assert_eq!(shown["Name"], "/web");
+        assert_eq!(shown["Path"], "sh");
+        assert_eq!(shown["HostConfig"]["Memory"], 512u64 << 20);
+        assert_eq!(shown["HostConfig"]["RestartPolicy"]["Name"], "no");
+    }
+
+    #[test]
+    fn what_is_changed_shows() {
+        let mut record = Record::new("0123", "web", Made { vcpus: 2, ..Made::default() });
+        assert_eq!(record.inspect()["HostConfig"]["NanoCpus"], 2_000_000_000u64);
+        record.limits = Limits { cpu_millis: Some(500), memory: Some(64 << 20), ..Limits::default() };
+        record.status = Status::Paused;
+        let shown = record.inspect();
+        assert_eq!(shown["HostConfig"]["NanoCpus"], 500_000_000u64);
+        assert_eq!(shown["HostConfig"]["Memory"], 64u64 << 20);
+        assert_eq!((&shown["State"]["Running"], &shown["State"]["Paused"]), (&true.into(), &true.into()));
+    }
+}
