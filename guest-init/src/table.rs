@@ -66,6 +66,11 @@ impl<K: Ord, V> Table<K, V> {
         self.0.retain_mut(|(key, value)| keep(key, value));
     }
 
+    /// The values, by key.
+    pub fn into_values(self) -> impl Iterator<Item = V> {
+        self.0.into_iter().map(|(_, value)| value)
+    }
+
     /// The entries, by key.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&K, &V)> {
         self.0.iter().map(|(key, value)| (key, value))

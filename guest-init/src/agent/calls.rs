@@ -3,11 +3,12 @@
 use alloc::format;
 use alloc::vec::Vec;
 
+use super::container::Stage;
 use super::process::{Caller, Channel};
 use super::system::Frozen;
 use super::{Agent, Outcome, System};
 use crate::api::protobuf::Message;
-use crate::api::{agent as api, health, method, ttrpc};
+use crate::api::{agent as api, ferry, guest, health, method, ttrpc};
 use crate::fault::Fault;
 
 /// Version of the agent protocol that is spoken here (Kata's, `grpc_version` of its `Version` call).
@@ -34,6 +35,7 @@ impl<S: System> Agent<S> {
     pub(super) fn call(&mut self, caller: Caller, request: &ttrpc::Request) -> Outcome {
         match request.service.as_str() {
             method::AGENT_SERVICE => self.agent_call(caller, request),
+            method::FERRY_SERVICE => self.ferry_call(caller, request),
             method::HEALTH_SERVICE => health_call(request),
             service => Err(Fault::unimplemented(format!("no service {service}"))),
         }
@@ -106,7 +108,40 @@ impl<S: System> Agent<S> {
                     system.freeze(container, Frozen::No)
                 })
             }
+            method::COPY_FILE => {
+                let call: guest::CopyFileRequest = decode(request)?;
+                let container =
+                    self.system.container_of(&call.path).filter(|id| self.containers.contains_key(*id));
+                self.send_child(caller, container, request)
+            }
+            method::GET_VOLUME_STATS | method::RESIZE_VOLUME => self.send_child(caller, None, request),
             _ => self.system.guest_call(request).map(Some),
+        }
+    }
+
+    fn ferry_call(&mut self, caller: Caller, request: &ttrpc::Request) -> Outcome {
+        match request.method.as_str() {
+            method::LIST_PROCESSES | method::STAT_FILE | method::READ_DIR | method::READ_FILE => {
+                // Each of these messages begins with the container.
+                let call: ferry::ListProcessesRequest = decode(request)?;
+                self.send_child(caller, Some(&call.container_id), request)
+            }
+            method::KERNEL_LOG => self.send_child(caller, None, request),
+            other => Err(Fault::unimplemented(format!("{} has no {other}", method::FERRY_SERVICE))),
+        }
+    }
+
+    /// A container that stands: its root can be looked into.
+    pub(super) fn made_container<'a>(&self, id: &'a str) -> Result<&'a str, Fault> {
+        let container = self
+            .containers
+            .get(id)
+            .ok_or_else(|| Fault::new(ttrpc::Code::NotFound, format!("no container {id}")))?;
+        match container.stage {
+            Stage::Created | Stage::Running | Stage::Ended => Ok(id),
+            Stage::Mounting { .. } | Stage::SettingUp { .. } | Stage::Removing => {
+                Err(Fault::state(format!("container {id} does not stand")))
+            }
         }
     }
 

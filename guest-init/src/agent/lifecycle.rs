@@ -315,6 +315,10 @@ impl<S: System> Agent<S> {
 
     /// A child of PID 1 has ended: a process, a holder, or an orphan that nobody knows.
     pub fn child_ended(&mut self, exit: Exit) {
+        // Its number may be another's from here on.
+        for (_, errand) in self.errands.iter_mut().filter(|(_, errand)| errand.pid == Some(exit.pid)) {
+            errand.pid = None;
+        }
         let mut found = None;
         for (id, container) in self.containers.iter_mut() {
             if container.holder == Some(exit.pid) {

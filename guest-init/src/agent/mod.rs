@@ -7,6 +7,7 @@
 mod calls;
 mod connection;
 mod container;
+mod errands;
 mod lifecycle;
 mod process;
 mod streams;
@@ -19,6 +20,7 @@ use alloc::vec::Vec;
 
 use connection::{Connection, Incoming};
 use container::Container;
+use errands::Errand;
 use process::{Caller, Channel, Process};
 
 pub use calls::{VERSION, decode};
@@ -38,6 +40,8 @@ const TURNS: usize = 8;
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Role {
     Client,
+    /// Of a child on an errand.
+    Errand,
     /// Of the holder of a container.
     SetUp(String),
     /// Of a process.
@@ -61,6 +65,7 @@ pub struct Agent<S: System> {
     containers: Table<String, Container<S::Container>>,
     clients: Table<StreamId, Connection>,
     roles: Table<StreamId, Role>,
+    errands: Table<StreamId, Errand>,
     /// Clients that have more to say than one turn allows.
     unheard: Vec<StreamId>,
     /// Whether a client has made room, so that reads parked for its sake can go on.
@@ -81,6 +86,7 @@ impl<S: System> Agent<S> {
             containers: Table::default(),
             clients: Table::default(),
             roles: Table::default(),
+            errands: Table::default(),
             unheard: Vec::new(),
             room: false,
             ending: false,
@@ -117,6 +123,12 @@ impl<S: System> Agent<S> {
                 }
             }
         }
+        let is_its = |errand: &Errand| errand.caller.connection == stream;
+        let errands: Vec<StreamId> =
+            self.errands.iter().filter(|(_, errand)| is_its(errand)).map(|(id, _)| *id).collect();
+        for errand in errands {
+            self.give_up_errand(errand);
+        }
         self.system.close(stream);
     }
 
@@ -127,6 +139,7 @@ impl<S: System> Agent<S> {
                 self.send(stream);
                 self.hear(stream);
             }
+            Some(Role::Errand) => self.child_reported(stream),
             Some(Role::SetUp(id)) => self.set_up_reported(&id),
             Some(Role::Start(key)) => self.start_reported(&key),
             Some(Role::Input(key)) => self.pump_input(&key),

@@ -122,6 +122,15 @@ pub trait System {
     /// Forgets a container of which nothing runs any more.
     fn remove(&mut self, container: Self::Container);
 
+    /// Which container a path of the guest's is in.
+    fn container_of<'a>(&self, path: &'a str) -> Option<&'a str>;
+    /// Begins to answer a call about a container, or about the guest, in a child: its process id, and the stream on
+    /// which it says a zero byte and the payload, or a fault.
+    fn send_child(
+        &mut self,
+        container: Option<&Self::Container>,
+        request: &Request,
+    ) -> Result<(i32, StreamId), Fault>;
     /// Answers a call about the guest as a whole, which concerns no container.
     fn guest_call(&mut self, request: &Request) -> Result<Vec<u8>, Fault>;
 }

@@ -1,7 +1,7 @@
 //! Messages of the service `ferry.v1.Containers`: what Kata's agent has no call for.
 //!
 //! Paths are resolved beneath the container's root, as a process in the container would resolve them: no
-//! symbolic link, absolute or with `..`, leads out of it.
+//! symbolic link, absolute or with `..`, leads out of it. A path that is not there is answered `NOT_FOUND`.
 
 use alloc::string::String;
 use alloc::vec::Vec;

@@ -9,12 +9,16 @@ use crate::api::oci::LinuxResources;
 use crate::fault::{Context, Fault};
 use crate::spec::cgroup::{path, writes};
 use crate::sys::file::{CWD, O_DIRECTORY, O_RDONLY, open, read_control, read_to_end, rmdir, write_control};
-use crate::sys::{Fd, cstr, file};
+use crate::sys::{Errno, Fd, cstr, file};
 
 const ROOT: &str = "/sys/fs/cgroup";
 
 /// Most bytes of one file read.
 const PROCS_LIMIT: usize = 1 << 20;
+
+/// How far down cgroups are looked at, and how many files and cgroups in one.
+const DEPTH_LIMIT: usize = 16;
+const LIST_LIMIT: usize = 4096;
 
 /// A cgroup made for a container.
 pub struct Cgroup {
@@ -81,12 +85,11 @@ impl Cgroup {
             .unwrap_or_default()
     }
 
-    /// The processes in it.
+    /// The processes in it, and in those that they have made below it.
     pub fn processes(&self) -> Result<Vec<i32>, Fault> {
-        let text = open(self.directory.raw(), c"cgroup.procs", O_RDONLY, 0)
-            .and_then(|file| read_to_end(file.raw(), PROCS_LIMIT))
-            .context("list the cgroup's processes")?;
-        Ok(numbers(&text))
+        let mut pids = Vec::new();
+        collect_processes(&self.directory, DEPTH_LIMIT, &mut pids).context("list the cgroup's processes")?;
+        Ok(pids)
     }
 
     /// Removes it; one in which something still ends is left.
@@ -95,6 +98,27 @@ impl Cgroup {
             let _ = rmdir(CWD, &path);
         }
     }
+}
+
+fn collect_processes(directory: &Fd, depth: usize, pids: &mut Vec<i32>) -> crate::sys::Result<()> {
+    let text = open(directory.raw(), c"cgroup.procs", O_RDONLY, 0)
+        .and_then(|file| read_to_end(file.raw(), PROCS_LIMIT));
+    match text {
+        // A cgroup of threads: its processes are listed above it.
+        Err(Errno::EOPNOTSUPP) => {}
+        text => pids.extend(numbers(&text?)),
+    }
+    let names = open(directory.raw(), c".", O_RDONLY | O_DIRECTORY, 0)
+        .and_then(|below| file::list(below.raw(), LIST_LIMIT))?;
+    for name in names {
+        // What cannot be opened is a file, or was removed meanwhile.
+        let Ok(child) = open(directory.raw(), &name, O_RDONLY | O_DIRECTORY, 0) else { continue };
+        match collect_processes(&child, depth.checked_sub(1).ok_or(Errno::ELOOP)?, pids) {
+            Err(Errno::ENODEV | Errno::ENOENT) => {}
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 fn numbers(text: &[u8]) -> Vec<i32> {

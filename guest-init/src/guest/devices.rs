@@ -73,7 +73,7 @@ fn make_one(device: &LinuxDevice) -> Result<(), Fault> {
     let numbers = if kind == S_IFIFO { (0, 0) } else { (number(device.major)?, number(device.minor)?) };
     let mode = if device.file_mode == 0 { 0o666 } else { device.file_mode & 0o7777 };
     (|| {
-        let (parent, name) = reach_parent(&device.path)?;
+        let (parent, name) = reach_parent(CWD, &device.path, 0o755)?;
         let name = cstr(name)?;
         match mknod(parent.raw(), &name, kind | mode, numbers) {
             // The default nodes and those of an image's own /dev give way.

@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::sys::file::{
-    CWD, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH, O_WRONLY, S_IFLNK, S_IFMT, open_inside, read_link,
+    O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH, O_WRONLY, S_IFLNK, S_IFMT, open_inside, read_link,
     stat_fd,
 };
 use crate::sys::{Errno, Fd, Result, cstr, file};
@@ -33,7 +33,7 @@ impl Kind {
 const LINK_LIMIT: usize = 40;
 
 /// Opens (with `O_PATH`) what is at `path` below `root`, made when it is missing, with directories above it.
-/// `root` is a descriptor, or [`CWD`] for a process whose working directory is the root.
+/// `root` is a descriptor, or [`CWD`](crate::sys::file::CWD) for a process whose working directory is the root.
 pub fn reach(root: i32, path: &str, kind: Kind, mode: u32) -> Result<Fd> {
     let whole = cstr(match path {
         "" => ".",
@@ -69,7 +69,7 @@ fn make(root: i32, path: &str, kind: Kind, mode: u32) -> Result<Fd> {
                 if links > LINK_LIMIT {
                     return Err(Errno::ELOOP);
                 }
-                let target = read_link(&found)?;
+                let target = String::from_utf8(read_link(&found)?).map_err(|_| Errno::EILSEQ)?;
                 here.pop();
                 if target.starts_with('/') {
                     here.clear();
@@ -96,20 +96,20 @@ fn make(root: i32, path: &str, kind: Kind, mode: u32) -> Result<Fd> {
     open_inside(root, &cstr(&format!("./{}", here.join("/")))?, kind.flags() | O_NOFOLLOW, 0)
 }
 
-/// Opens the directory that holds `path`, made when missing, and gives its last part.
-pub fn reach_parent(path: &str) -> Result<(Fd, &str)> {
+/// Opens the directory that holds `path` below `root`, made when missing, and gives its last part.
+pub fn reach_parent(root: i32, path: &str, mode: u32) -> Result<(Fd, &str)> {
     let path = path.trim_end_matches('/');
     let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
     if name.is_empty() || name == ".." || name == "." {
         return Err(Errno::EINVAL);
     }
-    Ok((reach(CWD, above, Kind::Directory, 0o755)?, name))
+    Ok((reach(root, above, Kind::Directory, mode)?, name))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::file::open;
+    use crate::sys::file::{CWD, open};
     use proptest::prelude::*;
     use std::os::unix::fs::symlink;
 

@@ -4,9 +4,12 @@ pub mod boot;
 mod calls;
 mod cgroup;
 mod devices;
+mod errand;
+mod files;
 mod inside;
 mod mounts;
 mod network;
+mod processes;
 mod program;
 pub mod run;
 mod space;
@@ -14,6 +17,7 @@ mod stats;
 mod stdio;
 mod storage;
 mod transport;
+mod volumes;
 
 use alloc::vec::Vec;
 
@@ -29,11 +33,9 @@ use crate::api::stats::StatsContainerResponse;
 use crate::api::ttrpc::Request;
 use crate::fault::{Context, Fault};
 use crate::sys::event::{self, Poll};
-use crate::sys::file::{
-    CWD, O_PATH, O_RDONLY, O_WRONLY, open, pipe, read, set_nonblocking, write, write_all,
-};
+use crate::sys::file::{CWD, O_RDONLY, O_WRONLY, open, pipe, read, set_nonblocking, write, write_all};
 use crate::sys::process::{CLONE_NEWPID, Forked, SIGKILL, enter, exit, fork, kill};
-use crate::sys::{Errno, Fd, Result as SysResult, cstr};
+use crate::sys::{Errno, Fd, Result as SysResult};
 use crate::table::Table;
 
 /// Says something on the kernel's log, which reaches the console.
@@ -89,11 +91,7 @@ impl Guest {
             // SAFETY: PID 1 has one thread.
             return unsafe { fork(0, cgroup) }.context("fork");
         }
-        if self.own_pids.is_none() {
-            self.own_pids =
-                Some(open(CWD, c"/proc/self/ns/pid", O_RDONLY, 0).context("open our pid namespace")?);
-        }
-        let own = self.own_pids.as_ref().ok_or_else(|| Fault::internal("no pid namespace"))?;
+        let own = self.own_pids()?;
         enter(inhabitant, CLONE_NEWPID).context("enter the container's pid namespace")?;
         // SAFETY: PID 1 has one thread.
         let forked = unsafe { fork(0, cgroup) };
@@ -115,10 +113,8 @@ impl Guest {
         if !process.terminal {
             return stdio::pipes().context("make pipes");
         }
-        let root = space.inhabitant.as_ref().and_then(|(pid, _)| {
-            let path = cstr(&alloc::format!("/proc/{pid}/root")).ok()?;
-            open(CWD, &path, O_PATH, 0).ok()
-        });
+        // Before its process has made it, a container has no devpts of its own.
+        let root = space.inhabitant.as_ref().and_then(|_| space.open_root().ok());
         stdio::terminal(root.as_ref()).context("make a terminal")
     }
 }
@@ -240,8 +236,7 @@ impl System for Guest {
         if signal == SIGKILL {
             return cgroup.kill();
         }
-        let holder = space.inhabitant.as_ref().filter(|_| !space.is_init).map(|(pid, _)| *pid);
-        for pid in cgroup.processes()?.into_iter().filter(|pid| Some(*pid) != holder) {
+        for pid in cgroup.processes()?.into_iter().filter(|pid| Some(*pid) != space.holder()) {
             match kill(pid, signal) {
                 Ok(()) | Err(Errno::ESRCH) => {}
                 Err(errno) => return Err(Fault::system("signal", errno)),
@@ -285,6 +280,28 @@ impl System for Guest {
             cgroup.remove();
         }
         space::clear(&space.id);
+    }
+
+    fn container_of<'a>(&self, path: &'a str) -> Option<&'a str> {
+        files::container_of(path).map(|(id, _)| id)
+    }
+
+    fn send_child(&mut self, space: Option<&Space>, request: &Request) -> Result<(i32, StreamId), Fault> {
+        let (report, writer) = self.report()?;
+        // SAFETY: PID 1 has one thread.
+        match unsafe { fork(0, None) } {
+            Ok(Forked::Child) => {
+                let answer = errand::answer(space, request);
+                let answer = answer.map(|payload| [&[0], &payload[..]].concat());
+                let _ = write_all(writer.raw(), &answer.unwrap_or_else(|fault| fault.encode()));
+                exit(0);
+            }
+            Ok(Forked::Parent(pid, _)) => Ok((pid, report)),
+            Err(errno) => {
+                self.close(report);
+                Err(Fault::system("fork", errno))
+            }
+        }
     }
 
     fn guest_call(&mut self, request: &Request) -> Result<Vec<u8>, Fault> {

@@ -26,9 +26,18 @@ pub struct Prepared<'a> {
     tree: Option<Fd>,
 }
 
+/// Where the guest keeps what it makes for containers, and where their roots are mounted (Kata's).
+pub const BASE: &str = "/run/kata-containers";
+
+/// Opens [`BASE`], which is made.
+pub fn make_base() -> crate::sys::Result<Fd> {
+    make_directories(BASE)?;
+    crate::sys::file::open(CWD, &cstr(BASE)?, crate::sys::file::O_PATH, 0)
+}
+
 /// Where the guest keeps what it makes for a container.
 pub fn directory(id: &str) -> String {
-    format!("/run/kata-containers/{id}")
+    format!("{BASE}/{id}")
 }
 
 /// Takes hold of the sources of bind mounts, in the guest's root.

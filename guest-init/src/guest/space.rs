@@ -20,10 +20,10 @@ use super::{devices, mounts};
 use crate::agent::Sandbox;
 use crate::api::oci::{Linux, LinuxNamespace, Spec};
 use crate::fault::{Context, Fault, REPORT_LIMIT};
-use crate::sys::file::{CWD, O_RDONLY, close_from, open, umask, write_all, write_control};
+use crate::sys::file::{CWD, O_PATH, O_RDONLY, close_from, open, umask, write_all, write_control};
 use crate::sys::process::{
     ALL_SIGNALS, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWTIME,
-    CLONE_NEWUTS, Forked, SIGCHLD, enter, exit, fork, ignore_children, kill, set_blocked_signals,
+    CLONE_NEWUTS, Forked, SIGCHLD, enter, exists, exit, fork, ignore_children, kill, set_blocked_signals,
     set_hostname, take_signal, unshare,
 };
 use crate::sys::{Fd, cstr, file};
@@ -61,6 +61,8 @@ pub struct Space {
     /// Whether the container's process makes the namespaces itself.
     pub(super) is_init: bool,
     pub(super) dns: alloc::vec::Vec<String>,
+    /// Where its root is in the guest.
+    root: String,
 }
 
 /// Which namespaces a specification makes, and which it joins.
@@ -139,6 +141,7 @@ impl Space {
             new: found.new,
             is_init,
             dns,
+            root: root.path.clone(),
         })
     }
 
@@ -150,6 +153,32 @@ impl Space {
     /// Whether its processes are in another pid namespace than the guest's.
     pub fn has_pids(&self) -> bool {
         self.kinds & CLONE_NEWPID != 0
+    }
+
+    /// Opens its root: as its processes have it with everything mounted there, or, when none of them is left, as
+    /// the guest has it.
+    pub(super) fn open_root(&self) -> Result<Fd, Fault> {
+        let path = match &self.inhabitant {
+            Some((pid, process)) => {
+                let root = cstr(&format!("/proc/{pid}/root")).and_then(|path| open(CWD, &path, O_PATH, 0));
+                // Its number is its own as long as it is not collected; before it has entered its root it has ours.
+                root.ok().filter(|root| exists(process) && !is_ours(root))
+            }
+            None => None,
+        };
+        path.map_or_else(
+            || {
+                cstr(&self.root)
+                    .and_then(|path| open(CWD, &path, O_PATH, 0))
+                    .context("open the container's root")
+            },
+            Ok,
+        )
+    }
+
+    /// The number of the process that holds its namespaces, which is none of the container's own.
+    pub(super) fn holder(&self) -> Option<i32> {
+        self.inhabitant.as_ref().filter(|_| !self.is_init).map(|(pid, _)| *pid)
     }
 
     /// Forks into the namespaces that are made by the fork itself. The child goes on with [`set_up`](Self::set_up).
@@ -208,6 +237,14 @@ impl Space {
         }
         umask(0o022);
         Ok(())
+    }
+}
+
+/// Whether a directory is the guest's own root.
+fn is_ours(root: &Fd) -> bool {
+    match (file::stat_fd(root.raw()), file::stat(c"/")) {
+        (Ok(root), Ok(ours)) => (root.st_dev, root.st_ino) == (ours.st_dev, ours.st_ino),
+        _ => true,
     }
 }
 

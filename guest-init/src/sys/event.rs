@@ -92,10 +92,29 @@ pub fn signals(set: SignalSet) -> Result<Fd> {
 
 /// Milliseconds since some moment at boot.
 pub fn now() -> u64 {
+    read_clock(c::CLOCK_MONOTONIC)
+}
+
+/// Milliseconds since boot, suspended time included: what the kernel counts the age of processes in.
+pub fn since_boot() -> u64 {
+    read_clock(c::CLOCK_BOOTTIME)
+}
+
+fn read_clock(clock: u32) -> u64 {
     let mut time = [0i64; 2];
     // SAFETY: struct timespec is these two; the kernel fills it.
-    let _ = unsafe { syscall!(Sysno::clock_gettime, c::CLOCK_MONOTONIC, time.as_mut_ptr()) };
+    let _ = unsafe { syscall!(Sysno::clock_gettime, clock, time.as_mut_ptr()) };
     time[0] as u64 * 1000 + time[1] as u64 / 1_000_000
+}
+
+/// The newest of the kernel's log, `limit` bytes at most.
+pub fn kernel_log(limit: usize) -> Result<alloc::vec::Vec<u8>> {
+    const READ_ALL: u32 = 3;
+    let mut text = alloc::vec![0; limit];
+    // SAFETY: the kernel writes at most `limit` bytes.
+    let length = unsafe { syscall!(Sysno::syslog, READ_ALL, text.as_mut_ptr(), limit) }?;
+    text.truncate(length);
+    Ok(text)
 }
 
 /// Sets the wall clock.

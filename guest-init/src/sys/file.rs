@@ -1,6 +1,6 @@
 //! Files, directories and descriptors.
 
-use alloc::string::String;
+use alloc::ffi::CString;
 use alloc::vec::Vec;
 use core::ffi::CStr;
 
@@ -50,6 +50,35 @@ pub fn open_inside(root: i32, path: &CStr, flags: u32, mode: u32) -> Result<Fd> 
 pub fn read(fd: i32, buffer: &mut [u8]) -> Result<usize> {
     // SAFETY: the kernel writes at most `buffer.len()` bytes into `buffer`.
     uninterrupted(|| unsafe { syscall!(Sysno::read, fd, buffer.as_mut_ptr(), buffer.len()) })
+}
+
+/// Reads what is there at an offset, at most `buffer`'s length.
+pub fn read_at(fd: i32, buffer: &mut [u8], offset: u64) -> Result<usize> {
+    // SAFETY: the kernel writes at most `buffer.len()` bytes into `buffer`.
+    uninterrupted(|| unsafe { syscall!(Sysno::pread64, fd, buffer.as_mut_ptr(), buffer.len(), offset) })
+}
+
+/// Writes all of `data` at an offset.
+pub fn write_all_at(fd: i32, mut data: &[u8], mut offset: u64) -> Result<()> {
+    while !data.is_empty() {
+        // SAFETY: the kernel only reads `data`.
+        match uninterrupted(|| unsafe { syscall!(Sysno::pwrite64, fd, data.as_ptr(), data.len(), offset) })? {
+            0 => return Err(Errno::EIO),
+            written => (data, offset) = (&data[written..], offset.saturating_add(written as u64)),
+        }
+    }
+    Ok(())
+}
+
+/// Makes a file as long as this, in bytes.
+pub fn set_length(fd: i32, length: u64) -> Result<()> {
+    // SAFETY: no memory is involved.
+    unsafe { syscall!(Sysno::ftruncate, fd, length) }.map(|_| ())
+}
+
+/// Opens what a descriptor stands for once more, such as one of `O_PATH` to be read.
+pub fn reopen(fd: &Fd, flags: u32) -> Result<Fd> {
+    open(CWD, &super::cstr(&alloc::format!("/proc/self/fd/{}", fd.raw()))?, flags, 0)
 }
 
 /// Writes some of `data`.
@@ -125,6 +154,27 @@ fn stat_at(dir: i32, path: &CStr, flags: u32) -> Result<Stat> {
     }
 }
 
+/// The number by which ext4 is known (EXT4_SUPER_MAGIC).
+pub const EXT4_MAGIC: i64 = 0xef53;
+
+/// What the filesystem of an open file is, and how full.
+pub fn stat_filesystem(fd: &Fd) -> Result<c::statfs> {
+    let mut stat = core::mem::MaybeUninit::<c::statfs>::zeroed();
+    // SAFETY: the kernel fills the structure, whose every bit pattern is valid.
+    unsafe {
+        syscall!(Sysno::fstatfs, fd.raw(), stat.as_mut_ptr())?;
+        Ok(stat.assume_init())
+    }
+}
+
+/// Grows the ext4 filesystem of an open file to this many blocks.
+pub fn resize_ext4(fd: &Fd, blocks: u64) -> Result<()> {
+    // EXT4_IOC_RESIZE_FS (include/uapi/linux/ext4.h).
+    const RESIZE: u32 = linux_raw_sys::ioctl::EXT4_IOC_RESIZE_FS;
+    // SAFETY: the kernel reads one number.
+    unsafe { syscall!(Sysno::ioctl, fd.raw(), RESIZE, &raw const blocks) }.map(|_| ())
+}
+
 /// Makes a directory.
 pub fn mkdir(dir: i32, path: &CStr, mode: u32) -> Result<()> {
     // SAFETY: `path` is a C string.
@@ -166,14 +216,14 @@ pub fn symlink(target: &CStr, dir: i32, path: &CStr) -> Result<()> {
     unsafe { syscall!(Sysno::symlinkat, target.as_ptr(), dir, path.as_ptr()) }.map(|_| ())
 }
 
-/// Where a symbolic link, opened itself, points; `EILSEQ` when that is no UTF-8.
-pub fn read_link(link: &Fd) -> Result<String> {
+/// Where a symbolic link, opened itself, points.
+pub fn read_link(link: &Fd) -> Result<Vec<u8>> {
     let mut target = alloc::vec![0; 4096];
     // SAFETY: the kernel writes at most the buffer's length.
     let length =
         unsafe { syscall!(Sysno::readlinkat, link.raw(), c"".as_ptr(), target.as_mut_ptr(), target.len()) }?;
     target.truncate(length);
-    String::from_utf8(target).map_err(|_| Errno::EILSEQ)
+    Ok(target)
 }
 
 /// Changes the owner of an open file.
@@ -186,6 +236,12 @@ pub fn chown_fd(fd: i32, uid: u32, gid: u32) -> Result<()> {
 pub fn chown(dir: i32, path: &CStr, uid: u32, gid: u32) -> Result<()> {
     // SAFETY: `path` is a C string.
     unsafe { syscall!(Sysno::fchownat, dir, path.as_ptr(), uid, gid, c::AT_SYMLINK_NOFOLLOW) }.map(|_| ())
+}
+
+/// Changes the mode of an open file.
+pub fn chmod_fd(fd: i32, mode: u32) -> Result<()> {
+    // SAFETY: no memory is involved.
+    unsafe { syscall!(Sysno::fchmod, fd, mode & 0o7777) }.map(|_| ())
 }
 
 /// Changes the mode of a file.
@@ -255,32 +311,41 @@ pub fn close_from(first: i32) {
 }
 
 /// The names in a directory, `.` and `..` left out, at most `limit` of them.
-pub fn list(fd: i32, limit: usize) -> Result<Vec<alloc::ffi::CString>> {
+pub fn list(fd: i32, limit: usize) -> Result<Vec<CString>> {
     let mut names = Vec::new();
-    let mut buffer = [0u8; 2048];
-    loop {
-        // SAFETY: the kernel writes at most the buffer's length into it.
-        let length = unsafe { syscall!(Sysno::getdents64, fd, buffer.as_mut_ptr(), buffer.len()) }?;
-        if length == 0 {
-            return Ok(names);
-        }
-        // struct linux_dirent64: ino u64, off u64, reclen u16, type u8, then the name with its NUL.
-        let mut rest = &buffer[..length];
-        while let Some(&[low, high]) = rest.get(16..18) {
-            let record = usize::from(u16::from_le_bytes([low, high]));
-            let Some(name) = rest.get(19..record).and_then(|name| CStr::from_bytes_until_nul(name).ok())
-            else {
-                break;
-            };
-            if name != c"." && name != c".." {
-                if names.len() == limit {
-                    return Err(Errno::EOVERFLOW);
-                }
-                names.push(name.into());
-            }
-            rest = &rest[record..];
+    while entries(fd, |name, _| names.push(name.into()))? {
+        if names.len() > limit {
+            return Err(Errno::EOVERFLOW);
         }
     }
+    Ok(names)
+}
+
+/// Calls `each` with the names (`.` and `..` left out) in the next piece of a directory, and with where the next one
+/// begins. `false` at the end.
+pub fn entries(fd: i32, mut each: impl FnMut(&CStr, u64)) -> Result<bool> {
+    let mut buffer = [0u8; 2048];
+    // SAFETY: the kernel writes at most the buffer's length into it.
+    let length = unsafe { syscall!(Sysno::getdents64, fd, buffer.as_mut_ptr(), buffer.len()) }?;
+    // struct linux_dirent64: ino u64, off u64, reclen u16, type u8, then the name with its NUL.
+    let mut rest = &buffer[..length];
+    while let Some((&[.., a, b, c, d, e, f, g, h, low, high], _)) = rest.split_first_chunk::<18>() {
+        let record = usize::from(u16::from_le_bytes([low, high]));
+        let Some(name) = rest.get(19..record).and_then(|name| CStr::from_bytes_until_nul(name).ok()) else {
+            break;
+        };
+        if name != c"." && name != c".." {
+            each(name, u64::from_le_bytes([a, b, c, d, e, f, g, h]));
+        }
+        rest = &rest[record..];
+    }
+    Ok(length != 0)
+}
+
+/// Goes to a place in a directory that [`entries`] gave.
+pub fn seek(fd: i32, offset: u64) -> Result<()> {
+    // SAFETY: no memory is involved.
+    unsafe { syscall!(Sysno::lseek, fd, offset, c::SEEK_SET) }.map(|_| ())
 }
 
 /// Writes everything cached to the disks.

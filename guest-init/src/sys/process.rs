@@ -122,6 +122,12 @@ pub fn kill(pid: i32, signal: u32) -> Result<()> {
     unsafe { syscall!(Sysno::kill, pid, signal) }.map(|_| ())
 }
 
+/// Whether the process that a descriptor stands for has not yet been collected.
+pub fn exists(process: &Fd) -> bool {
+    // SAFETY: no memory is involved; signal 0 is none.
+    unsafe { syscall!(Sysno::pidfd_send_signal, process.raw(), 0, 0, 0) }.is_ok()
+}
+
 /// A set of signals, signal N at bit N-1.
 pub type SignalSet = u64;
 

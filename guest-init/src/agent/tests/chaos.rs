@@ -31,7 +31,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-const METHODS: [&str; 12] = [
+const METHODS: [&str; 13] = [
+    method::STAT_FILE,
     method::CREATE_CONTAINER,
     method::START_CONTAINER,
     method::EXEC_PROCESS,

@@ -254,3 +254,57 @@ fn destroying_the_sandbox_is_answered_before_the_end() {
     assert!(world.ask(client, method::DESTROY_SANDBOX, &api::DestroySandboxRequest {}).is_ok());
     assert!(world.agent.is_ending());
 }
+
+#[test]
+fn a_child_s_answer_is_the_call_s_however_it_comes() {
+    let mut world = World::new();
+    let client = world.client();
+    let (_, _) = world.running(client, "c");
+    let stat = || crate::api::ferry::StatFileRequest { container_id: "c".into(), ..Default::default() };
+    let asked = world.call(client, method::STAT_FILE, &stat());
+    let child = world.last_pid();
+    let report = world.agent.system.processes[&child][0].unwrap();
+    world.pipe(report).incoming.extend([0, 1]);
+    world.agent.ready(report);
+    assert!(world.answers(client).is_empty(), "there may be more");
+    world.agent.child_ended(Exit { pid: child, status: 0 });
+    world.report(child, &[2]);
+    assert_eq!(world.answers(client)[&asked], Ok(vec![1, 2]));
+    assert!(
+        !world.agent.system.signals.contains(&(child, SIGKILL)),
+        "another process may have its number by now"
+    );
+    for (said, fault) in [(Fault::state("no").encode(), Code::FailedPrecondition), (vec![], Code::Internal)] {
+        let asked = world.call(client, method::STAT_FILE, &stat());
+        world.report(world.last_pid(), &said);
+        assert_eq!(world.answers(client)[&asked].as_ref().unwrap_err().0, fault);
+    }
+}
+
+#[test]
+fn children_end_with_the_client_that_sent_them() {
+    let mut world = World::new();
+    let (gone, stays) = (world.client(), world.client());
+    let (_, _) = world.running(stays, "c");
+    let stat = crate::api::ferry::StatFileRequest { container_id: "c".into(), ..Default::default() };
+    let before = world.agent.system.streams.len();
+    for _ in 0..64 {
+        world.call(gone, method::STAT_FILE, &stat);
+    }
+    let child = world.last_pid();
+    assert_eq!(world.ask(stays, method::STAT_FILE, &stat).unwrap_err().0, Code::ResourceExhausted);
+    world.agent.disconnected(gone);
+    assert!(world.agent.system.signals.contains(&(child, SIGKILL)));
+    assert_eq!(world.agent.system.streams.len(), before - 1);
+}
+
+#[test]
+fn a_container_is_looked_into_only_while_it_stands() {
+    let mut world = World::new();
+    let client = world.client();
+    world.call(client, method::CREATE_CONTAINER, &World::create_request("c"));
+    let stat =
+        |id: &str| crate::api::ferry::StatFileRequest { container_id: id.into(), ..Default::default() };
+    assert_eq!(world.ask(client, method::STAT_FILE, &stat("c")).unwrap_err().0, Code::FailedPrecondition);
+    assert_eq!(world.ask(client, method::STAT_FILE, &stat("d")).unwrap_err().0, Code::NotFound);
+}

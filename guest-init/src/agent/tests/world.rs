@@ -152,6 +152,16 @@ impl System for Machine {
 
     fn remove(&mut self, _: ()) {}
 
+    fn container_of<'a>(&self, path: &'a str) -> Option<&'a str> {
+        path.strip_prefix("/run/")?.split('/').next()
+    }
+
+    fn send_child(&mut self, _: Option<&()>, _: &Request) -> Result<(i32, StreamId), Fault> {
+        let (pid, report) = (self.spawn(), self.stream());
+        self.processes.insert(pid, [Some(report), None, None, None]);
+        Ok((pid, report))
+    }
+
     fn guest_call(&mut self, request: &Request) -> Result<Vec<u8>, Fault> {
         match request.method.as_str() {
             method::GET_METRICS => Ok(b"metrics".into()),
@@ -183,7 +193,11 @@ impl World {
 
     /// Calls; the answer is to be looked for.
     pub fn call(&mut self, client: StreamId, name: &str, message: &impl Message) -> u32 {
-        let service = if name == method::CHECK { method::HEALTH_SERVICE } else { method::AGENT_SERVICE };
+        let service = match name {
+            method::CHECK => method::HEALTH_SERVICE,
+            method::STAT_FILE | method::READ_FILE | method::LIST_PROCESSES => method::FERRY_SERVICE,
+            _ => method::AGENT_SERVICE,
+        };
         let request = Request {
             service: service.into(),
             method: name.into(),

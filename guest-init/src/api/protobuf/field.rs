@@ -24,7 +24,7 @@ pub trait Field {
 fn bytes<'a>(wire: Wire<'a>) -> Result<&'a [u8], DecodeError> {
     match wire {
         Wire::Bytes(bytes) => Ok(bytes),
-        Wire::Number(_) => Err(DecodeError),
+        Wire::Number(_) | Wire::Fixed => Err(DecodeError),
     }
 }
 
@@ -170,6 +170,7 @@ macro_rules! number_lists {
                 };
                 match wire {
                     Wire::Number(number) => add(number),
+                    Wire::Fixed => Err(DecodeError),
                     Wire::Bytes(mut bytes) => {
                         while !bytes.is_empty() {
                             add(take_varint(&mut bytes)?)?;

@@ -29,8 +29,10 @@ impl core::error::Error for DecodeError {}
 /// What a field holds, as it was sent.
 #[derive(Clone, Copy, Debug)]
 pub enum Wire<'a> {
-    /// A number, of any of the three widths.
+    /// A number of seven bits a byte.
     Number(u64),
+    /// A number of four or eight bytes; no field of this API is one.
+    Fixed,
     /// Text, bytes, a message or a packed list.
     Bytes(&'a [u8]),
 }
@@ -99,10 +101,8 @@ fn take_field<'a>(bytes: &mut &'a [u8]) -> Result<(u32, Wire<'a>), DecodeError> 
     }
     let wire = match tag & 7 {
         VARINT => Wire::Number(take_varint(bytes)?),
-        FIXED64 => Wire::Number(u64::from_le_bytes(*take(bytes, 8)?.first_chunk().ok_or(DecodeError)?)),
-        FIXED32 => {
-            Wire::Number(u32::from_le_bytes(*take(bytes, 4)?.first_chunk().ok_or(DecodeError)?).into())
-        }
+        FIXED64 => take(bytes, 8).map(|_| Wire::Fixed)?,
+        FIXED32 => take(bytes, 4).map(|_| Wire::Fixed)?,
         LENGTH => {
             let length = usize::try_from(take_varint(bytes)?).map_err(|_| DecodeError)?;
             Wire::Bytes(take(bytes, length)?)
