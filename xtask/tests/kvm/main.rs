@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use road::{on_kvm, xtask};
+use road::{on_kvm, size, xtask};
 
 /// On a KVM that emulates ring 0 a boot alone takes a minute.
 const PATIENCE: Duration = Duration::from_secs(900);
@@ -17,6 +17,61 @@ const PATIENCE: Duration = Duration::from_secs(900);
 fn hello_says_hi_and_nothing_else() {
     let outcome = on_kvm(&["hello", "--", "sh", "-c", "echo hi; exit 7"]).within(PATIENCE).run();
     outcome.exits(7).prints("hi\n");
+}
+
+#[test]
+fn a_stream_comes_through_bit_for_bit() {
+    let bytes: Vec<u8> =
+        (0..size(64 << 10, 100 << 20)).map(|n: u32| (n.wrapping_mul(2654435761) >> 24) as u8).collect();
+    let outcome = on_kvm(&["hello", "-i", "--", "cat"]).input(bytes.clone()).within(PATIENCE).run();
+    outcome.exits(0);
+    assert!(outcome.stdout == bytes, "{} of {} bytes, or others", outcome.stdout.len(), bytes.len());
+}
+
+/// Where ring 0 is emulated the kernel switches no AVX state, and glibc's string functions would use it.
+const WITHOUT_AVX: &str = "GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX2,-AVX,-AVX512F";
+
+#[test]
+fn redis_serves_saves_in_a_fork_and_stops_on_sigterm() {
+    let clients = size(1, 50);
+    let script = format!(
+        "(until redis-cli ping; do sleep 0.2; done
+          for n in $(seq {clients}); do echo \"set greeting$n hello\"; done | redis-cli
+          echo get greeting{clients} | redis-cli; redis-cli bgsave) &
+         exec redis-server --save '' --dir /tmp"
+    );
+    let mut running =
+        on_kvm(&["redis", "-e", WITHOUT_AVX, "--", "sh", "-c", &script]).within(PATIENCE).start();
+    for told in ["PONG", "hello", "Background saving terminated with success"] {
+        running.wait_for(told);
+    }
+    running.signal("TERM");
+    let outcome = running.finish();
+    outcome.exits(0);
+    assert!(outcome.text().contains("bye bye"), "{}", outcome.text());
+}
+
+#[test]
+fn python_has_threads_processes_and_loopback() {
+    let (threads, processes) = (size(3, 100), size(1, 50));
+    let script = format!(
+        "
+import socket, subprocess, threading
+done = []
+threads = [threading.Thread(target=lambda n=n: done.append(n)) for n in range({threads})]
+[t.start() for t in threads]; [t.join() for t in threads]
+print(sorted(done) == list(range({threads})))
+for n in range({processes}):
+    print(subprocess.run(['sh', '-c', 'echo process; exit 3'], capture_output=True))
+server = socket.create_server(('127.0.0.1', 0))
+threading.Thread(target=lambda: server.accept()[0].sendall(b'over tcp')).start()
+print(socket.create_connection(server.getsockname()).recv(100))
+"
+    );
+    let outcome =
+        on_kvm(&["python", "-e", WITHOUT_AVX, "--", "python3", "-c", &script]).within(PATIENCE).run();
+    let process = "CompletedProcess(args=['sh', '-c', 'echo process; exit 3'], returncode=3, stdout=b'process\\n', stderr=b'')\n";
+    outcome.exits(0).prints(&format!("True\n{}b'over tcp'\n", process.repeat(processes)));
 }
 
 #[test]
