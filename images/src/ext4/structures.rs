@@ -20,6 +20,9 @@ const COMPAT_DIR_INDEX: u32 = 0x20;
 const COMPAT_SPARSE_SUPER2: u32 = 0x200;
 const INCOMPAT_FILETYPE: u32 = 0x2;
 const INCOMPAT_EXTENTS: u32 = 0x40;
+/// With flexible groups of one group each, which is the layout without them, the allocator reads ahead one group's bitmap
+/// at a time. Without the feature it makes 32 of them up for the first block it hands out: a million instructions.
+const INCOMPAT_FLEX_BG: u32 = 0x200;
 const RO_COMPAT_LARGE_FILE: u32 = 0x2;
 const RO_COMPAT_HUGE_FILE: u32 = 0x8;
 const RO_COMPAT_GDT_CSUM: u32 = 0x10;
@@ -68,7 +71,7 @@ pub(super) fn superblock(geometry: &Geometry) -> Vec<u8> {
     put32(&mut sb, 0x54, FIRST_INODE); // first inode for users
     put16(&mut sb, 0x58, INODE as u16);
     put32(&mut sb, 0x5c, COMPAT_EXT_ATTR | COMPAT_DIR_INDEX | COMPAT_SPARSE_SUPER2);
-    put32(&mut sb, 0x60, INCOMPAT_FILETYPE | INCOMPAT_EXTENTS);
+    put32(&mut sb, 0x60, INCOMPAT_FILETYPE | INCOMPAT_EXTENTS | INCOMPAT_FLEX_BG);
     let ro_compat = RO_COMPAT_LARGE_FILE
         | RO_COMPAT_HUGE_FILE
         | RO_COMPAT_GDT_CSUM
