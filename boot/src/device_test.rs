@@ -1,7 +1,8 @@
 //! The device tests: every virtio device that the device tree names, used as it should be and then as it should not.
 //!
 //! Words of the command line: `vsock=PORT` asks for a connection to that port of the host, which must answer what it is
-//! sent.
+//! sent. A network card's other end must send every frame back with the two addresses at its start exchanged; what else it
+//! sends is ignored.
 
 mod behaved;
 mod hostile;
@@ -12,6 +13,7 @@ use crate::report::Report;
 use crate::virtio_mmio::Registers;
 use core::ptr::NonNull;
 use flat_device_tree::Fdt;
+use hostile::Victim;
 use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
 use virtio_drivers::transport::{DeviceType, Transport};
 
@@ -64,7 +66,13 @@ fn all(zero_page: u64, report: &mut Report) -> Result<(), &'static str> {
             DeviceType::Block => {
                 report.result("blk reads what it wrote", behaved::blk(slot));
                 report.result("blk raises its interrupt", interrupt::blk(slot));
-                hostile::all(slot, report);
+                hostile::all(&Victim { name: "blk", slot, queue: 0, works: behaved::blk }, report);
+            }
+            DeviceType::Network => {
+                report.result("net carries frames both ways", behaved::net(slot));
+                let works = behaved::net;
+                hostile::all(&Victim { name: "net, receiving,", slot, queue: 0, works }, report);
+                hostile::all(&Victim { name: "net, sending,", slot, queue: 1, works }, report);
             }
             DeviceType::EntropySource => report.result("rng fills a buffer", behaved::rng(slot)),
             DeviceType::Console => report.result("console takes a line", behaved::console(slot)),

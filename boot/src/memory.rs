@@ -10,9 +10,9 @@ use spin::Mutex;
 use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 
 /// Bytes for the heap.
-const HEAP: usize = 512 << 10;
+const HEAP: usize = 4 << 20;
 /// Pages for devices.
-const PAGES: usize = 384;
+const PAGES: usize = 2048;
 
 /// An array that is handed out from its start.
 #[repr(C, align(4096))]

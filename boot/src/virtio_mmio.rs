@@ -9,16 +9,12 @@ use core::sync::atomic::{Ordering, fence};
 /// Register offsets, section 4.2.2.
 pub mod register {
     #![allow(missing_docs)]
-    pub const DEVICE_FEATURES: usize = 0x010;
     pub const DRIVER_FEATURES: usize = 0x020;
     pub const DRIVER_FEATURES_SEL: usize = 0x024;
     pub const QUEUE_SEL: usize = 0x030;
-    pub const QUEUE_NUM_MAX: usize = 0x034;
     pub const QUEUE_NUM: usize = 0x038;
     pub const QUEUE_READY: usize = 0x044;
     pub const QUEUE_NOTIFY: usize = 0x050;
-    pub const INTERRUPT_STATUS: usize = 0x060;
-    pub const INTERRUPT_ACK: usize = 0x064;
     pub const STATUS: usize = 0x070;
     pub const QUEUE_DESC_LOW: usize = 0x080;
     pub const QUEUE_DRIVER_LOW: usize = 0x090;
@@ -128,19 +124,25 @@ pub struct RawQueue {
     descriptors: NonNull<u8>,
     available: NonNull<u8>,
     used: NonNull<u8>,
+    number: u32,
     /// The available index that the driver has published.
     index: u16,
 }
 
 impl RawQueue {
-    /// A queue in fresh pages, or `None` when memory is used up.
-    pub fn new() -> Option<Self> {
-        Some(Self { descriptors: pages(1)?, available: pages(1)?, used: pages(1)?, index: 0 })
+    /// Queue `number` of a device in fresh pages, or `None` when memory is used up.
+    pub fn new(number: u32) -> Option<Self> {
+        Some(Self { descriptors: pages(1)?, available: pages(1)?, used: pages(1)?, number, index: 0 })
     }
 
-    /// Tells the device of this queue as its queue number `number`.
-    pub fn install(&self, device: Registers, number: u32) {
-        device.write(register::QUEUE_SEL, number);
+    /// Its number.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Tells the device of this queue.
+    pub fn install(&self, device: Registers) {
+        device.write(register::QUEUE_SEL, self.number);
         device.write(register::QUEUE_NUM, u32::from(QUEUE_SIZE));
         device.write_address(register::QUEUE_DESC_LOW, self.descriptors.as_ptr() as u64);
         device.write_address(register::QUEUE_DRIVER_LOW, self.available.as_ptr() as u64);

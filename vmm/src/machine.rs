@@ -22,9 +22,11 @@ pub use crate::devices::serial::Output;
 pub use probe::{Kvm, ProbeError, probe};
 
 use crate::backends::disk::Disk;
+use crate::backends::net::Port;
 use crate::devices::reactor::Reactor;
 use crate::devices::serial::Tail;
 use crate::devices::virtio::Transport;
+use crate::devices::virtio::net::OnLost;
 use crate::payload::Embedded;
 use crate::sandbox::{Lock, Role, SandboxError};
 use ending::Ending;
@@ -63,6 +65,8 @@ pub struct Config {
     pub cmdline_extra: String,
     /// Disks, in the order in which the guest finds them.
     pub disks: Vec<DiskConfig>,
+    /// Network cards, in the order in which the guest finds them.
+    pub networks: Vec<NetworkConfig>,
     /// The vsock device, if any.
     pub vsock: Option<VsockConfig>,
     /// Where the serial port's output goes: kernel panics, and everything if `console=ttyS0` is not quiet.
@@ -83,6 +87,7 @@ impl Config {
             initrd: None,
             cmdline_extra: String::new(),
             disks: Vec::new(),
+            networks: Vec::new(),
             vsock: None,
             serial: Output::Discard,
             console: None,
@@ -106,6 +111,18 @@ pub struct DiskConfig {
     pub serial: String,
     /// The storage behind it.
     pub backend: Box<dyn Disk>,
+}
+
+/// A virtio-net card.
+pub struct NetworkConfig {
+    /// Its address.
+    pub mac: [u8; 6],
+    /// The MTU that the guest is told: 68 to 65520.
+    pub mtu: u16,
+    /// What its pairs of queues, 1 to 8, stand on.
+    pub ports: Vec<Box<dyn Port>>,
+    /// Called on the devices' thread when the link ends while the guest runs.
+    pub on_lost: OnLost,
 }
 
 /// The virtio-vsock device.

@@ -88,8 +88,8 @@ mod kvm {
     pub const ALL: [u64; 6] = [RUN, GET_REGS, SET_REGS, GET_SREGS, GET_VCPU_EVENTS, SET_VCPU_EVENTS];
 }
 
-/// The `ioctl` that makes a socket non-blocking.
-const FIONBIO: u64 = libc::FIONBIO;
+/// What the devices' thread asks of its descriptors: sockets that do not block, and which frames a tap's guest takes.
+const DEVICE_REQUESTS: [u64; 3] = [libc::FIONBIO, libc::TUNSETOFFLOAD, libc::TUNSETQUEUE];
 
 /// A filter, ready to be entered by any number of threads.
 #[derive(Clone, Debug)]
@@ -126,7 +126,7 @@ fn rules(role: Role) -> Result<BTreeMap<i64, Vec<SeccompRule>>, SandboxError> {
         Role::Devices => {
             rules.extend(DEVICES.iter().map(|number| (*number, Vec::new())));
             rules.insert(libc::SYS_socket, vec![argument(0, SeccompCmpOp::Eq, libc::AF_UNIX as u64)?]);
-            &[FIONBIO]
+            &DEVICE_REQUESTS
         }
     };
     let requests: Result<_, _> =

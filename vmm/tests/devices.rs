@@ -4,14 +4,51 @@
 //! that, or without a usable KVM, the test says so and passes.
 
 use ferry_vmm::backends::disk::{Access, Raw};
-use ferry_vmm::machine::{Config, DiskConfig, Exit, Image, Machine, Output, VsockConfig, probe};
+use ferry_vmm::backends::net::Passt;
+use ferry_vmm::machine::{
+    Config, DiskConfig, Exit, Image, Machine, NetworkConfig, Output, VsockConfig, probe,
+};
 use std::io::{Read, Seek, Write};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::thread;
+use std::time::Duration;
 
 /// The port of the host that the guest is told to talk to.
 const PORT: u32 = 5000;
+
+/// A network card whose other end sends every frame back with its addresses exchanged, and one of its own a millisecond: so
+/// that there is always something to receive.
+fn mirror() -> NetworkConfig {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut ticks = theirs.try_clone().unwrap();
+    thread::spawn(move || {
+        let frame = [&60u32.to_be_bytes()[..], &[0; 60]].concat();
+        while ticks.write_all(&frame).is_ok() {
+            thread::sleep(Duration::from_millis(1));
+        }
+    });
+    thread::spawn(move || {
+        let mut theirs = theirs;
+        let mut length = [0; 4];
+        while theirs.read_exact(&mut length).is_ok() {
+            let mut frame = vec![0; u32::from_be_bytes(length) as usize];
+            theirs.read_exact(&mut frame).unwrap();
+            let (to, from) = frame.split_at_mut(6);
+            to.swap_with_slice(&mut from[..6]);
+            // One write a frame: the ticks must not come in between.
+            if theirs.write_all(&[&length[..], &frame].concat()).is_err() {
+                break;
+            }
+        }
+    });
+    NetworkConfig {
+        mac: [2, 0, 0, 0, 0, 1],
+        mtu: 1500,
+        ports: vec![Box::new(Passt::new(ours).unwrap())],
+        on_lost: Box::new(|error| panic!("{error}")),
+    }
+}
 
 #[test]
 fn serve_a_guest_that_keeps_the_rules_and_outlive_one_that_does_not() {
@@ -47,6 +84,7 @@ fn serve_a_guest_that_keeps_the_rules_and_outlive_one_that_does_not() {
             serial: "scratch".into(),
             backend: Box::new(Raw::from_file(disk, Access::ReadWrite).unwrap()),
         }],
+        networks: vec![mirror()],
         vsock: Some(VsockConfig { cid: 3, socket }),
         serial: Output::File(output.try_clone().unwrap()),
         ..Config::new(Image::File(guest))
@@ -60,7 +98,7 @@ fn serve_a_guest_that_keeps_the_rules_and_outlive_one_that_does_not() {
     println!("{report}");
     assert_eq!(exit, Exit::Reset, "{report}");
     assert!(report.contains("\ndone ") && report.contains(", 0 failed"), "{report}");
-    for device in ["blk reads", "blk raises", "rng fills", "vsock carries", "blk outlives"] {
+    for device in ["blk reads", "blk raises", "rng fills", "vsock carries", "net carries", "blk outlives", "net, sending, outlives"] {
         assert!(report.contains(&format!("ok {device}")), "no test of {device}:\n{report}");
     }
 }

@@ -4,6 +4,7 @@ use super::Slot;
 use crate::memory::Flat;
 use virtio_drivers::device::blk::{SECTOR_SIZE, VirtIOBlk};
 use virtio_drivers::device::console::VirtIOConsole;
+use virtio_drivers::device::net::VirtIONet;
 use virtio_drivers::device::rng::VirtIORng;
 use virtio_drivers::device::socket::{
     VMADDR_CID_HOST, VirtIOSocket, VsockAddr, VsockConnectionManager, VsockEventType,
@@ -88,4 +89,37 @@ pub fn vsock(slot: Slot, port: u32) -> Result<(), &'static str> {
         }
     }
     Err("never answers")
+}
+
+/// Sends a frame to the address that clouds keep their secrets at and one to a neighbour, and expects back the second.
+pub fn net(slot: Slot) -> Result<(), &'static str> {
+    const FORBIDDEN: [u8; 4] = [169, 254, 169, 254];
+    const ALLOWED: [u8; 4] = [192, 0, 2, 1];
+    const LENGTH: usize = 900;
+    let mut card = VirtIONet::<Flat, _, 16>::new(slot.transport()?, 2048).map_err(|_| "does not start")?;
+    let mine = card.mac_address();
+    for destination in [FORBIDDEN, ALLOWED] {
+        let mut buffer = card.new_tx_buffer(LENGTH);
+        let frame = buffer.packet_mut();
+        frame[..6].copy_from_slice(&[0xff; 6]);
+        frame[6..12].copy_from_slice(&mine);
+        frame[12..15].copy_from_slice(&[8, 0, 0x45]);
+        frame[30..34].copy_from_slice(&destination);
+        frame[LENGTH - 1] = 0x5e;
+        card.send(buffer).map_err(|_| "does not send")?;
+    }
+    for _ in 0..PATIENCE {
+        let Ok(buffer) = card.receive() else { continue };
+        let frame = buffer.packet();
+        if frame.len() == LENGTH && frame[..6] == mine {
+            let same = frame[6..12] == [0xff; 6] && frame[LENGTH - 1] == 0x5e;
+            return match frame[30..34] {
+                _ if !same => Err("brings back something else than was sent"),
+                ref address if *address == ALLOWED => Ok(()),
+                _ => Err("lets a frame out that it must not"),
+            };
+        }
+        card.recycle_rx_buffer(buffer).map_err(|_| "does not take a buffer back")?;
+    }
+    Err("brings nothing back")
 }

@@ -1,10 +1,11 @@
 //! A driver that breaks the rules. Whatever it does, the device must stay within its own affairs: no crash of the VMM, no
 //! endless work, and after a reset it serves a well-behaved driver again.
 
-use super::{Slot, behaved};
+use super::Slot;
 use crate::memory::pages;
 use crate::report::Report;
 use crate::virtio_mmio::{Descriptor, QUEUE_SIZE, RawQueue, Registers, flag, register};
+use alloc::format;
 
 /// How often a device is asked what it makes of an insult before the test goes on.
 const PATIENCE: usize = 200;
@@ -15,48 +16,60 @@ type Insult = fn(Registers, &mut RawQueue) -> Result<(), &'static str>;
 
 /// Every misdeed by name.
 const INSULTS: &[(&str, Insult)] = &[
-    ("blk outlives a chain that loops", chain_that_loops),
-    ("blk outlives a chain out of the table", chain_out_of_the_table),
-    ("blk outlives a head out of the table", head_out_of_the_table),
-    ("blk outlives a buffer outside memory", buffer_outside_memory),
-    ("blk outlives a buffer that wraps around", buffer_that_wraps),
-    ("blk outlives an empty chain", empty_chain),
-    ("blk outlives a status it may not write", unwritable_status),
-    ("blk outlives nested indirect tables", nested_indirect),
-    ("blk outlives an index far ahead", index_far_ahead),
-    ("blk outlives rings outside memory", rings_outside_memory),
-    ("blk outlives a queue moved while live", queue_moved_while_live),
-    ("blk outlives a reset in mid-request", reset_in_mid_request),
-    ("blk outlives accesses all over its registers", accesses_all_over),
-    ("blk outlives kicks of queues it does not have", kicks_of_nothing),
+    ("outlives a chain that loops", chain_that_loops),
+    ("outlives a chain out of the table", chain_out_of_the_table),
+    ("outlives a head out of the table", head_out_of_the_table),
+    ("outlives a buffer outside memory", buffer_outside_memory),
+    ("outlives a buffer that wraps around", buffer_that_wraps),
+    ("outlives an empty chain", empty_chain),
+    ("outlives a status it may not write", unwritable_status),
+    ("outlives nested indirect tables", nested_indirect),
+    ("outlives an index far ahead", index_far_ahead),
+    ("outlives rings outside memory", rings_outside_memory),
+    ("outlives a queue moved while live", queue_moved_while_live),
+    ("outlives a reset in mid-request", reset_in_mid_request),
+    ("outlives accesses all over its registers", accesses_all_over),
+    ("outlives kicks of queues it does not have", kicks_of_nothing),
 ];
 
-/// Commits every misdeed against the disk at `slot`, and checks after each that the disk still works.
-pub fn all(slot: Slot, report: &mut Report) {
+/// A queue to misbehave on.
+pub struct Victim {
+    /// What the report calls it.
+    pub name: &'static str,
+    /// Where its device is.
+    pub slot: Slot,
+    /// Its number.
+    pub queue: u32,
+    /// Whether the device serves a driver that keeps the rules.
+    pub works: fn(Slot) -> Result<(), &'static str>,
+}
+
+/// Commits every misdeed against a queue, and checks after each that its device still works.
+pub fn all(victim: &Victim, report: &mut Report) {
     for (name, insult) in INSULTS {
-        report.result(name, commit(slot, *insult));
+        report.result(&format!("{} {name}", victim.name), commit(victim, *insult));
     }
 }
 
-fn commit(slot: Slot, insult: Insult) -> Result<(), &'static str> {
-    let device = slot.registers();
-    let mut queue = RawQueue::new().ok_or("the guest's memory is used up")?;
+fn commit(victim: &Victim, insult: Insult) -> Result<(), &'static str> {
+    let device = victim.slot.registers();
+    let mut queue = RawQueue::new(victim.queue).ok_or("the guest's memory is used up")?;
     if !(device.reset() && device.negotiate()) {
         return Err("does not start");
     }
-    queue.install(device, 0);
+    queue.install(device);
     device.go();
     insult(device, &mut queue)?;
     if !device.reset() {
         return Err("does not reset");
     }
-    behaved::blk(slot)
+    (victim.works)(victim.slot)
 }
 
-/// Kicks queue 0 and waits a little for whatever the device does: an answer, a cry for reset, or nothing.
+/// Kicks the queue and waits a little for whatever the device does: an answer, a cry for reset, or nothing.
 fn kick(device: Registers, queue: &RawQueue) {
     let before = queue.given_back();
-    device.write(register::QUEUE_NOTIFY, 0);
+    device.write(register::QUEUE_NOTIFY, queue.number());
     for _ in 0..PATIENCE {
         if device.needs_reset() || queue.given_back() != before {
             break;
@@ -154,7 +167,7 @@ fn rings_outside_memory(device: Registers, queue: &mut RawQueue) -> Result<(), &
     if !(device.reset() && device.negotiate()) {
         return Err("does not restart");
     }
-    device.write(register::QUEUE_SEL, 0);
+    device.write(register::QUEUE_SEL, queue.number());
     device.write(register::QUEUE_NUM, u32::from(QUEUE_SIZE));
     for ring in [register::QUEUE_DESC_LOW, register::QUEUE_DRIVER_LOW, register::QUEUE_DEVICE_LOW] {
         device.write_address(ring, NOWHERE);
@@ -166,7 +179,7 @@ fn rings_outside_memory(device: Registers, queue: &mut RawQueue) -> Result<(), &
 }
 
 fn queue_moved_while_live(device: Registers, queue: &mut RawQueue) -> Result<(), &'static str> {
-    device.write(register::QUEUE_SEL, 0);
+    device.write(register::QUEUE_SEL, queue.number());
     device.write_address(register::QUEUE_DESC_LOW, NOWHERE);
     device.write(register::QUEUE_NUM, 0xffff);
     queue.describe(0, readable(request()?, 16, 0));
@@ -184,7 +197,7 @@ fn reset_in_mid_request(device: Registers, queue: &mut RawQueue) -> Result<(), &
     );
     queue.describe(2, Descriptor { address: page + 64, length: 1, flags: flag::WRITE, next: 0 });
     queue.offer(0);
-    device.write(register::QUEUE_NOTIFY, 0);
+    device.write(register::QUEUE_NOTIFY, queue.number());
     if device.reset() { Ok(()) } else { Err("does not reset while busy") }
 }
 
@@ -200,7 +213,7 @@ fn accesses_all_over(device: Registers, _queue: &mut RawQueue) -> Result<(), &'s
 }
 
 fn kicks_of_nothing(device: Registers, queue: &mut RawQueue) -> Result<(), &'static str> {
-    for number in [1, 7, 0xffff, u32::MAX] {
+    for number in [19, 77, 0xffff, u32::MAX] {
         device.write(register::QUEUE_SEL, number);
         device.write(register::QUEUE_READY, 1);
         device.write(register::QUEUE_NOTIFY, number);

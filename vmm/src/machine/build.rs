@@ -6,8 +6,8 @@ use super::layout::Slot;
 use super::memory::{self, Source};
 use super::vcpu::{Buses, Vcpu};
 use super::{
-    Config, ConsoleConfig, DiskConfig, Error, Exit, Image, Machine, VsockConfig, cmdline, entry, fdt, kernel,
-    layout, probe,
+    Config, ConsoleConfig, DiskConfig, Error, Exit, Image, Machine, NetworkConfig, VsockConfig, cmdline,
+    entry, fdt, kernel, layout, probe,
 };
 use crate::devices::bus::Bus;
 use crate::devices::panic::Pvpanic;
@@ -17,6 +17,7 @@ use crate::devices::serial::{Output, SerialPort, Tail};
 use crate::devices::virtio::Device;
 use crate::devices::virtio::blk::Blk;
 use crate::devices::virtio::console::Console;
+use crate::devices::virtio::net::Net;
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::transport::{Transport, register};
 use crate::devices::virtio::vsock::Vsock;
@@ -46,7 +47,7 @@ pub(super) fn build(config: Config) -> Result<Machine, Error> {
     let ports = port_bus(&vm, config.serial, &tail, &ending)?;
     let mut memory_bus = memory_bus(&ending);
     let mut reactor = Reactor::new().map_err(Error::system("make an event queue"))?;
-    let devices = devices(config.disks, config.vsock, config.console)?;
+    let devices = devices(config.disks, config.networks, config.vsock, config.console)?;
     let (slots, transports) = attach(devices, &vm, &memory, &mut memory_bus, &mut reactor)?;
 
     let kernel = kernel::load(&Source::open(&config.kernel, "kernel")?, &memory)?;
@@ -135,12 +136,17 @@ fn memory_bus(ending: &Arc<Ending>) -> Bus {
 /// The virtio devices, in the order in which the guest finds them.
 fn devices(
     disks: Vec<DiskConfig>,
+    networks: Vec<NetworkConfig>,
     vsock: Option<VsockConfig>,
     console: Option<ConsoleConfig>,
 ) -> Result<Vec<Box<dyn Device>>, Error> {
     let mut devices: Vec<Box<dyn Device>> = Vec::new();
     for DiskConfig { serial, backend } in disks {
         devices.push(Box::new(Blk::new(backend, &serial)));
+    }
+    for NetworkConfig { mac, mtu, ports, on_lost } in networks {
+        let card = Net::new(mac, mtu, ports, on_lost).map_err(Error::system("make a network card"))?;
+        devices.push(Box::new(card));
     }
     if let Some(VsockConfig { cid, socket }) = vsock {
         raise_descriptor_limit();

@@ -43,6 +43,7 @@ impl Exits {
 /// A device type's name (virtio specification, section 5).
 fn name(kind: u32) -> &'static str {
     match kind {
+        1 => "net",
         2 => "blk",
         3 => "console",
         4 => "rng",

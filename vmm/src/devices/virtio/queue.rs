@@ -5,7 +5,7 @@
 
 use super::{Fault, Memory};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{ByteValued, Bytes, GuestMemoryBackend, VolatileSlice};
+use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryBackend, VolatileSlice};
 
 /// Storage for a chain's buffers between two requests: always empty, so it borrows from nothing.
 struct Spare(Vec<VolatileSlice<'static>>);
@@ -18,12 +18,19 @@ pub struct Virtqueue {
     queue: Queue,
     spare: Spare,
     served: u64,
+    /// Several requests were given back at once, of which the rings' bookkeeping knows only one.
+    together: bool,
 }
 
 impl Virtqueue {
     /// A queue that is not set up, of at most `max_size` requests: a power of two.
     pub fn new(max_size: u16) -> Option<Self> {
-        Queue::new(max_size).ok().map(|queue| Self { queue, spare: Spare(Vec::new()), served: 0 })
+        Queue::new(max_size).ok().map(|queue| Self {
+            queue,
+            spare: Spare(Vec::new()),
+            served: 0,
+            together: false,
+        })
     }
 
     /// The registers' view of the queue.
@@ -34,6 +41,11 @@ impl Virtqueue {
     /// Whether the driver has set the queue up.
     pub fn is_ready(&self) -> bool {
         self.queue.ready()
+    }
+
+    /// How many requests it holds.
+    pub fn size(&self) -> u16 {
+        self.queue.size()
     }
 
     /// How many requests have been given back.
@@ -91,10 +103,43 @@ impl Virtqueue {
             .map_err(|_| Fault("the used ring lies outside the guest's memory"))
     }
 
+    /// Lets go of a request's buffers before it is given back by [`Virtqueue::push_together`] or [`Virtqueue::rewind`];
+    /// the number that stands for it.
+    pub fn release(&mut self, chain: Chain<'_>) -> u16 {
+        self.spare.0 = recycle(chain.buffers);
+        chain.head
+    }
+
+    /// Gives several requests back, each with the number of bytes written to it, so that the driver sees all or none.
+    pub fn push_together(&mut self, memory: &Memory, used: &[(u16, u32)]) -> Result<(), Fault> {
+        /// Bytes before the used ring's elements, and of an element (specification, section 2.7.8).
+        const HEADER: u64 = 4;
+        const ELEMENT: u64 = 8;
+        let outside = Fault("the used ring lies outside the guest's memory");
+        let Some(((last, written), before)) = used.split_last() else { return Ok(()) };
+        for (head, written) in before {
+            let slot = u64::from(self.queue.next_used() % self.queue.size());
+            let element = [u32::from(*head).to_le(), written.to_le()];
+            let address = self.queue.used_ring().checked_add(HEADER + slot * ELEMENT).ok_or(outside)?;
+            memory.write_obj(element, GuestAddress(address)).map_err(|_| outside)?;
+            self.queue.set_next_used(self.queue.next_used().wrapping_add(1));
+            self.together = true;
+        }
+        self.served += used.len() as u64;
+        self.queue.add_used(memory, *last, *written).map_err(|_| outside)
+    }
+
+    /// Puts the `count` requests taken last back.
+    pub fn rewind(&mut self, count: usize) {
+        for _ in 0..count {
+            self.queue.go_to_previous_position();
+        }
+    }
+
     /// Puts the request taken last back.
     pub fn undo_pop(&mut self, chain: Chain<'_>) {
-        self.spare.0 = recycle(chain.buffers);
-        self.queue.go_to_previous_position();
+        self.release(chain);
+        self.rewind(1);
     }
 
     /// Whether the driver wants an interrupt for what was given back since the last question.
@@ -102,8 +147,10 @@ impl Virtqueue {
         if !self.queue.ready() {
             return Ok(false);
         }
+        let several = std::mem::take(&mut self.together);
         self.queue
             .needs_notification(memory)
+            .map(|needed| needed || several)
             .map_err(|_| Fault("the available ring lies outside the guest's memory"))
     }
 
@@ -213,6 +260,28 @@ impl<'a> Chain<'a> {
             *last = rest;
         }
         Ok(byte)
+    }
+
+    /// Copies what is still to be read to the front of `to`, and returns how much that was; none if it does not fit.
+    pub fn copy_readable(&self, to: &mut [u8]) -> Option<usize> {
+        let mut done = 0;
+        for buffer in self.readable() {
+            let part = to.get_mut(done..done + buffer.len())?;
+            buffer.copy_to(part);
+            done += part.len();
+        }
+        Some(done)
+    }
+
+    /// The byte at `offset` of what can be written.
+    pub fn writable_byte(&self, mut offset: usize) -> Option<VolatileSlice<'a>> {
+        for buffer in self.writable() {
+            if offset < buffer.len() {
+                return buffer.subslice(offset, 1).ok();
+            }
+            offset -= buffer.len();
+        }
+        None
     }
 
     /// Writes to the front of what can be written, from `offset` on, and returns how much fitted.

@@ -1,0 +1,179 @@
+//! The connection to `passt`, a program that speaks to the host's sockets for a guest without any privilege.
+//!
+//! Frames go over a stream socket, each preceded by its length as 32 bits in network order (passt(1), the protocol it shares
+//! with QEMU's `-netdev stream`). They have no header and no offloads.
+
+use super::{ETHERNET, HEADER, MAX_FRAME, Port};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+/// Bytes of a frame's length.
+const LENGTH: usize = 4;
+/// What is read at once at most: a few of the longest frames.
+const BUFFER: usize = 4 * (LENGTH + MAX_FRAME);
+
+/// One end of a stream of frames.
+pub struct Passt {
+    stream: UnixStream,
+    /// What has been read and not yet given to the guest: `input[start..end]`.
+    input: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// The rest of a frame that the other end had no room for.
+    unsent: Vec<u8>,
+}
+
+impl Passt {
+    /// Takes a socket whose other end speaks the protocol.
+    pub fn new(stream: UnixStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(Self { stream, input: vec![0; BUFFER], start: 0, end: 0, unsent: Vec::new() })
+    }
+
+    /// The next frame that has arrived whole.
+    fn next(&mut self) -> io::Result<Option<&[u8]>> {
+        let waiting = &self.input[self.start..self.end];
+        let Some((length, rest)) = waiting.split_first_chunk::<LENGTH>() else { return Ok(None) };
+        let length = u32::from_be_bytes(*length) as usize;
+        if !(ETHERNET..=MAX_FRAME - HEADER).contains(&length) {
+            let text = format!("passt sent a frame of {length} bytes");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        let Some(frame) = rest.get(..length) else { return Ok(None) };
+        self.start += LENGTH + length;
+        Ok(Some(frame))
+    }
+
+    /// Reads more, behind what is there already.
+    fn fill(&mut self) -> io::Result<()> {
+        self.input.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+        match self.stream.read(&mut self.input[self.end..])? {
+            0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "passt has ended")),
+            count => {
+                self.end += count;
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Port for Passt {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+
+    fn receive(&mut self, frame: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if let Some(next) = self.next()? {
+                let length = HEADER + next.len();
+                frame[..HEADER].fill(0);
+                frame[HEADER..length].copy_from_slice(next);
+                return Ok(length);
+            }
+            self.fill()?;
+        }
+    }
+
+    fn send(&mut self, frame: &[u8]) -> io::Result<()> {
+        if !self.flush()? {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let frame = &frame[HEADER..];
+        let length = (frame.len() as u32).to_be_bytes();
+        let parts = [io::IoSlice::new(&length), io::IoSlice::new(frame)];
+        let sent = self.stream.write_vectored(&parts)?;
+        // Half a frame would be the end of the stream: the rest is kept.
+        self.unsent.extend_from_slice(length.get(sent..).unwrap_or_default());
+        self.unsent.extend_from_slice(frame.get(sent.saturating_sub(LENGTH)..).unwrap_or_default());
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<bool> {
+        while !self.unsent.is_empty() {
+            match self.stream.write(&self.unsent) {
+                Ok(sent) => drop(self.unsent.drain(..sent)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> (Passt, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Passt::new(ours).unwrap(), theirs)
+    }
+
+    fn framed(frame: &[u8]) -> Vec<u8> {
+        [&(frame.len() as u32).to_be_bytes()[..], frame].concat()
+    }
+
+    #[test]
+    fn finds_frames_however_the_stream_is_cut() {
+        let frames: Vec<Vec<u8>> = (0u8..50).map(|n| vec![n; 14 + usize::from(n) * 1300]).collect();
+        let (mut port, mut peer) = pair();
+        let bytes = frames.iter().flat_map(|frame| framed(frame)).collect::<Vec<_>>();
+        let writer = std::thread::spawn(move || {
+            for piece in bytes.chunks(997) {
+                peer.write_all(piece).unwrap();
+            }
+            peer
+        });
+        let mut buffer = vec![0xee; MAX_FRAME];
+        for frame in &frames {
+            let length = loop {
+                match port.receive(&mut buffer) {
+                    Ok(length) => break length,
+                    Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                }
+                std::thread::yield_now();
+            };
+            assert_eq!(buffer[..HEADER], [0; HEADER]);
+            assert!(buffer[HEADER..length] == frame[..], "a frame of {} bytes", frame.len());
+        }
+        drop(writer.join().unwrap());
+        assert_eq!(port.receive(&mut buffer).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn lengths_that_no_frame_has_end_the_connection() {
+        for length in [0, 13, MAX_FRAME as u32, u32::MAX] {
+            let (mut port, mut peer) = pair();
+            peer.write_all(&length.to_be_bytes()).unwrap();
+            let error = port.receive(&mut vec![0; MAX_FRAME]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{length}");
+        }
+    }
+
+    #[test]
+    fn keeps_what_the_other_end_has_no_room_for() {
+        let (mut port, mut peer) = pair();
+        let frame: Vec<u8> = (0..HEADER + 60_000).map(|n| n as u8).collect();
+        let mut sent = 0;
+        while port.send(&frame).is_ok() {
+            sent += 1;
+        }
+        assert!(sent > 1);
+        peer.set_nonblocking(true).unwrap();
+        let mut all = Vec::new();
+        while !port.flush().unwrap() {
+            let _ = peer.read_to_end(&mut all);
+        }
+        let _ = peer.read_to_end(&mut all);
+        assert!(all == framed(&frame[HEADER..]).repeat(sent), "{} bytes for {sent} frames", all.len());
+    }
+
+    #[test]
+    fn a_peer_that_is_gone_takes_nothing() {
+        let (mut port, peer) = pair();
+        drop(peer);
+        assert_eq!(port.send(&[0; 100]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+}
