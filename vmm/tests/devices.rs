@@ -98,7 +98,15 @@ fn serve_a_guest_that_keeps_the_rules_and_outlive_one_that_does_not() {
     println!("{report}");
     assert_eq!(exit, Exit::Reset, "{report}");
     assert!(report.contains("\ndone ") && report.contains(", 0 failed"), "{report}");
-    for device in ["blk reads", "blk raises", "rng fills", "vsock carries", "net carries", "blk outlives", "net, sending, outlives"] {
+    for device in [
+        "blk reads",
+        "blk raises",
+        "rng fills",
+        "vsock carries",
+        "net carries",
+        "blk outlives",
+        "net, sending, outlives",
+    ] {
         assert!(report.contains(&format!("ok {device}")), "no test of {device}:\n{report}");
     }
 }

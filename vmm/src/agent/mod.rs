@@ -6,6 +6,7 @@
 
 mod calls;
 mod client;
+pub mod network;
 mod pump;
 pub mod session;
 mod signals;

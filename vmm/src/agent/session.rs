@@ -3,6 +3,7 @@
 
 use super::calls::OutputStream;
 use super::client::{CallError, Client, Wait};
+use super::network::GuestNetwork;
 use super::pump::{DrainError, Ended, Process};
 use super::signals::Signal;
 use super::terminal::{RawMode, Window};
@@ -25,6 +26,8 @@ pub struct ContainerSpec {
     pub storages: Vec<Storage>,
     /// The container itself.
     pub oci: Spec,
+    /// The sandbox's network, if it has one.
+    pub network: Option<GuestNetwork>,
 }
 
 /// The host's ends of a container's standard streams.
@@ -340,9 +343,13 @@ fn prepare(client: &Client, spec: &ContainerSpec) -> Result<(), RunError> {
     let sandbox = CreateSandboxRequest {
         hostname: spec.oci.hostname.clone(),
         sandbox_id: spec.id.clone(),
+        dns: spec.network.as_ref().map(|network| network.dns.clone()).unwrap_or_default(),
         ..Default::default()
     };
     client.create_sandbox(&sandbox).map_err(RunError::refused("prepare itself"))?;
+    if let Some(network) = &spec.network {
+        network.configure(client).map_err(RunError::refused("set up its network"))?;
+    }
     let container = CreateContainerRequest {
         container_id: spec.id.clone(),
         exec_id: spec.id.clone(),

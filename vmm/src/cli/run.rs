@@ -11,6 +11,7 @@ use crate::runtime::environment;
 use crate::runtime::guest::{Launch, Serial};
 use crate::runtime::interrupt::{Forwarding, Interrupts};
 use crate::runtime::logs::{LEAST_BYTES, MOST_FILES};
+use crate::runtime::network::{Link, Published, Wanted, parse_network, parse_published};
 use crate::runtime::oci::{Options, Writable};
 use crate::runtime::own_vmm::OwnVmm;
 use crate::runtime::record::Record;
@@ -139,6 +140,13 @@ pub struct MachineArgs {
     /// Memory, such as 512m or 2g [default: 512m]
     #[arg(short, long, value_name = "SIZE", value_parser = parse_memory)]
     pub memory: Option<u64>,
+    /// The network: user (passt, without privileges), tap=NAME[,ip=ADDRESS/PREFIX,gateway=ADDRESS,dns=ADDRESS,mtu=BYTES,queues=N]
+    /// or none [default: user where passt is installed]
+    #[arg(long, value_name = "NETWORK", value_parser = parse_network, help_heading = "Network")]
+    pub network: Option<Link>,
+    /// Let a port of the host lead to one of the guest's: [ADDRESS:]HOST:GUEST[/udp]
+    #[arg(short, long, value_name = "PORTS", value_parser = parse_published, help_heading = "Network")]
+    pub publish: Vec<Published>,
     /// Boot this kernel (an ELF vmlinux)
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
@@ -277,6 +285,10 @@ impl MachineArgs {
             scratch_bytes: match overlay {
                 Some(Overlay::Disk(Some(bytes))) => bytes,
                 _ => defaults.scratch_bytes,
+            },
+            network: Wanted {
+                link: self.network.clone().unwrap_or(defaults.network.link),
+                published: self.publish.clone(),
             },
             cmdline_extra: self.cmdline.clone().unwrap_or_default(),
             kernel: self.kernel.clone(),

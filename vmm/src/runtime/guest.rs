@@ -1,6 +1,7 @@
 //! A guest from the outside: what it is started with, how its agent is reached, and how it ended. Whoever can start one
 //! (ferry's own VMM, QEMU) implements [`Launch`] and [`Guest`]; everything else of a run is the same.
 
+use super::network;
 use crate::agent::Transport;
 use ferry_images::Segment;
 use std::path::PathBuf;
@@ -16,6 +17,8 @@ pub struct Plan {
     pub memory_mib: u64,
     /// Disks, in the guest's order.
     pub disks: Vec<PlannedDisk>,
+    /// Its network, if it has one.
+    pub network: Option<network::Plan>,
     /// Words appended to the kernel's command line.
     pub cmdline_extra: String,
     /// The kernel, where it is not the usual one.
@@ -65,6 +68,11 @@ pub trait Launch: Sync {
     /// What people see while a guest starts.
     fn step(&self) -> &'static str {
         "starting the guest"
+    }
+
+    /// Whether the guests can have a network of ferry's.
+    fn has_network(&self) -> bool {
+        false
     }
 
     /// Starts one. It runs when this returns, or an error says why not in words for people.

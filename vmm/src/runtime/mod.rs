@@ -17,6 +17,7 @@ pub mod limits;
 pub mod logs;
 pub mod monitor;
 pub mod name;
+pub mod network;
 pub mod oci;
 pub mod own_vmm;
 pub mod record;

@@ -100,7 +100,7 @@ pub fn container_for(id: &str, image: &ImageConfig, options: &Options) -> Result
     // Whatever is mounted last is the root.
     let root = storages.last().map(|storage| storage.mount_point.clone()).unwrap_or_default();
     let oci = spec_for(id, &root, image, options)?;
-    Ok(ContainerSpec { id: id.to_owned(), storages, oci })
+    Ok(ContainerSpec { id: id.to_owned(), storages, oci, network: None })
 }
 
 /// The specification alone, of a container whose root the guest has mounted at `root`.

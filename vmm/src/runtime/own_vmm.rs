@@ -1,6 +1,7 @@
 //! Guests on ferry's own VMM, in this process: one thread runs the machine, which has a thread for each vCPU.
 
 use super::guest::{Contents, End, Guest, Launch, LaunchError, Plan, PlannedDisk, Reason, Serial};
+use super::network;
 use crate::agent::Transport;
 use crate::backends::disk::{Access, Composite, Disk, OpenError, Raw, Segment};
 use crate::machine::{self, Config, DiskConfig, Exit, Handle, Image, Machine, Output, VsockConfig};
@@ -32,6 +33,10 @@ impl Launch for OwnVmm {
             Ok(kvm) if kvm.emulates_ring0 => "starting the guest (this KVM interprets its kernel: minutes)",
             _ => "starting the guest",
         }
+    }
+
+    fn has_network(&self) -> bool {
+        true
     }
 
     fn launch(&self, plan: &Plan) -> Result<Arc<dyn Guest>, LaunchError> {
@@ -87,6 +92,9 @@ fn config(plan: &Plan, socket: PathBuf) -> Result<Config, LaunchError> {
         .map(|disk| Ok(DiskConfig { serial: disk.serial.clone(), backend: backend(disk)? }))
         .collect::<Result<_, OpenError>>()
         .map_err(|error| LaunchError(error.to_string()))?;
+    if let Some(plan) = &plan.network {
+        config.networks.push(network::open(plan).map_err(|error| LaunchError(error.to_string()))?);
+    }
     config.vsock = Some(VsockConfig { cid: GUEST_CID, socket });
     config.serial = match plan.serial {
         Serial::Quiet => Output::Discard,

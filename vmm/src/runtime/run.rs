@@ -8,6 +8,7 @@ use super::interrupt::Interrupts;
 use super::logs::{Capacity, Writer};
 use super::monitor::{Captured, Monitor, Server, capture};
 use super::name;
+use super::network;
 use super::oci::{self, LAYERS_SERIAL, SCRATCH_SERIAL, Writable};
 use super::record::{Made, Record, Status};
 use super::restart::{Restart, Restarts};
@@ -42,6 +43,8 @@ pub struct Shape {
     pub memory_mib: u64,
     /// Size of the scratch disk in bytes, where there is one.
     pub scratch_bytes: u64,
+    /// Its network.
+    pub network: network::Wanted,
     /// Words appended to the kernel's command line.
     pub cmdline_extra: String,
     /// A kernel other than the usual one.
@@ -58,6 +61,7 @@ impl Default for Shape {
             vcpus: 1,
             memory_mib: 512,
             scratch_bytes: 10 << 30,
+            network: network::Wanted::default(),
             cmdline_extra: String::new(),
             kernel: None,
             initrd: None,
@@ -177,8 +181,11 @@ pub fn run(request: &Request, host: &Host<'_>) -> Result<u8, Failure> {
     if options.terminal && options.window.is_none() {
         options.window = Window::current();
     }
-    let container =
+    let mut container =
         oci::container_for(&id, &request.image.image.config, &options).map_err(|error| fault(&error))?;
+    let network = network::plan(&request.shape.network, &id, host.launch.has_network())
+        .map_err(|error| fault(&error))?;
+    container.network = network.as_ref().map(network::Plan::guest);
     let made = made(request, &container)?;
     let sockets = directory::make(&host.containers.root().join("run"))
         .map_err(|error| Failure::early(format!("no place for the run's sockets: {error}")))?;
@@ -205,6 +212,7 @@ pub fn run(request: &Request, host: &Host<'_>) -> Result<u8, Failure> {
         request,
         host,
         container: &container,
+        network,
         sockets: sockets.path(),
         directory,
         kept,
@@ -225,6 +233,7 @@ struct Life<'a> {
     request: &'a Request,
     host: &'a Host<'a>,
     container: &'a ContainerSpec,
+    network: Option<network::Plan>,
     sockets: &'a Path,
     directory: PathBuf,
     /// Set when its process has run once.
@@ -268,6 +277,7 @@ impl Life<'_> {
             disks.push(PlannedDisk { serial: SCRATCH_SERIAL.to_owned(), contents: Contents::Scratch(path) });
         }
         Ok(Plan {
+            network: self.network.clone(),
             vcpus: shape.vcpus,
             memory_mib: shape.memory_mib,
             disks,

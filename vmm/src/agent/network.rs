@@ -1,0 +1,49 @@
+//! The guest's network: its card's addresses and the routes, set over the agent before there is a container.
+
+use super::client::{CallError, Client, Wait};
+use ferry_init::api::guest::{Routes, UpdateInterfaceRequest, UpdateRoutesRequest};
+use ferry_init::api::method;
+use ferry_init::api::ttrpc::Code;
+use ferry_init::api::types::{Interface, Route};
+
+/// A guest's network as the agent is told of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GuestNetwork {
+    /// The card, found by its address, and what it is to have.
+    pub interface: Interface,
+    /// The ways out.
+    pub routes: Vec<Route>,
+    /// Name servers.
+    pub dns: Vec<String>,
+}
+
+impl GuestNetwork {
+    /// Gives the card its addresses and sets the routes.
+    pub fn configure(&self, client: &Client) -> Result<(), CallError> {
+        let interface = UpdateInterfaceRequest { interface: Some(self.interface.clone()) };
+        let service = method::AGENT_SERVICE;
+        client
+            .call(service, method::UPDATE_INTERFACE, &interface, Wait::Forever)
+            .map(|Interface { .. }| ())
+            .map_err(explained)?;
+        if self.routes.is_empty() {
+            return Ok(());
+        }
+        let routes = UpdateRoutesRequest { routes: Some(Routes { routes: self.routes.clone() }) };
+        client
+            .call(service, method::UPDATE_ROUTES, &routes, Wait::Forever)
+            .map(|Routes { .. }| ())
+            .map_err(explained)
+    }
+}
+
+/// A guest that does not know the call has no network, and there is a way to run it nonetheless.
+fn explained(error: CallError) -> CallError {
+    match error {
+        CallError::Status { code, .. } if error.is(Code::Unimplemented) => {
+            let message = "its agent cannot set up a network: use --network none".to_owned();
+            CallError::Status { code, message }
+        }
+        error => error,
+    }
+}

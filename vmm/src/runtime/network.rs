@@ -1,0 +1,254 @@
+//! A guest's network as users ask for it: `passt` without privileges, a tap with rights, or none.
+//!
+//! A [`Wanted`] becomes a [`Plan`], from which the machine gets its card ([`open`]) and the guest its addresses
+//! ([`Plan::guest`]). What a guest may send at all is the frame path's to decide ([`crate::backends::net::filter`]).
+
+mod options;
+mod user;
+
+pub use options::{parse_network, parse_published};
+
+use crate::agent::network::GuestNetwork;
+use crate::backends::net::{Port, Tap};
+use crate::devices::virtio::net::MAX_MTU;
+use crate::machine::NetworkConfig;
+use ferry_init::api::types::{Interface, IpAddress, IpFamily, Route};
+use std::net::{IpAddr, Ipv4Addr};
+
+/// What is asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// The kind of network.
+    pub link: Link,
+    /// Ports of the host that lead into the guest.
+    pub published: Vec<Published>,
+}
+
+/// A kind of network.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Link {
+    /// `passt` where it is installed, and otherwise none with a line that says so.
+    #[default]
+    Usual,
+    /// None at all.
+    Nothing,
+    /// `passt`.
+    User,
+    /// A tap of the host.
+    Tap(TapOptions),
+}
+
+/// A tap of the host, and what the guest is told of the network behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TapOptions {
+    /// Its name.
+    pub name: String,
+    /// The guest's address and the length of its network's prefix; none: the guest sees to itself.
+    pub address: Option<(IpAddr, u8)>,
+    /// The way out.
+    pub gateway: Option<IpAddr>,
+    /// Name servers.
+    pub dns: Vec<IpAddr>,
+    /// The network's MTU.
+    pub mtu: u16,
+    /// Pairs of queues.
+    pub queues: usize,
+}
+
+/// A port of the host that leads to one of the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// The host's address; none: all of them.
+    pub address: Option<Ipv4Addr>,
+    /// The host's port.
+    pub host: u16,
+    /// The guest's port.
+    pub guest: u16,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+}
+
+/// What a published port speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// Why there is no network.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// `passt` is not there.
+    #[error(
+        "--network user and -p need passt, which is not installed: install it, or use --network none or tap=NAME"
+    )]
+    NoPasst,
+    /// Ports are published without the network that does it.
+    #[error("-p needs --network user: {0}")]
+    Unpublishable(&'static str),
+    /// The machine is of a kind that has none.
+    #[error("this kind of machine has no network of ferry's: leave --network and -p out")]
+    Unsupported,
+    /// `passt` did not start.
+    #[error("passt did not start: {0}")]
+    Passt(String),
+    /// The tap cannot be used.
+    #[error(transparent)]
+    Tap(#[from] crate::backends::net::TapError),
+}
+
+/// A network that will be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The card's address.
+    pub mac: [u8; 6],
+    way: Way,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Way {
+    User(Vec<Published>),
+    Tap(TapOptions),
+}
+
+/// What the guest calls its card.
+const DEVICE: &str = "eth0";
+
+/// Makes a plan of what is wanted, for the container `id`; `able` tells whether the machine can have a network at all.
+pub fn plan(wanted: &Wanted, id: &str, able: bool) -> Result<Option<Plan>, NetworkError> {
+    let published = &wanted.published;
+    let way = match &wanted.link {
+        Link::Nothing if !published.is_empty() => {
+            return Err(NetworkError::Unpublishable("with --network none nothing reaches the guest"));
+        }
+        Link::Tap(_) if !published.is_empty() => {
+            return Err(NetworkError::Unpublishable("the guest behind a tap is reached at its own address"));
+        }
+        Link::Nothing => return Ok(None),
+        Link::Usual if !able && published.is_empty() => return Ok(None),
+        _ if !able => return Err(NetworkError::Unsupported),
+        Link::Usual if published.is_empty() && !user::is_installed() => {
+            tracing::warn!(
+                "passt is not installed, so the container has no network (--network none says so)"
+            );
+            return Ok(None);
+        }
+        Link::Usual | Link::User if !user::is_installed() => return Err(NetworkError::NoPasst),
+        Link::Usual | Link::User => Way::User(published.clone()),
+        Link::Tap(options) => Way::Tap(options.clone()),
+    };
+    Ok(Some(Plan { mac: mac(id), way }))
+}
+
+/// A locally administered address out of an id's hexadecimal digits.
+fn mac(id: &str) -> [u8; 6] {
+    let digit =
+        |at: usize| id.as_bytes().get(at).and_then(|byte| char::from(*byte).to_digit(16)).unwrap_or(0) as u8;
+    let mut mac = [2; 6];
+    for (number, byte) in mac.iter_mut().enumerate().skip(1) {
+        *byte = digit(2 * number) << 4 | digit(2 * number + 1);
+    }
+    mac
+}
+
+/// Makes the card's other end: starts `passt`, or attaches to the tap.
+pub fn open(plan: &Plan) -> Result<NetworkConfig, NetworkError> {
+    let (what, mtu, ports): (_, _, Vec<Box<dyn Port>>) = match &plan.way {
+        Way::User(published) => ("passt".to_owned(), MAX_MTU, vec![Box::new(user::start(published)?)]),
+        Way::Tap(options) => {
+            let taps = Tap::open(&options.name, options.queues)?;
+            let ports = taps.into_iter().map(|tap| Box::new(tap) as Box<dyn Port>).collect();
+            (format!("the tap {}", options.name), options.mtu, ports)
+        }
+    };
+    let on_lost = Box::new(move |error| {
+        tracing::warn!("{what} is gone ({error}): the container goes on without a network");
+    });
+    Ok(NetworkConfig { mac: plan.mac, mtu, ports, on_lost })
+}
+
+impl Plan {
+    /// What the guest is told.
+    pub fn guest(&self) -> GuestNetwork {
+        let (addresses, gateway, dns, mtu) = match &self.way {
+            Way::User(_) => user::addresses(),
+            Way::Tap(options) => {
+                (options.address.into_iter().collect(), options.gateway, options.dns.clone(), options.mtu)
+            }
+        };
+        let hex: Vec<_> = self.mac.iter().map(|byte| format!("{byte:02x}")).collect();
+        let interface = Interface {
+            device: DEVICE.to_owned(),
+            name: DEVICE.to_owned(),
+            ip_addresses: addresses.iter().map(|(address, prefix)| ip_address(*address, *prefix)).collect(),
+            mtu: mtu.into(),
+            hw_addr: hex.join(":"),
+            ..Interface::default()
+        };
+        let routes = gateway.map(|gateway| Route {
+            gateway: gateway.to_string(),
+            device: DEVICE.to_owned(),
+            family: family(gateway),
+            ..Route::default()
+        });
+        GuestNetwork {
+            interface,
+            routes: routes.into_iter().collect(),
+            dns: dns.iter().map(IpAddr::to_string).collect(),
+        }
+    }
+}
+
+fn family(address: IpAddr) -> i32 {
+    let family = if address.is_ipv4() { IpFamily::V4 } else { IpFamily::V6 };
+    family.into()
+}
+
+fn ip_address(address: IpAddr, prefix: u8) -> IpAddress {
+    IpAddress { family: family(address), address: address.to_string(), mask: prefix.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tap() -> TapOptions {
+        match parse_network("tap=tap0,ip=192.0.2.7/24,gateway=192.0.2.1,dns=192.0.2.53").unwrap() {
+            Link::Tap(options) => options,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn tells_the_guest_of_the_network_behind_a_tap() {
+        let wanted = Wanted { link: Link::Tap(tap()), published: Vec::new() };
+        let plan = plan(&wanted, "00a1b2c3d4e5f6", true).unwrap().unwrap();
+        assert_eq!(plan.mac, [2, 0xa1, 0xb2, 0xc3, 0xd4, 0xe5]);
+        let guest = plan.guest();
+        assert_eq!(guest.interface.hw_addr, "02:a1:b2:c3:d4:e5");
+        let address = &guest.interface.ip_addresses[0];
+        assert_eq!((address.address.as_str(), address.mask.as_str()), ("192.0.2.7", "24"));
+        assert_eq!(guest.routes[0].gateway, "192.0.2.1");
+        assert_eq!(guest.dns, ["192.0.2.53"]);
+    }
+
+    #[test]
+    fn ports_are_published_by_the_network_that_can() {
+        let published = vec![parse_published("8080:80").unwrap()];
+        for link in [Link::Nothing, Link::Tap(tap())] {
+            let error = plan(&Wanted { link, published: published.clone() }, "", true).unwrap_err();
+            assert!(error.to_string().starts_with("-p needs --network user: "), "{error}");
+        }
+        let error = plan(&Wanted { published, ..Wanted::default() }, "", false).unwrap_err();
+        assert!(matches!(error, NetworkError::Unsupported), "{error}");
+    }
+
+    #[test]
+    fn a_machine_that_can_have_none_has_none_unless_asked() {
+        assert_eq!(plan(&Wanted::default(), "", false).unwrap(), None);
+        assert_eq!(plan(&Wanted { link: Link::Nothing, ..Wanted::default() }, "", true).unwrap(), None);
+        assert!(plan(&Wanted { link: Link::User, ..Wanted::default() }, "", false).is_err());
+    }
+}
