@@ -48,7 +48,7 @@ fn details(call: &api::GuestDetailsRequest) -> api::GuestDetailsResponse {
         init_daemon: true,
         device_handlers: Vec::new(),
         storage_handlers: strings(&super::storage::DRIVERS),
-        supports_seccomp: false,
+        supports_seccomp: true,
         extra_features: Vec::new(),
     };
     api::GuestDetailsResponse {

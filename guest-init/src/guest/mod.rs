@@ -331,7 +331,7 @@ fn enter_and_run(
         }
     });
     match entered {
-        Ok(()) => program::become_program(process, stdio, which == Which::First),
+        Ok(()) => program::become_program(spec, process, stdio, which == Which::First),
         Err(fault) => fault,
     }
 }

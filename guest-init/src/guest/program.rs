@@ -8,19 +8,20 @@ use core::ffi::CStr;
 
 use super::inside::{Kind, reach};
 use super::stdio::ChildStdio;
-use crate::api::oci::Process;
+use crate::api::oci::{Process, Spec};
 use crate::api::ttrpc::Code;
 use crate::fault::{Context, Fault, reason};
 use crate::spec::capability::{COUNT, Sets};
 use crate::spec::environment::{self, Terminal, candidates};
 use crate::spec::limit;
+use crate::spec::seccomp::{self, Filter};
 use crate::spec::user::{Identity, home_of, look_up};
 use crate::sys::file::{
     CWD, O_NONBLOCK, O_RDONLY, S_IFMT, S_IFREG, chdir, open, read_to_end, stat, stat_fd, write_control,
 };
 use crate::sys::process::{
     drop_bounding, execute, keep_capabilities, new_session, no_new_privileges, raise_ambient,
-    set_blocked_signals, set_capabilities, set_gid, set_groups, set_limit, set_uid,
+    set_blocked_signals, set_capabilities, set_filter, set_gid, set_groups, set_limit, set_uid,
 };
 use crate::sys::{Errno, cstr};
 use linux_raw_sys::general::RLIMIT_NOFILE;
@@ -44,14 +45,15 @@ pub fn before_entering(process: &Process) -> Result<(), Fault> {
 }
 
 /// Becomes the program, in the container. Returns only with why it cannot.
-pub fn become_program(process: &Process, stdio: &ChildStdio, first: bool) -> Fault {
-    match prepare(process, stdio, first) {
+pub fn become_program(spec: &Spec, process: &Process, stdio: &ChildStdio, first: bool) -> Fault {
+    match prepare(spec, process, stdio, first) {
         Ok((arguments, environment)) => run(process, &arguments, &environment),
         Err(fault) => fault,
     }
 }
 
 fn prepare(
+    spec: &Spec,
     process: &Process,
     stdio: &ChildStdio,
     first: bool,
@@ -82,8 +84,8 @@ fn prepare(
         // A program that opens /dev/stdout opens the pipe again, as its own user.
         stdio.give_to(identity.uid).context("give stdio to the user")?;
     }
-    take_rights(process, &identity)?;
     set_blocked_signals(0).context("unblock signals")?;
+    take_rights(spec, process, &identity)?;
     Ok(strings)
 }
 
@@ -134,7 +136,14 @@ fn go_to(directory: &str) -> Result<(), Fault> {
 }
 
 /// Changes to the user and leaves it the rights that it is to have.
-fn take_rights(process: &Process, identity: &Identity) -> Result<(), Fault> {
+fn take_rights(spec: &Spec, process: &Process, identity: &Identity) -> Result<(), Fault> {
+    let install = |filter: Filter| set_filter(filter.flags, &filter.program).context("filter system calls");
+    let filter =
+        spec.linux.as_ref().and_then(|linux| linux.seccomp.as_ref()).map(seccomp::filter).transpose()?;
+    seccomp::bar(spec).map_or(Ok(()), install)?;
+    // A filter is installed by right, or by a process that can gain none: then it comes last, and need allow less.
+    let (now, last) = if process.no_new_privileges { (None, filter) } else { (filter, None) };
+    now.map_or(Ok(()), install)?;
     let sets = process.capabilities.as_ref().map(Sets::parse).transpose()?;
     if let Some(sets) = &sets {
         for capability in (0..COUNT).filter(|capability| sets.bounding & 1 << capability == 0) {
@@ -160,7 +169,7 @@ fn take_rights(process: &Process, identity: &Identity) -> Result<(), Fault> {
     if process.no_new_privileges {
         no_new_privileges().context("forbid new privileges")?;
     }
-    Ok(())
+    last.map_or(Ok(()), install)
 }
 
 /// Executes the program, which is looked for as execvp(3) does.

@@ -120,8 +120,8 @@ impl Space {
             return Err(Fault::invalid(format!("root path `{}` is not absolute", root.path)));
         }
         let linux = spec.linux.as_ref();
-        if linux.is_some_and(|linux| linux.seccomp.is_some()) {
-            return Err(Fault::unimplemented("seccomp filters are not supported yet"));
+        if let Some(seccomp) = linux.and_then(|linux| linux.seccomp.as_ref()) {
+            crate::spec::seccomp::filter(seccomp)?;
         }
         let found = namespaces(linux)?;
         let joined = found.join.iter().fold(0, |all, (kind, _)| all | kind);

@@ -1,9 +1,12 @@
 //! What an OCI specification says, in the kernel's terms. Nothing here makes a system call.
 
+pub mod bpf;
 pub mod capability;
 pub mod cgroup;
 pub mod environment;
 pub mod limit;
 pub mod mount_options;
 pub mod network_files;
+pub mod seccomp;
+pub mod syscall_name;
 pub mod user;

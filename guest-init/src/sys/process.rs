@@ -5,6 +5,7 @@ use core::ffi::CStr;
 
 use linux_raw_sys::general as c;
 use linux_raw_sys::prctl as p;
+use linux_raw_sys::ptrace::SECCOMP_SET_MODE_FILTER;
 use syscalls::{Sysno, syscall};
 
 use super::{Errno, Fd, Result, uninterrupted};
@@ -227,6 +228,28 @@ pub fn keep_capabilities() -> Result<()> {
 /// Forbids gaining privileges by exec.
 pub fn no_new_privileges() -> Result<()> {
     prctl(p::PR_SET_NO_NEW_PRIVS, 1, 0).map(|_| ())
+}
+
+/// One instruction of a system call filter (struct sock_filter).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Instruction {
+    /// What it does.
+    pub code: u16,
+    /// How many instructions to skip when a comparison holds, and when not.
+    pub skip: [u8; 2],
+    /// What it does it with.
+    pub value: u32,
+}
+
+/// Puts a system call filter on this process, for good.
+pub fn set_filter(flags: u32, program: &[Instruction]) -> Result<()> {
+    // struct sock_fprog: how many instructions, and where.
+    #[repr(C)]
+    struct Program(u16, *const Instruction);
+    let program = Program(u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?, program.as_ptr());
+    // SAFETY: the kernel reads as many instructions as are said to be there.
+    unsafe { syscall!(Sysno::seccomp, SECCOMP_SET_MODE_FILTER, flags, &raw const program) }.map(|_| ())
 }
 
 /// Closes this process's memory and /proc files to others of the same user, until its next exec.
