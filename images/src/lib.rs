@@ -15,6 +15,7 @@ pub mod layer;
 pub mod progress;
 pub mod recipe;
 pub mod reference;
+pub mod registry;
 pub mod source;
 pub mod store;
 
@@ -22,5 +23,6 @@ pub use config::ImageConfig;
 pub use digest::{DiffId, Digest};
 pub use progress::Progress;
 pub use reference::{Grammar, Reference};
+pub use registry::Registries;
 pub use source::{Disk, Image, Segment};
 pub use store::Store;

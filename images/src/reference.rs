@@ -8,8 +8,9 @@ use std::str::FromStr;
 use crate::digest::{Digest, shortened};
 use crate::source::sniff::{Found, sniff};
 
-/// The registry of names that carry none, and the directory there of names without one.
-const DEFAULT_REGISTRY: &str = "docker.io";
+/// The registry of names that carry none, the host that serves it, and the directory there of names without one.
+pub(crate) const DEFAULT_REGISTRY: &str = "docker.io";
+pub(crate) const DEFAULT_HOST: &str = "index.docker.io";
 const DEFAULT_DIRECTORY: &str = "library";
 const DEFAULT_TAG: &str = "latest";
 
@@ -55,7 +56,8 @@ pub enum Reference {
         /// A name in it.
         name: Option<String>,
     },
-    /// A directory with a manifest and its blobs side by side, as `skopeo copy … dir:` writes it.
+    /// A directory with a manifest and its blobs side by side, as `skopeo copy … dir:` writes it, or else an unpacked
+    /// root directory.
     Dir {
         /// The directory.
         path: PathBuf,
@@ -95,7 +97,9 @@ pub enum ParseReferenceError {
     #[error("{0}: no such file or directory")]
     NoPath(String),
     /// A path that is there but is no image.
-    #[error("{0} is not an image: it is neither an OCI layout nor an archive of an image")]
+    #[error(
+        "{0} is not an image: neither an OCI layout nor an archive of one; an unpacked root directory is dir:{0}"
+    )]
     NotAnImage(String),
 }
 
@@ -190,6 +194,13 @@ pub(crate) fn is_recipe_name(text: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
 }
 
+impl Name {
+    /// The host, perhaps with a port, that serves the registry.
+    pub(crate) fn host(&self) -> &str {
+        if self.registry == DEFAULT_REGISTRY { DEFAULT_HOST } else { &self.registry }
+    }
+}
+
 impl FromStr for Name {
     type Err = ParseReferenceError;
 
@@ -216,7 +227,7 @@ impl FromStr for Name {
             Some((repository, tag)) if !tag.contains('/') => (repository, Some(tag)),
             _ => (rest, None),
         };
-        let registry = if registry == "index.docker.io" { DEFAULT_REGISTRY } else { registry };
+        let registry = if registry == DEFAULT_HOST { DEFAULT_REGISTRY } else { registry };
         if !valid_registry(registry) {
             return Err(malformed("what stands before the first slash is not a host"));
         }

@@ -140,6 +140,9 @@ fn get_ready(workshop: &mut Workshop, groups: &[Group]) -> Result<()> {
     if groups.contains(&Group::Devices) {
         build::boot::device_test(workshop)?;
     }
+    if groups.contains(&Group::Images) {
+        build::ferry::development(workshop)?;
+    }
     if needs.contains(&Need::Tests) {
         build::init::build(workshop)?;
         for (recipes, names) in &recipes {

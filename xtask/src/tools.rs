@@ -57,7 +57,12 @@ pub const FOR_IMAGES: &[Tool] = &[program("apt-get", &["apt"]), program("dpkg-de
 pub const FOR_QEMU: &[Tool] = &[program("qemu-system-x86_64", &["qemu-system-x86"])];
 
 /// What the tests compare with and make images from.
-pub const FOR_TESTS: &[Tool] = &[program("umoci", &["umoci"]), program("musl-gcc", &["musl-tools"])];
+pub const FOR_TESTS: &[Tool] = &[
+    program("umoci", &["umoci"]),
+    program("musl-gcc", &["musl-tools"]),
+    program("skopeo", &["skopeo"]),
+    program("docker-registry", &["docker-registry"]),
+];
 
 /// The host's programs, together with those that were unpacked into the cache.
 #[derive(Clone, Debug)]

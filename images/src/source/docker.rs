@@ -67,7 +67,7 @@ pub(super) fn archive(files: &Files, name: Option<&str>) -> Result<Parts, Error>
         layers.push(PartsLayer { path, digest, size: None });
     }
     let names = entry.tags().iter().filter_map(|tag| tag.parse().ok()).collect();
-    Ok(Parts { configuration, manifest: None, layers, names })
+    Ok(Parts { configuration, manifest: None, index: None, layers, names })
 }
 
 fn inside(path: &str) -> Result<String, Error> {

@@ -3,6 +3,7 @@
 //! side by side.
 
 use serde::Deserialize;
+use serde_json::json;
 
 use super::files::Files;
 use super::layer::Blob;
@@ -13,8 +14,11 @@ use crate::reference::Name;
 /// Indexes in indexes, at most.
 const MAX_DEPTH: u32 = 4;
 
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
-const CONTAINERD_NAME: &str = "io.containerd.image.name";
+pub(super) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+const CONFIGURATION_TYPE: &str = "application/vnd.oci.image.config.v1+json";
+
+pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(super) const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
 /// Of an index or a manifest, what matters here. Unlike `oci-spec`'s types these tell missing, null and foreign fields
 /// apart only where it makes a difference.
@@ -92,7 +96,7 @@ impl Descriptor {
 }
 
 /// Where a blob of that digest is.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Layout,
     Flat,
@@ -107,6 +111,40 @@ impl Place {
     }
 }
 
+/// What a document is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Manifest,
+    Configuration,
+}
+
+/// Where an image's documents are had by their digests.
+pub(super) trait Documents {
+    /// A document of at most `limit` bytes, not checked yet; `None` if it is not there.
+    fn document(&self, kind: Kind, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>, Error>;
+    /// Where the layer of that digest is.
+    fn layer(&self, digest: &Digest) -> String;
+}
+
+struct InFiles<'a> {
+    files: &'a Files,
+    place: Place,
+}
+
+impl Documents for InFiles<'_> {
+    fn document(&self, kind: Kind, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>, Error> {
+        let found = self.files.read(&self.place.of(digest), limit)?;
+        if found.is_some() || kind != Kind::Manifest || self.place != Place::Flat {
+            return Ok(found);
+        }
+        self.files.read(&format!("{}.manifest.json", digest.hex()), limit)
+    }
+
+    fn layer(&self, digest: &Digest) -> String {
+        self.place.of(digest)
+    }
+}
+
 /// The image called `name` in the layout, or the only one.
 pub(super) fn layout(files: &Files, name: Option<&str>) -> Result<Parts, Error> {
     let bytes = files.read("index.json", MAX_MANIFEST)?.ok_or_else(|| Error::missing("index.json"))?;
@@ -118,14 +156,15 @@ pub(super) fn layout(files: &Files, name: Option<&str>) -> Result<Parts, Error> 
         .filter(|name| name.contains([':', '/']))
         .filter_map(|name| name.parse::<Name>().ok())
         .collect();
-    let (digest, bytes) = read(files, Place::Layout, chosen, "manifest", MAX_MANIFEST)?;
-    image(files, Place::Layout, digest, bytes, names)
+    let documents = InFiles { files, place: Place::Layout };
+    let bytes = read(&documents, chosen, Kind::Manifest)?;
+    image(&documents, bytes, names)
 }
 
 /// The image that `skopeo copy … dir:` wrote.
 pub(super) fn flat(files: &Files) -> Result<Parts, Error> {
     let bytes = files.read("manifest.json", MAX_MANIFEST)?.ok_or_else(|| Error::missing("manifest.json"))?;
-    image(files, Place::Flat, Digest::of(&bytes), bytes, Vec::new())
+    image(&InFiles { files, place: Place::Flat }, bytes, Vec::new())
 }
 
 /// Among the images of a layout: by name, and without one the only image for this machine.
@@ -157,23 +196,22 @@ fn choose<'a>(entries: &'a [Descriptor], name: Option<&str>) -> Result<&'a Descr
 }
 
 /// From a manifest or index to the image.
-fn image(
-    files: &Files,
-    place: Place,
-    digest: Digest,
-    bytes: Vec<u8>,
-    names: Vec<Name>,
-) -> Result<Parts, Error> {
-    let (mut manifest_digest, mut document) = (digest, parse::<Document>("the manifest", &bytes)?);
+pub(super) fn image(documents: &dyn Documents, bytes: Vec<u8>, names: Vec<Name>) -> Result<Parts, Error> {
+    let (mut bytes, mut index) = (bytes, None);
+    let mut document: Document = parse("the manifest", &bytes)?;
     let mut depth = 0;
-    while let Some(manifests) = document.manifests.take().filter(|_| document.config.is_none()) {
+    while let Some(manifests) = document.manifests.take() {
+        // Two readers must not see two images, one the index and one the manifest.
+        if document.config.is_some() || document.layers.is_some() {
+            return Err(Error::malformed("the manifest", "it is a manifest and an index at once"));
+        }
         depth += 1;
         if depth > MAX_DEPTH {
             return Err(Error::malformed("the index", "it has indexes in indexes in indexes"));
         }
-        let entry = for_this_machine(&manifests)?;
-        let (digest, bytes) = read(files, place, entry, "manifest", MAX_MANIFEST)?;
-        (manifest_digest, document) = (digest, parse("the manifest", &bytes)?);
+        index = index.or_else(|| Some(Digest::of(&bytes)));
+        bytes = read(documents, for_this_machine(&manifests)?, Kind::Manifest)?;
+        document = parse("the manifest", &bytes)?;
     }
     if document.schema_version == Some(1) {
         let why = "it is of Docker's schema 1, which registries have not written since 2017: convert it with skopeo";
@@ -183,10 +221,7 @@ fn image(
         return Err(Error::malformed("the manifest", "it has no config or no layers"));
     };
     let kind = config.media_type.as_str();
-    if !matches!(
-        kind,
-        "" | "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json"
-    ) {
+    if !matches!(kind, "" | CONFIGURATION_TYPE | "application/vnd.docker.container.image.v1+json") {
         return Err(Error::malformed(
             "the manifest",
             format_args!("it is not of a container image but `{}`", shortened(kind)),
@@ -195,16 +230,20 @@ fn image(
     if layers.len() > MAX_LAYERS {
         return Err(Error::malformed("the manifest", format_args!("it has more than {MAX_LAYERS} layers")));
     }
-    let (_, configuration) = read(files, place, &config, "configuration", MAX_CONFIGURATION)?;
+    let configuration = read(documents, &config, Kind::Configuration)?;
     let mut parts = Vec::with_capacity(layers.len());
     for layer in &layers {
         if layer.media_type.ends_with("+encrypted") {
             return Err(Error::malformed("the image", "its layers are encrypted"));
         }
         let digest = layer.digest()?;
-        parts.push(PartsLayer { path: place.of(&digest), digest: Some(digest), size: Some(layer.size) });
+        parts.push(PartsLayer {
+            path: documents.layer(&digest),
+            digest: Some(digest),
+            size: Some(layer.size),
+        });
     }
-    Ok(Parts { configuration, manifest: Some(manifest_digest), layers: parts, names })
+    Ok(Parts { configuration, manifest: Some(bytes), index, layers: parts, names })
 }
 
 fn for_this_machine(manifests: &[Descriptor]) -> Result<&Descriptor, Error> {
@@ -224,25 +263,34 @@ fn for_this_machine(manifests: &[Descriptor]) -> Result<&Descriptor, Error> {
 }
 
 /// A small blob, its size and digest checked.
-fn read(
-    files: &Files,
-    place: Place,
-    descriptor: &Descriptor,
-    what: &str,
-    limit: u64,
-) -> Result<(Digest, Vec<u8>), Error> {
-    let digest = descriptor.digest()?;
-    let what = format!("{what} {digest}");
-    let mut bytes = files.read(&place.of(&digest), limit)?;
-    if bytes.is_none() && matches!(place, Place::Flat) {
-        bytes = files.read(&format!("{}.manifest.json", digest.hex()), limit)?;
-    }
-    let bytes = bytes.ok_or_else(|| Error::missing(&what))?;
+fn read(documents: &dyn Documents, descriptor: &Descriptor, kind: Kind) -> Result<Vec<u8>, Error> {
+    let expected = descriptor.digest()?;
+    let (what, limit) = match kind {
+        Kind::Manifest => (format!("manifest {expected}"), MAX_MANIFEST),
+        Kind::Configuration => (format!("configuration {expected}"), MAX_CONFIGURATION),
+    };
+    let bytes = documents.document(kind, &expected, limit)?.ok_or_else(|| Error::missing(&what))?;
     check_size(&what, descriptor.size, bytes.len() as u64)?;
     match Digest::of(&bytes) {
-        found if found == digest => Ok((digest, bytes)),
-        found => Err(Error::Digest { what, expected: digest, found }),
+        found if found == expected => Ok(bytes),
+        found => Err(Error::Digest { what, expected, found }),
     }
+}
+
+/// The manifest of an image that has come without one.
+pub(super) fn manifest(configuration: &[u8], layers: &[PartsLayer]) -> Vec<u8> {
+    let layer = |layer: &PartsLayer| json!({ "mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": layer.digest, "size": layer.size });
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "config": {
+            "mediaType": CONFIGURATION_TYPE,
+            "digest": Digest::of(configuration),
+            "size": configuration.len(),
+        },
+        "layers": layers.iter().map(layer).collect::<Vec<_>>(),
+    });
+    manifest.to_string().into_bytes()
 }
 
 fn check_size(what: &str, expected: u64, found: u64) -> Result<(), Error> {

@@ -98,8 +98,14 @@ impl Made {
     }
 
     fn resolve(&self, text: &str) -> Result<Image, Error> {
+        self.resolve_keeping(text, Keep::Converted)
+    }
+
+    fn resolve_keeping(&self, text: &str, keep: Keep) -> Result<Image, Error> {
+        let registries = Registries::new(Default::default());
+        let access = Access { registries: &registries, pull: Pull::Never, keep };
         let text = text.replace('%', self.dir.path().to_str().unwrap());
-        resolve(&self.store, &Reference::parse(&text, Grammar::Registry).unwrap(), &())
+        resolve(&self.store, &Reference::parse(&text, Grammar::Registry).unwrap(), &access, &())
     }
 
     fn message(&self, text: &str) -> String {
@@ -109,7 +115,7 @@ impl Made {
     }
 
     fn nothing_kept(&self) {
-        for directory in ["layers", "images", "names", "tmp"] {
+        for directory in ["layers", "images", "manifests", "blobs", "names", "tmp", "partial"] {
             let left: Vec<_> = fs::read_dir(self.path("store").join(directory)).unwrap().flatten().collect();
             assert!(left.is_empty(), "{left:?}");
         }
@@ -470,6 +476,41 @@ fn reads_a_flat_directory() {
     fs::write(made.path("flat/version"), "Directory Transport Version: 1.1\n").unwrap();
     assert_eq!(made.resolve("%/flat").unwrap(), image);
     assert_eq!(made.resolve("dir:%/flat").unwrap(), image);
+}
+
+#[test]
+fn an_unpacked_directory_is_an_image_of_one_layer() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let made = Made::new();
+    let root = made.path("rootfs");
+    fs::create_dir_all(root.join("usr/bin")).unwrap();
+    fs::write(root.join("usr/bin/tool"), b"program").unwrap();
+    fs::set_permissions(root.join("usr/bin/tool"), fs::Permissions::from_mode(0o4755)).unwrap();
+    fs::hard_link(root.join("usr/bin/tool"), root.join("usr/bin/again")).unwrap();
+    symlink("usr/bin", root.join("bin")).unwrap();
+    symlink("/etc/passwd", root.join("out")).unwrap();
+    fs::write(root.join("n".repeat(255)), b"long").unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
+    let image = made.resolve("dir:%/rootfs").unwrap();
+    assert_eq!(made.resolve("dir:%/rootfs").unwrap(), image, "the same tree is the same image");
+    let disk = image.disk(&made.store).unwrap();
+    assert_eq!(disk.segments.len(), 2);
+    let layer = fs::File::open(&disk.segments[1].path).unwrap();
+    let told = crate::layer::fixture::told(&[&layer], &crate::erofs::read::load(&layer).unwrap());
+    assert!(
+        told["/usr/bin/again"].starts_with("104755 ") && told["/usr/bin/tool"] == "= /usr/bin/again",
+        "{told:#?}"
+    );
+    assert!(told["/out"].ends_with("-> /etc/passwd") && told["/bin"].ends_with("-> usr/bin"), "{told:#?}");
+    assert!(
+        told.contains_key(&format!("/{}", "n".repeat(255))) && !told.contains_key("/socket"),
+        "{told:#?}"
+    );
+    fs::write(root.join(".wh.hidden"), b"").unwrap();
+    assert!(made.message("dir:%/rootfs").contains(".wh.hidden: in a layer this name would hide another"));
+    fs::remove_file(root.join(".wh.hidden")).unwrap();
+    fs::write(root.join("usr/bin/tool"), b"changed").unwrap();
+    assert_ne!(made.resolve("dir:%/rootfs").unwrap(), image);
 }
 
 proptest::proptest! {

@@ -1,19 +1,32 @@
 //! Where images live on this host: content-addressed files below one directory, shared by every image, VM and process.
 //!
 //! ```text
-//! version          the format's number
-//! layers/HEX.erofs a layer, by its diff-ID
-//! joins/HEX.erofs  the metadata that joins layers, by the digest of their list
-//! images/HEX.json  an image's configuration as it came, by its digest
-//! names/HEX.json   what a registry name stands for, by the digest of the name
-//! tmp/             what is being made
+//! version                the format's number
+//! layers/HEX.erofs       a layer, by its diff-ID
+//! joins/HEX.erofs        the metadata that joins layers, by the digest of their list
+//! images/HEX.json        an image's configuration as it came, by its digest
+//! manifests/HEX.manifest an image's manifest as it came, by its digest
+//! blobs/HEX              a layer as it came, by its digest
+//! names/HEX.json         what a registry name stands for, by the digest of the name
+//! tmp/                   what is being made
+//! partial/               what is being downloaded; the next process goes on with it
+//! lock                   held by whoever adds roots, and alone by whoever removes what none leads to
 //! ```
 //!
 //! A file appears under its name complete and on disk, or not at all; but for names, it never changes again.
+//!
+//! Layers as they came are kept besides the converted ones, because no conversion leads back to the same bytes and `ferry
+//! save` has to give them back. `ferry prune --packed` drops them.
 
+mod held;
 mod publish;
+mod sweep;
 #[cfg(test)]
 mod tests;
+
+pub use held::Held;
+use publish::Yard;
+pub use sweep::Swept;
 
 use std::fs::{self, File};
 use std::io;
@@ -48,6 +61,16 @@ pub struct Named {
     pub image: Digest,
     /// The manifest that it came with, if it had one.
     pub manifest: Option<Digest>,
+    /// The index in which the manifest was found, if the name stood for one.
+    #[serde(default)]
+    pub index: Option<Digest>,
+}
+
+impl Named {
+    /// True if the name, pinned to this digest, means the same image.
+    fn is(&self, digest: &Digest) -> bool {
+        [self.manifest, self.index].contains(&Some(*digest))
+    }
 }
 
 /// Why the store cannot be used.
@@ -101,7 +124,7 @@ impl Store {
         // A layer holds what its image keeps from other users, and its file knows nothing of that.
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(root);
         made.map_err(Error::io(root))?;
-        for directory in ["layers", "joins", "images", "names", "tmp"] {
+        for directory in ["layers", "joins", "images", "manifests", "blobs", "names", "tmp", "partial"] {
             let path = root.join(directory);
             fs::create_dir_all(&path).map_err(Error::io(path))?;
         }
@@ -146,14 +169,43 @@ impl Store {
         layer: &DiffId,
         write: impl FnOnce(&File) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.once(&self.layer_path(layer), write)
+        self.once(&self.layer_path(layer), Yard::Tmp, write)
+    }
+
+    fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs").join(digest.hex())
+    }
+
+    /// The layer of that digest as it came, if it is here.
+    pub fn blob(&self, digest: &Digest) -> Result<Option<File>, Error> {
+        let path = self.blob_path(digest);
+        match File::open(&path) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(cause) => Err(Error::Io { path, cause }),
+        }
+    }
+
+    /// Makes a blob with `write` unless it is here; waits if another process is making it. The file may hold what an
+    /// earlier attempt has left, and after an error what it holds is left to the next.
+    pub(crate) fn add_blob<E: From<Error>>(
+        &self,
+        digest: &Digest,
+        write: impl FnOnce(&File) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.once(&self.blob_path(digest), Yard::Partial, write)
+    }
+
+    /// Removes a blob that is not what it should be.
+    pub(crate) fn discard_blob(&self, digest: &Digest) {
+        // If it cannot be removed, it is found damaged again.
+        let _ = fs::remove_file(self.blob_path(digest));
     }
 
     /// The metadata image that joins `layers`, made unless it is here.
     pub fn joined(&self, layers: &[DiffId]) -> Result<Segment, Error> {
-        let list: String = layers.iter().map(|layer| format!("{layer}\n")).collect();
-        let path = self.root.join("joins").join(format!("{}.erofs", Digest::of(list.as_bytes()).hex()));
-        self.once(&path, |out| {
+        let path = self.join_path(layers);
+        self.once(&path, Yard::Tmp, |out| {
             let open = |layer| {
                 let path = self.layer_path(layer);
                 File::open(&path).map_err(Error::io(path))
@@ -165,35 +217,33 @@ impl Store {
         segment(path)
     }
 
-    /// Keeps an image's configuration.
-    pub fn add_image(&self, configuration: &[u8]) -> Result<Digest, Error> {
-        let digest = Digest::of(configuration);
-        let path = self.root.join("images").join(format!("{}.json", digest.hex()));
-        self.once(&path, |mut out| io::Write::write_all(&mut out, configuration).map_err(Error::io(&path)))?;
-        Ok(digest)
-    }
-
-    /// An image's configuration as it came; `None` if it is not here.
-    pub fn image(&self, digest: &Digest) -> Result<Option<Vec<u8>>, Error> {
-        let path = self.root.join("images").join(format!("{}.json", digest.hex()));
-        match read_bounded(&path)? {
-            Some(bytes) if Digest::of(&bytes) != *digest => Err(Error::Damaged { path }),
-            other => Ok(other),
-        }
+    fn join_path(&self, layers: &[DiffId]) -> PathBuf {
+        let list: String = layers.iter().map(|layer| format!("{layer}\n")).collect();
+        self.root.join("joins").join(format!("{}.erofs", Digest::of(list.as_bytes()).hex()))
     }
 
     fn name_path(&self, name: &str) -> PathBuf {
         self.root.join("names").join(format!("{}.json", Digest::of(name.as_bytes()).hex()))
     }
 
-    /// From now on `name` is this image.
-    pub fn set_name(&self, name: &Name, image: Digest, manifest: Option<Digest>) -> Result<(), Error> {
-        // A digest says itself what it stands for; the name without it is what moves.
-        let name = Name { digest: None, tag: name.tag.clone().or(Some("latest".into())), ..name.clone() }
-            .to_string();
-        let path = self.name_path(&name);
-        let text = serde_json::to_vec(&Named { name, image, manifest });
-        self.replace(&path, &text.map_err(|cause| Error::Io { path: path.clone(), cause: cause.into() })?)
+    /// From now on `name` is this image. A name with a digest stands for what has that digest and nothing else.
+    pub(crate) fn set_name(
+        &self,
+        name: &Name,
+        image: Digest,
+        manifest: Option<Digest>,
+        index: Option<Digest>,
+    ) -> Result<(), Error> {
+        let tag = name.tag.clone().filter(|_| name.digest.is_none());
+        let named = Named { name: Name { tag, ..name.clone() }.to_string(), image, manifest, index };
+        if name.digest.is_some_and(|digest| !named.is(&digest)) {
+            return Ok(());
+        }
+        let path = self.name_path(&named.name);
+        let text = serde_json::to_vec(&named);
+        let text = text.map_err(|cause| Error::Io { path: path.clone(), cause: cause.into() })?;
+        let _adding = self.adding()?;
+        self.replace(&path, &text)
     }
 
     /// What `name` stands for here. A name with a digest is that image whatever its tag.
@@ -202,11 +252,12 @@ impl Store {
             let path = self.name_path(&name.to_string());
             return read_bounded(&path)?.map(|bytes| parse_name(&path, &bytes)).transpose();
         };
-        let repository = format!("{}/{}:", name.registry, name.repository);
-        let names = self.names()?;
-        Ok(names
-            .into_iter()
-            .find(|named| named.name.starts_with(&repository) && named.manifest == Some(digest)))
+        let repository = format!("{}/{}", name.registry, name.repository);
+        let fits = |named: &Named| {
+            let rest = named.name.strip_prefix(&repository);
+            rest.is_some_and(|rest| rest.starts_with([':', '@'])) && named.is(&digest)
+        };
+        Ok(self.names()?.into_iter().find(fits))
     }
 
     /// All names, sorted.

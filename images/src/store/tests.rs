@@ -80,10 +80,10 @@ fn starts_over_with_what_a_crash_left() {
 #[test]
 fn images_are_what_their_digests_say() {
     let (_dir, store) = store();
-    let digest = store.add_image(b"{}").unwrap();
-    assert_eq!(store.image(&digest).unwrap().as_deref(), Some(&b"{}"[..]));
-    assert_eq!(store.image(&Digest::of(b"other")).unwrap(), None);
-    let path = store.root.join("images").join(format!("{}.json", digest.hex()));
+    let (digest, _) = store.bring(b"{}", None).unwrap().finish().unwrap();
+    assert_eq!(store.image(&digest).unwrap().unwrap().1, b"{}");
+    assert!(store.image(&Digest::of(b"other")).unwrap().is_none());
+    let path = store.image_path(&digest);
     fs::remove_file(&path).unwrap();
     fs::write(&path, "{ }").unwrap();
     assert!(matches!(store.image(&digest), Err(Error::Damaged { .. })));
@@ -92,19 +92,134 @@ fn images_are_what_their_digests_say() {
 #[test]
 fn names_move_and_digests_do_not() {
     let (_dir, store) = store();
-    let (one, two, manifest) = (Digest::of(b"1"), Digest::of(b"2"), Digest::of(b"m"));
+    let [one, two, manifest, index] = [&b"1"[..], b"2", b"m", b"i"].map(Digest::of);
     let name: Name = "redis:7".parse().unwrap();
     assert_eq!(store.name(&name).unwrap(), None);
-    store.set_name(&name, one, Some(manifest)).unwrap();
-    store.set_name(&"redis:8".parse().unwrap(), two, None).unwrap();
+    store.set_name(&name, one, Some(manifest), Some(index)).unwrap();
+    store.set_name(&"redis:8".parse().unwrap(), two, None, None).unwrap();
     assert_eq!(store.name(&name).unwrap().unwrap().image, one);
     let pinned = |digest: Digest| format!("redis@{digest}").parse::<Name>().unwrap();
-    assert_eq!(store.name(&pinned(manifest)).unwrap().unwrap().image, one);
+    for digest in [manifest, index] {
+        assert_eq!(store.name(&pinned(digest)).unwrap().unwrap().image, one);
+    }
     assert_eq!(store.name(&pinned(two)).unwrap(), None);
-    store.set_name(&name, two, None).unwrap();
+    assert_eq!(store.name(&format!("red@{manifest}").parse().unwrap()).unwrap(), None);
+    store.set_name(&name, two, None, None).unwrap();
     assert_eq!(store.name(&name).unwrap().unwrap().image, two);
-    let names: Vec<_> = store.names().unwrap().into_iter().map(|named| named.name).collect();
-    assert_eq!(names, ["docker.io/library/redis:7", "docker.io/library/redis:8"]);
+    let names = || store.names().unwrap().into_iter().map(|named| named.name).collect::<Vec<_>>();
+    assert_eq!(names(), ["docker.io/library/redis:7", "docker.io/library/redis:8"]);
+    // A pinned name moves no tag, and cannot be taken by anything else.
+    store.set_name(&pinned(manifest), one, Some(manifest), None).unwrap();
+    store.set_name(&pinned(index), two, Some(manifest), None).unwrap();
+    assert_eq!(names().len(), 3);
+    assert_eq!(store.name(&pinned(manifest)).unwrap().unwrap().image, one);
+    assert_eq!(store.name(&name).unwrap().unwrap().image, two);
+}
+
+/// A configuration with these layers, which are put into the store.
+fn with_layers(store: &Store, names: &[&str]) -> Vec<u8> {
+    let layers: Vec<DiffId> = names.iter().map(|name| diff_id(name)).collect();
+    for layer in &layers {
+        store.add_layer(layer, |mut out| out.write_all(b"layer").map_err(Error::io("x"))).unwrap();
+    }
+    let list: Vec<String> = layers.iter().map(|layer| format!("\"{layer}\"")).collect();
+    let rootfs = format!("{{\"type\":\"layers\",\"diff_ids\":[{}]}}", list.join(","));
+    format!("{{\"architecture\":\"amd64\",\"os\":\"linux\",\"rootfs\":{rootfs}}}").into_bytes()
+}
+
+/// An image of that name with these layers, one of them kept as it came.
+fn named(store: &Store, name: &str, layers: &[&str]) -> (Digest, Held) {
+    let configuration = with_layers(store, layers);
+    let blob = Digest::of(name.as_bytes());
+    store.add_blob(&blob, |mut out| out.write_all(name.as_bytes()).map_err(Error::io("x"))).unwrap();
+    let manifest = format!("{{\"layers\":[{{\"digest\":\"{blob}\"}}]}}");
+    let incoming = store.bring(&configuration, Some(manifest.as_bytes())).unwrap();
+    let (digest, held) = incoming.finish().unwrap();
+    store.set_name(&name.parse().unwrap(), digest, Some(Digest::of(manifest.as_bytes())), None).unwrap();
+    (digest, held)
+}
+
+fn everything(store: &Store) -> usize {
+    let directories = ["images", "manifests", "joins", "layers", "blobs", "names", "tmp", "partial"];
+    directories.iter().map(|name| fs::read_dir(store.root.join(name)).unwrap().count()).sum()
+}
+
+#[test]
+fn what_no_name_leads_to_is_swept() {
+    let (_dir, store) = store();
+    let (one, _) = named(&store, "one", &["a", "b"]);
+    let (two, _) = named(&store, "two", &["b", "c"]);
+    assert_eq!(store.sweep(&[]).unwrap(), Swept::default());
+    store.remove(&["docker.io/library/one:latest".into()], &one, &[]).unwrap();
+    assert!(!store.has_layer(&diff_id("a")), "nothing else has it");
+    assert!(store.has_layer(&diff_id("b")) && store.has_layer(&diff_id("c")));
+    assert!(
+        store.blob(&Digest::of(b"one")).unwrap().is_none()
+            && store.blob(&Digest::of(b"two")).unwrap().is_some()
+    );
+    // A container's image stays without a name.
+    store.remove(&["docker.io/library/two:latest".into()], &two, &[two]).unwrap();
+    assert!(store.has_layer(&diff_id("c")) && store.image(&two).unwrap().is_some());
+    assert_eq!(store.sweep(&[]).unwrap().files, 3, "two layers and the configuration");
+    assert_eq!(everything(&store), 0);
+}
+
+#[test]
+fn removing_a_name_leaves_what_was_without_one_before() {
+    let (_dir, store) = store();
+    let (one, _) = named(&store, "one", &["a"]);
+    let configuration = with_layers(&store, &["b"]);
+    drop(store.bring(&configuration, None).unwrap().finish().unwrap());
+    store.remove(&["docker.io/library/one:latest".into()], &one, &[]).unwrap();
+    assert!(!store.has_layer(&diff_id("a")) && store.has_layer(&diff_id("b")));
+}
+
+#[test]
+fn what_is_held_or_on_its_way_is_not_swept() {
+    let (_dir, store) = store();
+    let (digest, held) = named(&store, "one", &["a"]);
+    let other = with_layers(&store, &["b"]);
+    let manifest = format!("{{\"layers\":[{{\"digest\":\"{}\"}}]}}", Digest::of(b"packed"));
+    let incoming = store.bring(&other, Some(manifest.as_bytes())).unwrap();
+    store.add_blob(&Digest::of(b"packed"), |_| Ok::<_, Error>(())).unwrap();
+    store.remove(&["docker.io/library/one:latest".into()], &digest, &[]).unwrap();
+    store.sweep(&[]).unwrap();
+    store.drop_blobs().unwrap();
+    assert!(store.has_layer(&diff_id("a")) && store.has_layer(&diff_id("b")));
+    assert!(store.blob(&Digest::of(b"packed")).unwrap().is_some());
+    assert!(store.image(&digest).unwrap().is_some());
+    drop((held, incoming));
+    store.sweep(&[]).unwrap();
+    assert_eq!(everything(&store), 0);
+}
+
+#[test]
+fn half_a_download_is_gone_on_with_and_swept_with_the_rest() {
+    let (_dir, store) = store();
+    let digest = Digest::of(b"whole");
+    let failed = store.add_blob(&digest, |mut file| {
+        file.write_all(b"who").unwrap();
+        Err(Error::Damaged { path: "x".into() })
+    });
+    assert!(failed.is_err() && store.blob(&digest).unwrap().is_none());
+    // As the next process finds it.
+    let store = Store::open(&store.root).unwrap();
+    store
+        .add_blob(&digest, |mut file| {
+            assert_eq!(file.metadata().unwrap().len(), 3);
+            io::Seek::seek(&mut file, io::SeekFrom::End(0)).unwrap();
+            file.write_all(b"le").map_err(Error::io("x"))
+        })
+        .unwrap();
+    assert_eq!(fs::read(store.blob_path(&digest)).unwrap(), b"whole");
+    fs::write(store.root.join("partial/other"), b"half").unwrap();
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(2 * 24 * 60 * 60);
+    fs::write(store.root.join("partial/old"), b"half").unwrap();
+    fs::File::options().write(true).open(store.root.join("partial/old")).unwrap().set_modified(old).unwrap();
+    let store = Store::open(&store.root).unwrap();
+    assert!(store.root.join("partial/other").exists() && !store.root.join("partial/old").exists());
+    store.sweep(&[]).unwrap();
+    assert_eq!(everything(&store), 0);
 }
 
 #[test]

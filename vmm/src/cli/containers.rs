@@ -3,7 +3,7 @@
 use super::{FAILED, Fault, Global, print};
 use crate::agent::printable;
 use crate::runtime::clock;
-use crate::runtime::state::{Force, Listed, Status, short};
+use crate::runtime::state::{Error, Force, Listed, Status, short};
 use clap::Args;
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ pub struct RmArgs {
 /// Operands of `ferry inspect`.
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// Names, ids, or beginnings of ids
+    /// Names, ids, or beginnings of ids: of containers, then of images
     #[arg(required = true)]
     containers: Vec<String>,
 }
@@ -121,14 +121,20 @@ pub fn rm(args: &RmArgs) -> Result<u8, Fault> {
 }
 
 /// `ferry inspect`: an array, as in Docker.
-pub fn inspect(args: &InspectArgs) -> Result<u8, Fault> {
+pub fn inspect(global: &Global, args: &InspectArgs) -> Result<u8, Fault> {
     let containers = Global::containers()?;
-    let found = args
-        .containers
-        .iter()
-        .map(|wanted| containers.find(wanted).map(|one| one.record.inspect()))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(Fault::new)?;
+    let one = |wanted: &String| match containers.find(wanted) {
+        Ok(found) => Ok(found.record.inspect()),
+        Err(error @ Error::NotFound(_)) => {
+            let found = super::image::find(&global.store()?, wanted)?;
+            found.map_or_else(
+                || Err(Fault::new(format_args!("{error}, nor an image"))),
+                |image| image.inspect(),
+            )
+        }
+        Err(error) => Err(Fault::new(error)),
+    };
+    let found = args.containers.iter().map(one).collect::<Result<Vec<_>, _>>()?;
     print(&format!("{:#}\n", serde_json::Value::Array(found)))
 }
 

@@ -5,7 +5,9 @@ use super::progress::Show;
 use super::{Fault, Global, print};
 use crate::runtime::size::human_size;
 use clap::Args;
-use ferry_images::{Digest, Grammar, Progress, Reference, Store, source};
+use ferry_images::source::{self, Access, Keep, Pull};
+use ferry_images::{Digest, Grammar, Progress, Reference, Registries, Store};
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 
 /// Options of `ferry images`.
@@ -59,7 +61,7 @@ fn size(store: &Store, name: &str) -> String {
     let bytes = name
         .parse()
         .ok()
-        .and_then(|name| source::resolve(store, &Reference::Registry(name), &()).ok())
+        .and_then(|name| source::named(store, &name).ok())
         .and_then(|image| image.disk(store).ok())
         .map(|disk| disk.segments.iter().map(|segment| segment.bytes).sum());
     bytes.map_or_else(|| "incomplete".to_owned(), human_size)
@@ -73,9 +75,16 @@ pub fn load(global: &Global, args: &LoadArgs) -> Result<u8, Fault> {
             "there is no image on standard input: name a file (-i FILE), or pipe docker save into this",
         ));
     }
+    if let Reference::Registry(name) = &reference {
+        return Err(Fault::new(format_args!(
+            "{name} is no file: get it from its registry with `ferry pull {name}`"
+        )));
+    }
     let store = global.store()?;
     let progress = Show::new();
-    let loaded = source::resolve(&store, &reference, &progress);
+    let registries = Registries::new(BTreeMap::new());
+    let access = Access { registries: &registries, pull: Pull::Never, keep: Keep::Packed };
+    let loaded = source::resolve(&store, &reference, &access, &progress);
     progress.end();
     let image = loaded.map_err(Fault::new)?;
     let names = store.names().map_err(Fault::new)?;

@@ -6,13 +6,17 @@ mod completions;
 mod containers;
 mod detach;
 mod exec;
+mod image;
 mod images;
 mod info;
 mod lifecycle;
 mod log;
 mod logs;
 mod progress;
+mod pull;
+mod rmi;
 pub mod run;
+mod save;
 mod settings;
 mod stats;
 mod target;
@@ -52,7 +56,8 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  ferry run --rm -it ./alpine.tar sh      a shell in an image saved by docker or skopeo
+  ferry run --rm -it alpine sh            a shell in an image of a registry
+  ferry run --rm -it ./alpine.tar sh      the same in an image saved by docker or skopeo
   ferry run -m 2g --cpus 4 oci:./build    an OCI layout, with more of a machine
   echo hi | ferry run --rm -i IMAGE cat   pipes work as with any program
   ferry run -d --name web ./site.tar      one that stays: then ferry logs -f web,
@@ -107,12 +112,20 @@ enum Command {
     Update(lifecycle::UpdateArgs),
     /// Remove containers that have ended
     Rm(containers::RmArgs),
-    /// Show everything about containers, as JSON
+    /// Show everything about containers or images, as JSON
     Inspect(containers::InspectArgs),
     /// List the images that have names here
     Images(images::ImagesArgs),
     /// Take an image into the store, so that its name can be run
     Load(images::LoadArgs),
+    /// Get an image from its registry
+    Pull(pull::PullArgs),
+    /// Remove images: their names, and what nothing else needs of them
+    Rmi(rmi::RmiArgs),
+    /// Write images to an archive, bit for bit as they came
+    Save(save::SaveArgs),
+    /// Remove what no image that has a name and no container needs
+    Prune(rmi::PruneArgs),
     /// Show this host, the defaults and where things are kept
     Info,
     /// Show the version
@@ -201,9 +214,13 @@ fn dispatch(global: &Global, command: Command) -> Result<u8, Fault> {
         Command::Unpause(names) => lifecycle::unpause(&names),
         Command::Update(args) => lifecycle::update(&args),
         Command::Rm(args) => containers::rm(&args),
-        Command::Inspect(args) => containers::inspect(&args),
+        Command::Inspect(args) => containers::inspect(global, &args),
         Command::Images(args) => images::images(global, &args),
         Command::Load(args) => images::load(global, &args),
+        Command::Pull(args) => pull::pull(global, &args),
+        Command::Rmi(args) => rmi::rmi(global, &args),
+        Command::Save(args) => save::save(global, &args),
+        Command::Prune(args) => rmi::prune(global, &args),
         Command::Info => info::info(global),
         Command::Version => info::version(),
         Command::Completions(args) => completions::completions(&args),

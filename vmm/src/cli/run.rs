@@ -3,6 +3,7 @@
 use super::detach::{self, Side};
 use super::lifecycle::{parse_seconds, parse_signal};
 use super::progress::Show;
+use super::pull::{self, When};
 use super::settings::Settings;
 use super::{FAILED, Fault, Global};
 use crate::agent::Signal;
@@ -20,7 +21,8 @@ use crate::runtime::run::{self, Host, Mode, Ready, Request, Shape, Stop};
 use crate::runtime::size::{MIB, parse_size};
 use crate::runtime::supervise::{Afterwards, Failure};
 use clap::Args;
-use ferry_images::{Grammar, Progress, Reference, Store, source};
+use ferry_images::source::{self, Access, Keep};
+use ferry_images::{Grammar, Progress, Reference, Store};
 use std::path::{Path, PathBuf};
 
 /// Options and operands of `ferry run`.
@@ -65,12 +67,22 @@ pub struct RunArgs {
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_name = "BOOL", help_heading = "Container")]
     sig_proxy: bool,
+    /// When to ask the image's registry
+    #[arg(
+        long,
+        value_enum,
+        default_value = "missing",
+        value_name = "WHEN",
+        help_heading = "Image and command"
+    )]
+    pull: When,
     /// The image, and the command to run in it instead of the image's own
     ///
     /// IMAGE is an archive or directory (what docker save, skopeo or podman write), or oci:DIR, oci-archive:FILE,
-    /// docker-archive:FILE, dir:DIR, or - for an archive on standard input; each may have :NAME at its end. Any other
-    /// word is the name of an image that was loaded before (ferry load), written as in Docker. Everything after IMAGE is
-    /// the command.
+    /// docker-archive:FILE, or - for an archive on standard input; each may have :NAME at its end. dir:DIR is what skopeo
+    /// wrote to a dir:, or an unpacked root directory (which has no command of its own). Any other word is an image's
+    /// name, written as in Docker: one that was pulled or loaded before, or is pulled now. Everything after IMAGE is the
+    /// command.
     #[arg(required = true, num_args = 1.., trailing_var_arg = true, value_names = ["IMAGE", "COMMAND"],
           help_heading = "Image and command")]
     words: Vec<String>,
@@ -78,7 +90,7 @@ pub struct RunArgs {
 
 const EXAMPLES: &str = "\
 Examples:
-  ferry run --rm -it ./alpine.tar sh
+  ferry run --rm -it alpine sh
   ferry run -d --name web --restart on-failure:3 ./site.tar
   ferry run --rm -e LANG=C.UTF-8 -w /srv -u www-data ./site.tar ls -l
   ferry run --rm --entrypoint '' ./image.tar id
@@ -331,10 +343,11 @@ pub fn prepare(
     store: &Store,
     name: &str,
     reference: &Reference,
+    access: &Access<'_>,
     progress: &dyn Progress,
 ) -> Result<Ready, Failure> {
     let fault = |error: source::Error| Failure::early(error.to_string());
-    let image = source::resolve(store, reference, progress).map_err(fault)?;
+    let image = source::resolve(store, reference, access, progress).map_err(fault)?;
     let disk = image.disk(store).map_err(fault)?;
     Ok(Ready { name: name.to_owned(), image, segments: disk.segments })
 }
@@ -351,7 +364,7 @@ pub(super) fn run(global: &Global, mut args: RunArgs) -> Result<u8, Fault> {
     run::check(&options, &shape, args.container.interactive && !args.detach)?;
     OwnVmm.check().map_err(Fault::new)?;
     if !args.detach {
-        return fetch_and_run(global, args, options, shape, Mode::Foreground, &|_| {});
+        return fetch_and_run(global, &settings, args, options, shape, Mode::Foreground, &|_| {});
     }
     let mode = Mode::Detached(settings.log_capacity(&args.log_opt));
     let split = detach::split().map_err(|error| Fault::new(format_args!("no process for it: {error}")))?;
@@ -361,7 +374,7 @@ pub(super) fn run(global: &Global, mut args: RunArgs) -> Result<u8, Fault> {
     };
     let containers = Global::containers()?;
     let started = |record: &Record| report.started(record, &containers.directory_of(&record.id));
-    let result = fetch_and_run(global, args, options, shape, mode, &started);
+    let result = fetch_and_run(global, &settings, args, options, shape, mode, &started);
     report.ended(&result);
     // Whom this concerned has been told; the shell does not wait for this process.
     result.or(Ok(FAILED))
@@ -369,6 +382,7 @@ pub(super) fn run(global: &Global, mut args: RunArgs) -> Result<u8, Fault> {
 
 fn fetch_and_run(
     global: &Global,
+    settings: &Settings,
     args: RunArgs,
     options: Options,
     shape: Shape,
@@ -386,7 +400,9 @@ fn fetch_and_run(
             "standard input cannot be both the image and what -i gives the command: save the image to a file",
         ));
     }
-    let image = prepare(&global.store()?, &name, &reference, &progress)?;
+    let registries = pull::registries(settings);
+    let access = Access { registries: &registries, pull: args.pull.into(), keep: Keep::Converted };
+    let image = prepare(&global.store()?, &name, &reference, &access, &progress)?;
     progress.end();
     let request = Request {
         image,

@@ -4,6 +4,7 @@ use super::run::{LogOption, Overlay, check_log_files, parse_log_size, parse_memo
 use crate::runtime::logs::Capacity;
 use crate::runtime::run::Shape;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// What the file may say; a key that is not here is an error, so that a misspelt one is noticed.
@@ -15,6 +16,8 @@ struct Written {
     overlay: Option<String>,
     log_size: Option<String>,
     log_files: Option<u32>,
+    #[serde(default)]
+    registries: BTreeMap<String, ferry_images::registry::Settings>,
 }
 
 /// The defaults in force.
@@ -30,6 +33,8 @@ pub struct Settings {
     pub log_size: Option<u64>,
     /// Number of those files.
     pub log_files: Option<u32>,
+    /// What is settled about registries, by host and port.
+    pub registries: BTreeMap<String, ferry_images::registry::Settings>,
 }
 
 impl Settings {
@@ -83,6 +88,7 @@ impl Settings {
                 .map(check_log_files)
                 .transpose()
                 .map_err(|error| of("log_files", error))?,
+            registries: written.registries,
         })
     }
 
@@ -134,6 +140,16 @@ mod tests {
         assert_eq!(Settings::default().log_capacity(&[]), Capacity { bytes: 10 << 20, files: 3 });
         assert!(Settings::parse("log_files = 0").unwrap_err().starts_with("log_files: "));
         assert!(Settings::parse("log_size = \"1\"").unwrap_err().starts_with("log_size: "));
+    }
+
+    #[test]
+    fn registries_have_mirrors_and_may_be_insecure() {
+        let text = "[registries.\"docker.io\"]\nmirrors = [\"m.example:5000\"]\n[registries.\"m.example:5000\"]\ninsecure = true\n";
+        let registries = Settings::parse(text).unwrap().registries;
+        assert_eq!(registries["docker.io"].mirrors, ["m.example:5000"]);
+        assert!(registries["m.example:5000"].insecure && !registries["docker.io"].insecure);
+        let misspelt = Settings::parse("[registries.\"docker.io\"]\nmirror = []\n").unwrap_err();
+        assert!(misspelt.starts_with("line 2: unknown field"), "{misspelt}");
     }
 
     #[test]

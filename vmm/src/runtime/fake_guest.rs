@@ -90,6 +90,7 @@ pub fn request() -> Request {
         digest: Digest::of(b"image"),
         config: ImageConfig { cmd: vec!["prog".into()], ..Default::default() },
         layers: vec![],
+        held: Default::default(),
     };
     Request {
         image: Ready { name: "img".into(), image, segments: vec![] },

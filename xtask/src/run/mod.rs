@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use clap::{Args, ValueEnum};
-use ferry_images::{Grammar, Reference, Store};
+use ferry_images::source::{Access, Keep, Pull};
+use ferry_images::{Grammar, Reference, Registries, Store};
 use ferry_vmm::cli::run::{ContainerArgs, MachineArgs, prepare};
 use ferry_vmm::machine;
 use ferry_vmm::runtime::guest::Launch;
@@ -110,7 +111,9 @@ pub fn run(workshop: &mut Workshop, run: Run) -> Result<ExitCode> {
         Store::default_path().ok_or_else(|| anyhow!("no place for images: set HOME or XDG_DATA_HOME"))?;
     let store = Store::open(&store).map_err(|error| anyhow!("{error}"))?;
     let progress = workshop.report.shown();
-    let image = match prepare(&store, &run.image, &reference, &progress) {
+    let registries = Registries::new(Default::default());
+    let access = Access { registries: &registries, pull: Pull::Missing, keep: Keep::Converted };
+    let image = match prepare(&store, &run.image, &reference, &access, &progress) {
         Ok(image) => image,
         Err(failure) => return Ok(failed(&failure)),
     };
