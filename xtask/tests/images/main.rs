@@ -4,5 +4,7 @@
 #[path = "../road/mod.rs"]
 mod road;
 
+mod killed;
 mod layers;
+mod registry;
 mod reproducible;

@@ -4,6 +4,7 @@
 
 pub mod image;
 pub mod program;
+pub mod registry;
 pub mod tarball;
 
 use std::io::{Read, Write};

@@ -1,0 +1,161 @@
+//! Images by way of a real registry: whatever is pushed comes out again as it was.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::road::image::{Image, Packing};
+use crate::road::registry::{Registry, ferry, skopeo, store, succeed};
+use crate::road::tarball::Tarball;
+use crate::road::{on_qemu, program};
+
+/// A layer with a file that says its number, and as much that cannot be packed.
+fn layer(number: usize, noise: usize) -> Tarball {
+    let mut layer = Tarball::new();
+    layer.file(&format!("file-{number}"), number.to_string().as_bytes());
+    let mut state = number as u64 + 1;
+    let noise: Vec<u8> = std::iter::repeat_with(|| {
+        // Xorshift: bytes that are the same everywhere and no compressor likes.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    })
+    .take(noise)
+    .collect();
+    layer.file(&format!("noise-{number}"), &noise);
+    layer
+}
+
+pub fn image(layers: usize, noise: usize) -> Image {
+    (0..layers)
+        .fold(Image::new(&["/lister", "/"]), |image, number| image.layer(layer(number, noise), Packing::Gzip))
+}
+
+/// What a registry has under that name, as skopeo sees it.
+fn manifest_at(reference: &str) -> Value {
+    let text = succeed(
+        skopeo().args(["inspect", "--raw", "--tls-verify=false"]).arg(format!("docker://{reference}")),
+    );
+    serde_json::from_str(&text).expect("a manifest")
+}
+
+/// The digests of a manifest's layers.
+fn layers(manifest: &Value) -> Vec<String> {
+    let layers = manifest["layers"].as_array().expect("layers");
+    layers.iter().map(|layer| layer["digest"].as_str().expect("a digest").to_owned()).collect()
+}
+
+#[test]
+fn every_packing_is_pulled_and_saved_bit_for_bit() {
+    let registry = Registry::start();
+    let directory = tempfile::tempdir().expect("a directory");
+    let layout = directory.path().join("layout");
+    image(3, 20_000).write_layout(&layout, "x");
+    for (packing, options) in [
+        ("gzip", &["--dest-compress-format", "gzip"][..]),
+        ("zstd", &["--dest-compress-format", "zstd"]),
+        ("docker", &["--format", "v2s2"]),
+    ] {
+        let reference = registry.push(&layout, "x", &format!("some/app:{packing}"), options);
+        let home = directory.path().join(packing);
+        let printed = succeed(&mut ferry(&home, &["pull", &reference]));
+        assert!(
+            printed.contains("Digest: sha256:") && printed.ends_with(&format!("{reference}\n")),
+            "{printed}"
+        );
+        let inspected: Value =
+            serde_json::from_str(&succeed(&mut ferry(&home, &["inspect", &reference]))).expect("JSON");
+        assert_eq!(inspected[0]["RepoTags"], json!([reference]));
+        for format in ["docker-archive", "oci-archive"] {
+            let archive = directory.path().join(format!("{packing}.{format}.tar"));
+            let path = archive.display().to_string();
+            succeed(&mut ferry(&home, &["save", "--format", format, "-o", &path, &reference]));
+            let again = directory.path().join(format!("{packing}.{format}"));
+            let source = match format {
+                "oci-archive" => format!("oci-archive:{path}:{packing}"),
+                _ => format!("docker-archive:{path}:{reference}"),
+            };
+            succeed(skopeo().arg("copy").arg(source).arg(format!("dir:{}", again.display())));
+            let text = fs::read_to_string(again.join("manifest.json")).expect("a manifest");
+            let saved: Value = serde_json::from_str(&text).expect("JSON");
+            let pushed = manifest_at(&reference);
+            assert_eq!(saved["config"]["digest"], pushed["config"]["digest"]);
+            // skopeo unpacks what it takes out of Docker's archives; an OCI archive it leaves as it is.
+            if format == "oci-archive" {
+                assert_eq!(layers(&saved), layers(&pushed));
+                assert_eq!(saved, pushed);
+            }
+            // And back, into a store that knows nothing.
+            let other = directory.path().join(format!("{packing}.{format}.home"));
+            let loaded = succeed(&mut ferry(&other, &["load", "-i", &path]));
+            assert_eq!(loaded, format!("Loaded image: {reference}\n"));
+        }
+        // What is gone is gone for good.
+        succeed(&mut ferry(&home, &["rmi", &reference]));
+        succeed(&mut ferry(&home, &["prune"]));
+        assert_eq!(left(&store(&home)), [""; 0]);
+    }
+}
+
+/// What a store holds, but for its own two files.
+pub fn left(store: &Path) -> Vec<String> {
+    let mut found = crate::layers::walk(store);
+    found.retain(|path| !path.ends_with("/version") && !path.ends_with("/lock"));
+    found
+}
+
+#[test]
+fn a_manifest_list_gives_the_image_for_this_machine() {
+    let registry = Registry::start();
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut entries = Vec::new();
+    for (number, architecture) in ["arm64", "amd64"].into_iter().enumerate() {
+        let layout = directory.path().join(architecture);
+        let mut image = image(number + 1, 10);
+        image.architecture = architecture;
+        image.write_layout(&layout, "x");
+        registry.push(&layout, "x", &format!("app:{architecture}"), &["--preserve-digests"]);
+        let text = fs::read_to_string(layout.join("index.json")).expect("the index");
+        let index: Value = serde_json::from_str(&text).expect("JSON");
+        let mut entry = index["manifests"][0].clone();
+        entry["platform"] = json!({ "os": "linux", "architecture": architecture });
+        entries.push(entry);
+    }
+    let kind = "application/vnd.oci.image.index.v1+json";
+    let index = json!({ "schemaVersion": 2, "mediaType": kind, "manifests": entries });
+    registry.put_manifest("app", "all", kind, &index.to_string());
+    let home = directory.path().join("home");
+    let reference = format!("{}/app:all", registry.host);
+    succeed(&mut ferry(&home, &["pull", &reference]));
+    let inspected: Value =
+        serde_json::from_str(&succeed(&mut ferry(&home, &["inspect", &reference]))).expect("JSON");
+    assert_eq!(inspected[0]["Architecture"], "amd64");
+    assert_eq!(inspected[0]["RootFS"]["Layers"].as_array().map(Vec::len), Some(2));
+    let output = ferry(&home, &["pull", &format!("{}/app:arm64", registry.host)]).output().expect("ferry");
+    assert_eq!(output.status.code(), Some(125));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("the image is for linux/arm64, and this machine runs linux/amd64"), "{said}");
+}
+
+#[test]
+fn a_hundred_layers_from_a_registry_are_one_tree_in_the_guest() {
+    let registry = Registry::start();
+    let directory = tempfile::tempdir().expect("a directory");
+    let layout = directory.path().join("layout");
+    let mut tools = Tarball::new();
+    tools.program("lister", &fs::read(program::lister()).expect("the lister"));
+    image(99, 100).layer(tools, Packing::Gzip).write_layout(&layout, "x");
+    let reference = registry.push(&layout, "x", "deep:100", &[]);
+    let outcome = on_qemu(&[&reference]).env("XDG_DATA_HOME", directory.path().join("data")).run();
+    outcome.exits(0);
+    let text = outcome.text();
+    for number in [0, 50, 98] {
+        assert!(
+            text.contains(&format!("/file-{number} ")) || text.contains(&format!("file-{number}")),
+            "{text}"
+        );
+    }
+    assert_eq!(text.matches("noise-").count(), 99);
+}

@@ -1,0 +1,113 @@
+//! A real registry on loopback, skopeo as the one who pushes, and `ferry` as the one who pulls.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Longer than a registry takes to begin on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Docker's registry, with storage of its own; it ends with this.
+pub struct Registry {
+    child: Child,
+    _storage: tempfile::TempDir,
+    /// `127.0.0.1:PORT`.
+    pub host: String,
+}
+
+impl Registry {
+    pub fn start() -> Registry {
+        let storage = tempfile::tempdir().expect("a directory");
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let host = free.expect("a free port").to_string();
+        let settings = storage.path().join("config.yml");
+        let text = format!(
+            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {host}\n",
+            storage.path().join("data").display()
+        );
+        std::fs::write(&settings, text).expect("the registry's settings");
+        let child = Command::new("docker-registry")
+            .arg("serve")
+            .arg(&settings)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("docker-registry starts");
+        let registry = Registry { child, _storage: storage, host };
+        let began = Instant::now();
+        while TcpStream::connect(&registry.host).is_err() {
+            assert!(began.elapsed() < PATIENCE, "the registry does not answer");
+            thread::sleep(Duration::from_millis(50));
+        }
+        registry
+    }
+
+    /// Pushes the image of a layout with skopeo; says by what name it can be pulled.
+    #[track_caller]
+    pub fn push(&self, layout: &Path, in_layout: &str, name: &str, options: &[&str]) -> String {
+        let pulled_as = format!("{}/{name}", self.host);
+        let mut skopeo = skopeo();
+        skopeo.arg("copy").arg("--dest-tls-verify=false").args(options);
+        skopeo.arg(format!("oci:{}:{in_layout}", layout.display())).arg(format!("docker://{pulled_as}"));
+        succeed(&mut skopeo);
+        pulled_as
+    }
+
+    /// Puts a manifest as it is.
+    #[track_caller]
+    pub fn put_manifest(&self, repository: &str, tag: &str, kind: &str, manifest: &str) {
+        let mut stream = TcpStream::connect(&self.host).expect("the registry");
+        let head = format!(
+            "PUT /v2/{repository}/manifests/{tag} HTTP/1.1\r\nHost: {}\r\nContent-Type: {kind}\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n{manifest}",
+            self.host,
+            manifest.len()
+        );
+        stream.write_all(head.as_bytes()).expect("the registry reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("the registry answers");
+        assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// skopeo, which asks no policy of the machine's.
+pub fn skopeo() -> Command {
+    let mut command = Command::new("skopeo");
+    command.arg("--insecure-policy");
+    command
+}
+
+/// Runs it; fails the test unless it succeeds. What it printed.
+#[track_caller]
+pub fn succeed(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().expect("it starts");
+    assert!(status.success(), "{command:?}: {status}: {}", String::from_utf8_lossy(&stderr));
+    String::from_utf8_lossy(&stdout).into_owned()
+}
+
+/// `ferry` with everything of it below `home`. `cargo xtask test` has built it beside xtask.
+pub fn ferry(home: &Path, words: &[&str]) -> Command {
+    let program: PathBuf = Path::new(env!("CARGO_BIN_EXE_xtask")).with_file_name("ferry");
+    let mut command = Command::new(program);
+    command.args(words).env("HOME", home).env("XDG_DATA_HOME", home.join("data"));
+    for variable in ["XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "DOCKER_CONFIG", "REGISTRY_AUTH_FILE"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+/// The store of that `ferry`.
+pub fn store(home: &Path) -> PathBuf {
+    home.join("data/ferry")
+}
