@@ -114,7 +114,11 @@ impl<S: System> Agent<S> {
                     self.system.container_of(&call.path).filter(|id| self.containers.contains_key(*id));
                 self.send_child(caller, container, request)
             }
-            method::GET_VOLUME_STATS | method::RESIZE_VOLUME => self.send_child(caller, None, request),
+            method::GET_OOM_EVENT => self.next_memory_event(caller),
+            method::GET_VOLUME_STATS
+            | method::RESIZE_VOLUME
+            | method::ONLINE_CPU_MEM
+            | method::ADD_SWAP_PATH => self.send_child(caller, None, request),
             _ => self.system.guest_call(request).map(Some),
         }
     }

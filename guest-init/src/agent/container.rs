@@ -31,6 +31,10 @@ pub struct Container<C> {
     pub processes: Table<String, Process>,
     /// Another name of the first process.
     pub first_alias: String,
+    /// The stream that says when something happens to its memory, and how often processes were killed for it.
+    pub memory: Option<StreamId>,
+    /// See `memory`.
+    pub memory_kills: u64,
     /// Who waits for it to be gone, and until when.
     pub removers: Vec<(Caller, Option<u64>)>,
 }

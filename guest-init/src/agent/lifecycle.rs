@@ -95,6 +95,8 @@ impl<S: System> Agent<S> {
             holder: None,
             processes,
             first_alias: request.exec_id,
+            memory: None,
+            memory_kills: 0,
             removers: Vec::new(),
         };
         self.containers.insert(id.clone(), container);
@@ -121,7 +123,11 @@ impl<S: System> Agent<S> {
         let sandbox = self.sandbox.as_ref().unwrap_or(&nothing);
         let Some(first) = container.processes.get(FIRST) else { return };
         match self.system.create(id, &container.spec, &first.spec, sandbox) {
-            Ok(Created { container: system, holder }) => {
+            Ok(Created { container: system, holder, memory }) => {
+                container.memory = memory;
+                if let Some(memory) = memory {
+                    self.roles.insert(memory, Role::Memory(id.into()));
+                }
                 container.system = Some(system);
                 container.holder = holder.map(|(pid, _)| pid);
                 match holder {
@@ -523,6 +529,7 @@ impl<S: System> Agent<S> {
             self.forget(&ProcessKey { container: id.into(), process });
         }
         let Some(container) = self.containers.remove(id) else { return };
+        self.close(container.memory);
         if let Some(system) = container.system {
             self.system.remove(system);
         }

@@ -9,6 +9,7 @@ mod connection;
 mod container;
 mod errands;
 mod lifecycle;
+mod memory;
 mod process;
 mod streams;
 mod system;
@@ -42,6 +43,8 @@ enum Role {
     Client,
     /// Of a child on an errand.
     Errand,
+    /// Of what happens to a container's memory.
+    Memory(String),
     /// Of the holder of a container.
     SetUp(String),
     /// Of a process.
@@ -66,6 +69,7 @@ pub struct Agent<S: System> {
     clients: Table<StreamId, Connection>,
     roles: Table<StreamId, Role>,
     errands: Table<StreamId, Errand>,
+    memory_events: memory::Events,
     /// Clients that have more to say than one turn allows.
     unheard: Vec<StreamId>,
     /// Whether a client has made room, so that reads parked for its sake can go on.
@@ -87,6 +91,7 @@ impl<S: System> Agent<S> {
             clients: Table::default(),
             roles: Table::default(),
             errands: Table::default(),
+            memory_events: memory::Events::default(),
             unheard: Vec::new(),
             room: false,
             ending: false,
@@ -123,6 +128,7 @@ impl<S: System> Agent<S> {
                 }
             }
         }
+        self.memory_events.callers.retain(|caller| caller.connection != stream);
         let is_its = |errand: &Errand| errand.caller.connection == stream;
         let errands: Vec<StreamId> =
             self.errands.iter().filter(|(_, errand)| is_its(errand)).map(|(id, _)| *id).collect();
@@ -140,6 +146,7 @@ impl<S: System> Agent<S> {
                 self.hear(stream);
             }
             Some(Role::Errand) => self.child_reported(stream),
+            Some(Role::Memory(id)) => self.memory_changed(&id),
             Some(Role::SetUp(id)) => self.set_up_reported(&id),
             Some(Role::Start(key)) => self.start_reported(&key),
             Some(Role::Input(key)) => self.pump_input(&key),

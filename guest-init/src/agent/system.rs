@@ -29,6 +29,8 @@ pub struct Created<C> {
     /// The process that sets it up and then holds its namespaces, and the stream on which it reports. `None`
     /// when the container's own process does all that on start.
     pub holder: Option<(i32, StreamId)>,
+    /// A stream of which something changes when its memory runs out; it has nothing to read.
+    pub memory: Option<StreamId>,
 }
 
 /// A process being started.
@@ -119,6 +121,8 @@ pub trait System {
     fn freeze(&mut self, container: &Self::Container, frozen: Frozen) -> Result<(), Fault>;
     /// Its counters.
     fn stats(&mut self, container: &Self::Container) -> StatsContainerResponse;
+    /// How many of its processes were killed because memory ran out.
+    fn memory_kills(&mut self, container: &Self::Container) -> u64;
     /// Forgets a container of which nothing runs any more.
     fn remove(&mut self, container: Self::Container);
 

@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::network;
+use super::{hotplug, metrics, network, storage};
 use crate::agent::{VERSION, decode};
 use crate::api::protobuf::Message;
 use crate::api::ttrpc::Request;
@@ -20,8 +20,9 @@ pub fn answer(request: &Request) -> Result<Vec<u8>, Fault> {
         method::GET_GUEST_DETAILS => Ok(details(&decode(request)?).encode_to_vec()),
         method::SET_GUEST_DATE_TIME => set_clock(&decode(request)?).map(nothing),
         method::RESEED_RANDOM_DEV => add_entropy(&decode(request)?).map(nothing),
-        // Hotplugged processors and memory come up by themselves here.
-        method::ONLINE_CPU_MEM => Ok(Vec::new()),
+        method::MEM_HOTPLUG_BY_PROBE => hotplug::probe(&decode(request)?).map(nothing),
+        method::GET_METRICS => Ok(api::Metrics { metrics: metrics::read() }.encode_to_vec()),
+        method::UPDATE_EPHEMERAL_MOUNTS => storage::update_ephemeral(&decode(request)?).map(nothing),
         method::UPDATE_INTERFACE => {
             let call: api::UpdateInterfaceRequest = decode(request)?;
             let interface = call.interface.ok_or_else(|| Fault::invalid("no interface to update"))?;
@@ -37,6 +38,12 @@ pub fn answer(request: &Request) -> Result<Vec<u8>, Fault> {
             let call: api::AddArpNeighborsRequest = decode(request)?;
             network::add_neighbors(&call.neighbors.unwrap_or_default().arp_neighbors).map(nothing)
         }
+        method::ADD_SWAP => {
+            Err(Fault::unimplemented("this guest has no PCI; AddSwapPath takes a disk by its path"))
+        }
+        method::GET_DIAGNOSTIC_DATA => {
+            Err(Fault::unimplemented("no diagnostic data; ferry.v1 has the kernel's log"))
+        }
         other => Err(Fault::unimplemented(format!("this agent has no {other}"))),
     }
 }
@@ -47,14 +54,14 @@ fn details(call: &api::GuestDetailsRequest) -> api::GuestDetailsResponse {
         version: VERSION.into(),
         init_daemon: true,
         device_handlers: Vec::new(),
-        storage_handlers: strings(&super::storage::DRIVERS),
+        storage_handlers: strings(&storage::DRIVERS),
         supports_seccomp: true,
         extra_features: Vec::new(),
     };
     api::GuestDetailsResponse {
         mem_block_size_bytes: if call.mem_block_size { memory_block_size() } else { 0 },
         agent_details: Some(details),
-        support_mem_hotplug_probe: false,
+        support_mem_hotplug_probe: call.mem_hotplug_probe && hotplug::can_probe(),
     }
 }
 

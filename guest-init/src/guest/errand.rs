@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use super::space::Space;
-use super::{files, processes, volumes};
+use super::{files, hotplug, processes, volumes};
 use crate::agent::decode;
 use crate::api::protobuf::Message;
 use crate::api::ttrpc::Request;
@@ -26,6 +26,8 @@ pub fn answer(space: Option<&Space>, request: &Request) -> Result<Vec<u8>, Fault
         method::COPY_FILE => files::copy_in(space().ok(), &decode(request)?).map(|()| Vec::new()),
         method::GET_VOLUME_STATS => Ok(volumes::stats(&decode(request)?)?.encode_to_vec()),
         method::RESIZE_VOLUME => volumes::resize(&decode(request)?).map(|()| Vec::new()),
+        method::ONLINE_CPU_MEM => hotplug::online(&decode(request)?).map(|()| Vec::new()),
+        method::ADD_SWAP_PATH => volumes::add_swap(&decode(request)?).map(|()| Vec::new()),
         method::KERNEL_LOG => {
             let text = kernel_log(LOG_LIMIT).context("read the kernel's log")?;
             Ok(ferry::KernelLogResponse { text: without_levels(&text) }.encode_to_vec())

@@ -6,7 +6,9 @@ mod cgroup;
 mod devices;
 mod errand;
 mod files;
+mod hotplug;
 mod inside;
+mod metrics;
 mod mounts;
 mod network;
 mod processes;
@@ -79,6 +81,12 @@ impl Guest {
         let (reader, writer) = pipe(0).context("make a pipe")?;
         set_nonblocking(reader.raw()).context("make a pipe")?;
         Ok((self.add(reader)?, writer))
+    }
+
+    /// A stream of which something changes when a container's memory runs out, where the kernel counts memory.
+    fn watch_memory(&mut self, space: &Space) -> Option<StreamId> {
+        let events = open(space.cgroup.as_ref()?.directory().raw(), c"memory.events", O_RDONLY, 0).ok()?;
+        self.add(events).ok()
     }
 
     /// Forks into the namespaces and the cgroup of a container.
@@ -183,12 +191,16 @@ impl System for Guest {
         let is_init = space::wants_pid1(spec, process.args.first());
         let mut space = Space::new(id, spec, sandbox, is_init)?;
         if is_init {
-            return Ok(Created { container: space, holder: None });
+            let memory = self.watch_memory(&space);
+            return Ok(Created { container: space, holder: None, memory });
         }
         let (report, writer) = self.report()?;
         match space.fork_new(spec, self.own_pids()?)? {
             None => space::hold(&space, spec, writer),
-            Some(pid) => Ok(Created { container: space, holder: Some((pid, report)) }),
+            Some(pid) => {
+                let memory = self.watch_memory(&space);
+                Ok(Created { container: space, holder: Some((pid, report)), memory })
+            }
         }
     }
 
@@ -273,6 +285,10 @@ impl System for Guest {
 
     fn stats(&mut self, space: &Space) -> StatsContainerResponse {
         stats::read(space.cgroup.as_ref())
+    }
+
+    fn memory_kills(&mut self, space: &Space) -> u64 {
+        space.cgroup.as_ref().map_or(0, stats::memory_kills)
     }
 
     fn remove(&mut self, space: Space) {

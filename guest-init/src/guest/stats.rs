@@ -24,6 +24,11 @@ pub fn read(cgroup: Option<&Cgroup>) -> StatsContainerResponse {
     }
 }
 
+/// How many processes of a cgroup, and of those below it, were killed because memory ran out.
+pub fn memory_kills(cgroup: &Cgroup) -> u64 {
+    keyed(&cgroup.read(c"memory.events"), "oom_kill")
+}
+
 /// The counters of a cgroup whose files `file` reads (empty for one that is not there).
 fn of_files(file: impl Fn(&core::ffi::CStr) -> Vec<u8>) -> CgroupStats {
     let cpu = file(c"cpu.stat");

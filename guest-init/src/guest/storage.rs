@@ -5,7 +5,7 @@ use alloc::format;
 use alloc::string::String;
 
 use crate::agent::Mounted;
-use crate::api::agent::Storage;
+use crate::api::agent::{Storage, UpdateEphemeralMountsRequest};
 use crate::fault::{Context, Fault};
 use crate::spec::mount_options::Options;
 use crate::sys::file::{CWD, O_DIRECTORY, O_RDONLY};
@@ -60,6 +60,25 @@ pub fn mount(storage: &Storage) -> Result<Mounted, Fault> {
         format_args!("mount storage {} ({}) on {}", storage.source, storage.fstype, storage.mount_point);
     result.context(doing)?;
     Ok(Mounted::Yes)
+}
+
+/// `UpdateEphemeralMounts`: changes the options of mounted tmpfs, such as `size=`.
+pub fn update_ephemeral(call: &UpdateEphemeralMountsRequest) -> Result<(), Fault> {
+    for storage in &call.storages {
+        let doing = format_args!("change the mount on {}", storage.mount_point);
+        if storage.driver != "ephemeral" || storage.fstype != "tmpfs" {
+            return Err(Fault::invalid(format!(
+                "{}: only ephemeral tmpfs can be changed",
+                storage.mount_point
+            )));
+        }
+        let options = Options::parse(&storage.options);
+        let flags = options.legacy_flags() | m::MS_REMOUNT;
+        cstr(&storage.mount_point)
+            .and_then(|target| m::mount(c"", &target, c"", flags, &cstr(&options.legacy_data())?))
+            .context(doing)?;
+    }
+    Ok(())
 }
 
 /// Unmounts a storage, lazily when something still uses it, and removes its mount point.

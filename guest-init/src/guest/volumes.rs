@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::api::guest::{
-    ResizeVolumeRequest, VolumeStatsRequest, VolumeStatsResponse, VolumeUnit, VolumeUsage,
+    AddSwapPathRequest, ResizeVolumeRequest, VolumeStatsRequest, VolumeStatsResponse, VolumeUnit, VolumeUsage,
 };
 use crate::fault::{Context, Fault};
 use crate::sys::file::{self, CWD, O_DIRECTORY, O_RDONLY, open};
@@ -34,6 +34,11 @@ pub fn stats(call: &VolumeStatsRequest) -> Result<VolumeStatsResponse, Fault> {
         ]),
         volume_condition: None,
     })
+}
+
+/// `AddSwapPath`: a disk on which there is swap space.
+pub fn add_swap(call: &AddSwapPathRequest) -> Result<(), Fault> {
+    cstr(&call.path).and_then(|path| file::swap_on(&path)).context(format_args!("swap to {}", call.path))
 }
 
 /// `ResizeVolume`: grows an ext4 filesystem, as large as its disk has become or as asked for.

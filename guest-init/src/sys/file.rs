@@ -348,6 +348,12 @@ pub fn seek(fd: i32, offset: u64) -> Result<()> {
     unsafe { syscall!(Sysno::lseek, fd, offset, c::SEEK_SET) }.map(|_| ())
 }
 
+/// Lets memory be swapped to a disk.
+pub fn swap_on(path: &CStr) -> Result<()> {
+    // SAFETY: `path` is a C string.
+    unsafe { syscall!(Sysno::swapon, path.as_ptr(), 0) }.map(|_| ())
+}
+
 /// Writes everything cached to the disks.
 pub fn sync() {
     // SAFETY: no memory is involved, and the call cannot fail.

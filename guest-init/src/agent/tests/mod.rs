@@ -10,7 +10,7 @@ use super::*;
 use crate::api::oci::Process as OciProcess;
 use crate::api::protobuf::Message;
 use crate::api::ttrpc::{Code, EOF};
-use crate::api::{agent as api, health, method};
+use crate::api::{agent as api, guest, health, method};
 use crate::sys::process::{Exit, SIGKILL};
 
 fn read(id: &str, length: u32) -> api::ReadStreamRequest {
@@ -307,4 +307,27 @@ fn a_container_is_looked_into_only_while_it_stands() {
         |id: &str| crate::api::ferry::StatFileRequest { container_id: id.into(), ..Default::default() };
     assert_eq!(world.ask(client, method::STAT_FILE, &stat("c")).unwrap_err().0, Code::FailedPrecondition);
     assert_eq!(world.ask(client, method::STAT_FILE, &stat("d")).unwrap_err().0, Code::NotFound);
+}
+
+#[test]
+fn a_container_that_runs_out_of_memory_is_told_once() {
+    let mut world = World::new();
+    let client = world.client();
+    let (_, _) = world.running(client, "c");
+    let memory = world.agent.containers.get("c").unwrap().memory.unwrap();
+    let asked = world.call(client, method::GET_OOM_EVENT, &api::Empty {});
+    world.agent.ready(memory);
+    assert!(world.answers(client).is_empty(), "memory was short, but nobody was killed");
+    let event = |answer: &[u8]| guest::OomEvent::decode(answer).unwrap().container_id;
+    world.agent.system.memory_kills = 1;
+    world.agent.ready(memory);
+    assert_eq!(event(world.answers(client)[&asked].as_ref().unwrap()), "c");
+    // Nobody asks just now: it is kept, once.
+    for kills in [2, 3] {
+        world.agent.system.memory_kills = kills;
+        world.agent.ready(memory);
+    }
+    assert_eq!(event(&world.ask(client, method::GET_OOM_EVENT, &api::Empty {}).unwrap()), "c");
+    world.call(client, method::GET_OOM_EVENT, &api::Empty {});
+    assert!(world.answers(client).is_empty());
 }

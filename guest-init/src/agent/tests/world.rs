@@ -33,6 +33,7 @@ pub struct Machine {
     pub signals: Vec<(i32, u32)>,
     pub mounted: Vec<String>,
     pub missing_device: bool,
+    pub memory_kills: u64,
     pub size: Option<(u16, u16)>,
 }
 
@@ -115,7 +116,8 @@ impl System for Machine {
     fn create(&mut self, _: &str, _: &Spec, _: &OciProcess, _: &Sandbox) -> Result<Created<()>, Fault> {
         let (pid, report) = (self.spawn(), self.stream());
         self.processes.insert(pid, [Some(report), None, None, None]);
-        Ok(Created { container: (), holder: Some((pid, report)) })
+        let memory = Some(self.stream());
+        Ok(Created { container: (), holder: Some((pid, report)), memory })
     }
 
     fn start(&mut self, _: &mut (), _: &Spec, process: &OciProcess, _: Which) -> Result<Started, Fault> {
@@ -148,6 +150,10 @@ impl System for Machine {
 
     fn stats(&mut self, _: &()) -> crate::api::stats::StatsContainerResponse {
         Default::default()
+    }
+
+    fn memory_kills(&mut self, _: &()) -> u64 {
+        self.memory_kills
     }
 
     fn remove(&mut self, _: ()) {}
