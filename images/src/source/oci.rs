@@ -15,7 +15,8 @@ use crate::reference::Name;
 const MAX_DEPTH: u32 = 4;
 
 pub(super) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
-const CONFIGURATION_TYPE: &str = "application/vnd.oci.image.config.v1+json";
+pub(super) const CONFIGURATION_TYPE: &str = "application/vnd.oci.image.config.v1+json";
+pub(super) const LAYER_TYPE: &str = "application/vnd.oci.image.layer.v1.tar";
 
 pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 pub(super) const CONTAINERD_NAME: &str = "io.containerd.image.name";
@@ -279,7 +280,8 @@ fn read(documents: &dyn Documents, descriptor: &Descriptor, kind: Kind) -> Resul
 
 /// The manifest of an image that has come without one.
 pub(super) fn manifest(configuration: &[u8], layers: &[PartsLayer]) -> Vec<u8> {
-    let layer = |layer: &PartsLayer| json!({ "mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": layer.digest, "size": layer.size });
+    let layer =
+        |layer: &PartsLayer| json!({ "mediaType": LAYER_TYPE, "digest": layer.digest, "size": layer.size });
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,

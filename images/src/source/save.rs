@@ -1,5 +1,6 @@
 //! Images back out of the store: an archive of an OCI layout, or that with Docker's `manifest.json` beside it, as Docker
-//! writes it since version 25. Manifest, configuration and layers are bit for bit what came, so digests stay what they were.
+//! writes it since version 25. Configuration and layers are bit for bit what came, so their digests stay what they were;
+//! and so is the manifest, unless it is Docker's and has to be OCI's, since not everyone finds the former in a layout.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,10 +10,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Error;
-use super::oci::{CONTAINERD_NAME, MANIFEST_TYPE, REF_NAME};
+use super::oci::{CONFIGURATION_TYPE, CONTAINERD_NAME, LAYER_TYPE, MANIFEST_TYPE, REF_NAME};
 use crate::digest::Digest;
 use crate::reference::Name;
 use crate::store::{Held, Store};
+
+const DOCKER_MANIFEST_TYPE: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
 /// The kind of archive to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +63,7 @@ pub fn save(store: &Store, names: &[Name], format: Format, out: impl Write) -> R
     let mut members = BTreeMap::new();
     let mut images = Vec::with_capacity(names.len());
     for name in names {
-        images.push(gather(store, name, &mut members)?);
+        images.push(gather(store, name, format, &mut members)?);
     }
     members.insert("oci-layout".into(), text(&json!({ "imageLayoutVersion": "1.0.0" })));
     members.insert("index.json".into(), text(&index(&images)));
@@ -75,15 +78,24 @@ fn text(value: &Value) -> Member {
 }
 
 /// Finds everything that belongs to an image.
-fn gather(store: &Store, name: &Name, members: &mut BTreeMap<String, Member>) -> Result<Wanted, Error> {
+fn gather(
+    store: &Store,
+    name: &Name,
+    format: Format,
+    members: &mut BTreeMap<String, Member>,
+) -> Result<Wanted, Error> {
     let shown = name.to_string();
     let named = store.name(name)?.ok_or_else(|| Error::NotHere(shown.clone()))?;
     let (held, configuration) = store.image(&named.image)?.ok_or_else(|| Error::NotHere(shown.clone()))?;
     let not_kept = || Error::NotKept(shown.clone());
     let manifest = named.manifest.ok_or_else(not_kept)?;
-    let bytes = store.manifest(&manifest)?.ok_or_else(not_kept)?;
-    let parsed = serde_json::from_slice(&bytes);
-    let document: Manifest = parsed.map_err(|error| Error::malformed("the manifest", error))?;
+    let came = store.manifest(&manifest)?.ok_or_else(not_kept)?;
+    let wrong = |error| Error::malformed("the manifest", error);
+    let (manifest, bytes) = match format {
+        Format::OciArchive => in_ocis_terms(came).map_err(wrong)?,
+        Format::DockerArchive => (manifest, came),
+    };
+    let document: Manifest = serde_json::from_slice(&bytes).map_err(wrong)?;
     for layer in &document.layers {
         let file = store.blob(&layer.digest)?.ok_or_else(not_kept)?;
         let size = file.metadata().map_err(|cause| Error::Read { what: shown.clone(), cause })?.len();
@@ -94,6 +106,26 @@ fn gather(store: &Store, name: &Name, members: &mut BTreeMap<String, Member>) ->
     members.insert(path(&manifest), Member::Bytes(bytes));
     let name = named.name.parse().unwrap_or_else(|_| name.clone());
     Ok(Wanted { name, manifest, document, size, _held: held })
+}
+
+/// The manifest as OCI has it: Docker's differs in the names of types.
+fn in_ocis_terms(manifest: Vec<u8>) -> serde_json::Result<(Digest, Vec<u8>)> {
+    let mut document: Value = serde_json::from_slice(&manifest)?;
+    if document["mediaType"] != DOCKER_MANIFEST_TYPE {
+        return Ok((Digest::of(&manifest), manifest));
+    }
+    document["mediaType"] = json!(MANIFEST_TYPE);
+    document["config"]["mediaType"] = json!(CONFIGURATION_TYPE);
+    for layer in document["layers"].as_array_mut().into_iter().flatten() {
+        let packed = match layer["mediaType"].as_str().and_then(|kind| kind.rsplit_once('.')) {
+            Some((_, "gzip")) => "+gzip",
+            Some((_, "zstd")) => "+zstd",
+            _ => "",
+        };
+        layer["mediaType"] = json!(format!("{LAYER_TYPE}{packed}"));
+    }
+    let bytes = document.to_string().into_bytes();
+    Ok((Digest::of(&bytes), bytes))
 }
 
 fn index(images: &[Wanted]) -> Value {

@@ -29,7 +29,7 @@ pub struct SaveArgs {
 enum Format {
     /// As docker save writes it since version 25; also an OCI layout
     DockerArchive,
-    /// An OCI layout and nothing else
+    /// An OCI layout and nothing else; Docker's manifests become OCI's
     OciArchive,
 }
 

@@ -13,7 +13,7 @@ use crate::road::{on_qemu, program};
 /// A layer with a file that says its number, and as much that cannot be packed.
 fn layer(number: usize, noise: usize) -> Tarball {
     let mut layer = Tarball::new();
-    layer.file(&format!("file-{number}"), number.to_string().as_bytes());
+    layer.file(&format!("tree/file-{number}"), number.to_string().as_bytes());
     let mut state = number as u64 + 1;
     let noise: Vec<u8> = std::iter::repeat_with(|| {
         // Xorshift: bytes that are the same everywhere and no compressor likes.
@@ -24,13 +24,14 @@ fn layer(number: usize, noise: usize) -> Tarball {
     })
     .take(noise)
     .collect();
-    layer.file(&format!("noise-{number}"), &noise);
+    layer.file(&format!("tree/noise-{number}"), &noise);
     layer
 }
 
 pub fn image(layers: usize, noise: usize) -> Image {
-    (0..layers)
-        .fold(Image::new(&["/lister", "/"]), |image, number| image.layer(layer(number, noise), Packing::Gzip))
+    (0..layers).fold(Image::new(&["/lister", "/tree"]), |image, number| {
+        image.layer(layer(number, noise), Packing::Gzip)
+    })
 }
 
 /// What a registry has under that name, as skopeo sees it.
@@ -85,7 +86,7 @@ fn every_packing_is_pulled_and_saved_bit_for_bit() {
             // skopeo unpacks what it takes out of Docker's archives; an OCI archive it leaves as it is.
             if format == "oci-archive" {
                 assert_eq!(layers(&saved), layers(&pushed));
-                assert_eq!(saved, pushed);
+                assert_eq!(saved == pushed, packing != "docker", "Docker's manifest becomes OCI's");
             }
             // And back, into a store that knows nothing.
             let other = directory.path().join(format!("{packing}.{format}.home"));
