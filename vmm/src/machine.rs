@@ -99,8 +99,10 @@ impl Config {
 /// Whether threads that deal with the guest are locked in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sandbox {
-    /// They are, as [`crate::sandbox`] says.
+    /// The machine's threads are, as [`crate::sandbox`] says; not the one that calls [`Machine::run`].
     Locked,
+    /// That one too, for good: for a process that does nothing else any more.
+    WholeProcess,
     /// They are not. For debugging only.
     Open,
 }
@@ -278,12 +280,18 @@ impl Machine {
     pub fn run(mut self) -> Result<Exit, Error> {
         vcpu::install_kick().map_err(Error::system("install a signal handler"))?;
         let Self { vcpus, buses, reactor, ending, tail, sandbox, .. } = &mut self;
-        let (mut device_lock, mut vcpu_lock) = (None, None);
-        if *sandbox == Sandbox::Locked {
+        let (mut device_lock, mut vcpu_lock, mut main_lock) = (None, None, None);
+        if *sandbox != Sandbox::Open {
             crate::sandbox::install_report().map_err(Error::system("install a signal handler"))?;
             device_lock = Some(Lock::new(Role::Devices)?);
             vcpu_lock = Some(Lock::new(Role::Vcpu)?);
         }
+        if *sandbox == Sandbox::WholeProcess {
+            main_lock = Some(Lock::new(Role::Main)?);
+        }
+        // The vCPUs wait at the gate until every other thread is locked in.
+        let gate = Arc::new(Mutex::new(()));
+        let closed = gate.lock().unwrap_or_else(PoisonError::into_inner);
         let stopper = reactor.stopper();
         let (starting, started) = std::sync::mpsc::channel::<()>();
         let mut threads = Vec::with_capacity(vcpus.len());
@@ -308,6 +316,7 @@ impl Machine {
                             number,
                             vcpu,
                             vcpu_lock.clone(),
+                            gate.clone(),
                             buses.clone(),
                             ending.clone(),
                         ) {
@@ -326,6 +335,11 @@ impl Machine {
                     return Exit::Killed;
                 }
             }
+            if let Some(Err(error)) = main_lock.map(|lock| lock.enter()) {
+                ending.set(Exit::Killed);
+                problem.get_or_insert(error.into());
+            }
+            drop(closed);
             let exit = ending.wait(|| {
                 let output = tail.text();
                 explain::panic_text(&output).unwrap_or(explain::last_lines(&output)).to_owned()

@@ -1,20 +1,24 @@
-//! How the VMM locks itself in: the threads that deal with the guest get by with a handful of system calls.
+//! How the VMM locks itself in, before the guest's first instruction.
 //!
 //! A [`Lock`] belongs to a thread's role. Once a thread has [entered](Lock::enter) it, the thread has no capabilities,
 //! can gain none, and every system call that its role does not need ends the process: one line on standard error and
-//! exit status 125. In particular no file can be opened, no program started, no process signalled or traced, and no memory
-//! made executable.
+//! exit status [`STOPPED`]. In particular no file can be opened, no program started, no process signalled or traced, and no
+//! memory made executable.
+//!
+//! Threads share memory, so a lock is worth what the process's weakest thread is. A process that does nothing but run a
+//! machine is [enclosed](enclose) besides, and then every thread of it is locked: it sees no file but those of one
+//! directory, no network, and no process outside of it.
 
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch,
-};
-use std::collections::BTreeMap;
+mod enclosure;
+mod lock;
+
+pub use enclosure::{Enclosed, enclose};
+pub use lock::{Lock, Role, STOPPED, install_report};
+
 use std::io;
-use std::ptr;
 use thiserror::Error;
 
-/// Why a thread could not be locked in.
+/// Why a thread or process could not be locked in.
 #[derive(Debug, Error)]
 pub enum SandboxError {
     /// The filter could not be built or installed.
@@ -23,260 +27,10 @@ pub enum SandboxError {
     /// The filter's rules contradict each other.
     #[error("cannot build a seccomp filter: {0}")]
     Rules(#[from] seccompiler::BackendError),
+    /// The rules for files and networks could not be put in force.
+    #[error("cannot lock the process in with landlock: {0}")]
+    Landlock(#[from] landlock::RulesetError),
     /// The system refused another step.
     #[error("cannot lock a thread in: {0}")]
     System(#[from] io::Error),
-}
-
-/// What a thread is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Runs a vCPU and answers for its accesses to registers.
-    Vcpu,
-    /// Serves the devices' queues.
-    Devices,
-}
-
-/// What both roles need: memory, locks, events, their own end, and descriptors that are open already.
-const COMMON: &[libc::c_long] = &[
-    libc::SYS_read,
-    libc::SYS_write,
-    libc::SYS_close,
-    libc::SYS_epoll_ctl,
-    libc::SYS_futex,
-    libc::SYS_brk,
-    libc::SYS_munmap,
-    libc::SYS_mremap,
-    libc::SYS_madvise,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_sigaltstack,
-    libc::SYS_clock_gettime,
-    // The C library's allocator counts the processors when a process has many threads.
-    libc::SYS_sched_getaffinity,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
-];
-
-/// What devices need besides: waiting, files, and the sockets behind vsock.
-const DEVICES: &[libc::c_long] = &[
-    libc::SYS_epoll_wait,
-    libc::SYS_restart_syscall,
-    libc::SYS_readv,
-    libc::SYS_writev,
-    libc::SYS_preadv,
-    libc::SYS_pwritev,
-    libc::SYS_pwrite64,
-    libc::SYS_fallocate,
-    libc::SYS_fdatasync,
-    libc::SYS_getrandom,
-    libc::SYS_accept4,
-    libc::SYS_connect,
-    libc::SYS_shutdown,
-    libc::SYS_sendto,
-    libc::SYS_recvfrom,
-];
-
-/// What a vCPU's thread asks of KVM: `KVM_RUN`, and the state that explains or repairs an exit (`linux/kvm.h`).
-mod kvm {
-    pub const RUN: u64 = 0xae80;
-    pub const GET_REGS: u64 = 0x8090_ae81;
-    pub const SET_REGS: u64 = 0x4090_ae82;
-    pub const GET_SREGS: u64 = 0x8138_ae83;
-    pub const GET_VCPU_EVENTS: u64 = 0x8040_ae9f;
-    pub const SET_VCPU_EVENTS: u64 = 0x4040_aea0;
-    pub const ALL: [u64; 6] = [RUN, GET_REGS, SET_REGS, GET_SREGS, GET_VCPU_EVENTS, SET_VCPU_EVENTS];
-}
-
-/// What the devices' thread asks of its descriptors: sockets that do not block, and which frames a tap's guest takes.
-const DEVICE_REQUESTS: [u64; 3] = [libc::FIONBIO, libc::TUNSETOFFLOAD, libc::TUNSETQUEUE];
-
-/// A filter, ready to be entered by any number of threads.
-#[derive(Clone, Debug)]
-pub struct Lock(BpfProgram);
-
-impl Lock {
-    /// Builds the lock for a role.
-    pub fn new(role: Role) -> Result<Self, SandboxError> {
-        let filter =
-            SeccompFilter::new(rules(role)?, SeccompAction::Trap, SeccompAction::Allow, TargetArch::x86_64)?;
-        Ok(Self(filter.try_into()?))
-    }
-
-    /// Locks the calling thread in, for good.
-    pub fn enter(&self) -> Result<(), SandboxError> {
-        drop_capabilities()?;
-        // This also rules out gaining privileges by starting a program.
-        Ok(seccompiler::apply_filter(&self.0)?)
-    }
-}
-
-fn rules(role: Role) -> Result<BTreeMap<i64, Vec<SeccompRule>>, SandboxError> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        COMMON.iter().map(|number| (*number, Vec::new())).collect();
-    // Memory, but none that can be executed.
-    let not_executable = SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64);
-    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
-        rules.insert(call, vec![argument(2, not_executable.clone(), 0)?]);
-    }
-    // Rust's library checks that a descriptor is open before it closes it, in builds with assertions.
-    rules.insert(libc::SYS_fcntl, vec![argument(1, SeccompCmpOp::Eq, libc::F_GETFD as u64)?]);
-    let requests: &[u64] = match role {
-        Role::Vcpu => &kvm::ALL,
-        Role::Devices => {
-            rules.extend(DEVICES.iter().map(|number| (*number, Vec::new())));
-            rules.insert(libc::SYS_socket, vec![argument(0, SeccompCmpOp::Eq, libc::AF_UNIX as u64)?]);
-            &DEVICE_REQUESTS
-        }
-    };
-    let requests: Result<_, _> =
-        requests.iter().map(|request| argument(1, SeccompCmpOp::Eq, *request)).collect();
-    rules.insert(libc::SYS_ioctl, requests?);
-    Ok(rules)
-}
-
-fn argument(index: u8, operation: SeccompCmpOp, value: u64) -> Result<SeccompRule, SandboxError> {
-    let condition = SeccompCondition::new(index, SeccompCmpArgLen::Dword, operation, value)?;
-    Ok(SeccompRule::new(vec![condition])?)
-}
-
-/// Gives up every capability of the calling thread, those it could regain included.
-fn drop_capabilities() -> io::Result<()> {
-    /// `_LINUX_CAPABILITY_VERSION_3`: two sets of 32 bits each.
-    const VERSION: u32 = 0x2008_0522;
-    let header = [VERSION, 0];
-    let none = [0u32; 6];
-    // SAFETY: the two arrays are what `capset` of that version reads: version and thread (0: this one), then
-    // effective, permitted and inheritable bits, twice.
-    match unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// Installs, for the whole process, what happens at a system call that a lock forbids.
-pub fn install_report() -> io::Result<()> {
-    extern "C" fn forbidden(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
-        // SAFETY: the kernel passes a complete siginfo of a SIGSYS: signal, errno and code are followed by the
-        // address of the call, the number of the call and the architecture, in 4-byte units from offset 16.
-        let number = unsafe { *info.cast::<u32>().add(6) };
-        let mut text = *b"ferry: the sandbox stopped a thread of the machine at system call      \n";
-        let (mut rest, mut at) = (number, text.len() - 2);
-        loop {
-            text[at] = b'0' + (rest % 10) as u8;
-            rest /= 10;
-            if rest == 0 || text[at - 1] != b' ' {
-                break;
-            }
-            at -= 1;
-        }
-        // SAFETY: both calls are allowed in a signal handler and by every lock; the text is as long as said.
-        unsafe {
-            libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len());
-            libc::_exit(125);
-        }
-    }
-    // SAFETY: an all-zero sigaction is a valid one, filled in below.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    action.sa_sigaction = forbidden as *const () as usize;
-    action.sa_flags = libc::SA_SIGINFO;
-    // SAFETY: `action` is complete, and its handler does only what handlers may.
-    match unsafe { libc::sigaction(libc::SIGSYS, &action, ptr::null_mut()) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::process::{Command, Output};
-
-    #[test]
-    fn a_vcpu_gets_by_with_twenty_system_calls() {
-        assert!(rules(Role::Vcpu).unwrap().len() <= 20);
-    }
-
-    /// Plays the part named in the environment, in a process of its own.
-    #[test]
-    #[ignore = "run by the other tests"]
-    fn part() {
-        let Ok(part) = std::env::var("FERRY_SANDBOX_PART") else { return };
-        install_report().unwrap();
-        let role = if part.starts_with("vcpu") { Role::Vcpu } else { Role::Devices };
-        let lock = Lock::new(role).unwrap();
-        std::thread::spawn(move || {
-            let file = tempfile::tempfile().unwrap();
-            lock.enter().unwrap();
-            match part.split('-').nth(1).unwrap() {
-                "open" => drop(std::fs::File::open("/etc/hostname")),
-                "exec" => drop(Command::new("/bin/true").status()),
-                // SAFETY: neither call touches memory of this process.
-                "kill" => drop(unsafe { libc::kill(1, 0) }),
-                // SAFETY: a mapping that nobody uses.
-                "executable" => drop(unsafe {
-                    libc::mmap(
-                        ptr::null_mut(),
-                        4096,
-                        libc::PROT_EXEC,
-                        libc::MAP_PRIVATE | libc::MAP_ANON,
-                        -1,
-                        0,
-                    )
-                }),
-                // SAFETY: `socket` takes no pointers.
-                "internet" => drop(unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0) }),
-                "work" => {
-                    let mut memory = vec![1u8; 10 << 20];
-                    memory.resize(30 << 20, 2);
-                    if role == Role::Devices {
-                        file.sync_data().unwrap();
-                    }
-                    assert_eq!(std::thread::current().name(), None);
-                }
-                other => panic!("{other}"),
-            }
-        })
-        .join()
-        .unwrap();
-        println!("came through");
-    }
-
-    fn play(part: &str) -> Output {
-        Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "sandbox::tests::part", "--ignored", "--nocapture"])
-            .env("FERRY_SANDBOX_PART", part)
-            .output()
-            .unwrap()
-    }
-
-    #[test]
-    fn work_comes_through() {
-        for part in ["vcpu-work", "devices-work"] {
-            let output = play(part);
-            assert!(String::from_utf8_lossy(&output.stdout).contains("came through"), "{output:?}");
-        }
-    }
-
-    #[test]
-    fn what_is_forbidden_ends_the_process_and_is_reported() {
-        for part in ["vcpu-open", "vcpu-kill", "vcpu-executable", "devices-open", "devices-internet"] {
-            let output = play(part);
-            assert_eq!(output.status.code(), Some(125), "{part}: {output:?}");
-            let text = String::from_utf8_lossy(&output.stderr);
-            assert!(
-                text.contains("ferry: the sandbox stopped a thread of the machine at system call"),
-                "{text}"
-            );
-        }
-    }
-
-    #[test]
-    fn no_program_can_be_started() {
-        // The library holds signals back while it starts a program, so there is no report, only the end.
-        let output = play("devices-exec");
-        assert!(
-            !output.status.success() && !String::from_utf8_lossy(&output.stdout).contains("came through")
-        );
-    }
 }

@@ -26,6 +26,10 @@ use clap::Parser;
 const FAILED: u8 = 125;
 
 fn main() -> ExitCode {
+    // Its guests on KVM are processes of this program.
+    if let Some(status) = ferry_vmm::runtime::vm_process::take_over() {
+        return status;
+    }
     let cli = cli::Cli::parse();
     match cli::dispatch(cli) {
         Ok(code) => code,

@@ -59,7 +59,7 @@ pub struct Disk {
 }
 
 /// A whole file of a [`Disk`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Segment {
     /// The file, which never changes once it is there.
     pub path: PathBuf,

@@ -1,7 +1,7 @@
-//! Connecting to a Unix socket without waiting.
+//! Unix sockets: connecting without waiting, and who is at the other end.
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -34,6 +34,18 @@ pub(crate) fn connect(path: &Path) -> io::Result<UnixStream> {
     }
 }
 
+/// The user at the other end.
+pub(crate) fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    let (fd, at) = (stream.as_raw_fd(), (&raw mut peer).cast());
+    // SAFETY: the structure is as long as said.
+    match unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, at, &mut length) } {
+        0 => Ok(peer.uid),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -44,6 +56,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         assert_eq!(connect(&directory.path().join("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
         assert!(connect(Path::new(&"x".repeat(200))).is_err());
+    }
+
+    #[test]
+    fn tells_who_is_at_the_other_end() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        // SAFETY: takes nothing.
+        assert_eq!(peer_uid(&ours).unwrap(), unsafe { libc::geteuid() });
     }
 
     #[test]

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
 fn run() -> Result<Exit, Box<dyn std::error::Error>> {
     let mut config = Config::new(Image::Bytes([].into()));
     config.serial = Output::Stderr;
+    config.sandbox = Sandbox::WholeProcess;
     let (mut kernel, mut initrd) = (payload::kernel(), payload::initrd());
     let mut dump = None;
     let mut arguments = std::env::args().skip(1);

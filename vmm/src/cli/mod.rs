@@ -179,6 +179,9 @@ impl Global {
 
 /// Runs the command that this process was started as; what `main` returns.
 pub fn main() -> ExitCode {
+    if let Some(status) = crate::runtime::vm_process::take_over() {
+        return status;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

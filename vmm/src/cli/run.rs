@@ -165,6 +165,9 @@ pub struct MachineArgs {
     /// Boot with this initial RAM disk
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
+    /// Leave the VM's process unlocked, to debug ferry itself: a guest that breaks out of its VM is then in this account
+    #[arg(long)]
+    pub no_sandbox: bool,
     /// Add words to the kernel's command line
     #[arg(long, value_name = "WORDS")]
     pub cmdline: Option<String>,
@@ -306,6 +309,7 @@ impl MachineArgs {
             kernel: self.kernel.clone(),
             initrd: self.initrd.clone(),
             serial: defaults.serial,
+            sandboxed: !self.no_sandbox,
         }
     }
 }

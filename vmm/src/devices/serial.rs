@@ -37,7 +37,8 @@ impl Tail {
         String::from_utf8_lossy(&bytes).replace("\r\n", "\n").chars().map(printable).collect()
     }
 
-    fn push(&self, bytes: &[u8]) {
+    /// Adds to it.
+    pub(crate) fn push(&self, bytes: &[u8]) {
         let mut tail = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = &bytes[bytes.len().saturating_sub(TAIL)..];
         let excess = (tail.len() + bytes.len()).saturating_sub(TAIL);

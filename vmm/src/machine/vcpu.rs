@@ -10,7 +10,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use std::cell::Cell;
 use std::io;
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// IA32_MISC_ENABLE with fast string operations on.
 const MISC_ENABLE: (u32, u64) = (0x1a0, 1);
@@ -240,16 +240,18 @@ pub struct VcpuThread {
 }
 
 impl VcpuThread {
-    /// Starts the thread that runs `vcpu`, locked in if there is a lock.
+    /// Starts the thread that runs `vcpu`, locked in if there is a lock, as soon as the gate is open.
     pub fn spawn(
         number: usize,
         mut vcpu: Vcpu,
         lock: Option<Lock>,
+        gate: Arc<Mutex<()>>,
         buses: Arc<Buses>,
         ending: Arc<Ending>,
     ) -> io::Result<Self> {
         let run = move || {
             let locked = lock.map_or(Ok(()), |lock| Ok(lock.enter()?));
+            drop(gate.lock());
             let result = locked.and_then(|()| vcpu.run(&buses, &ending));
             if result.is_err() {
                 // Whoever waits for the end must not wait for ever; the error itself comes with the join.

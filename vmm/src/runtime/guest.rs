@@ -4,12 +4,13 @@
 use super::network;
 use crate::agent::Transport;
 use ferry_images::Segment;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// What a guest is started with.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Plan {
     /// Number of vCPUs.
     pub vcpus: u8,
@@ -29,10 +30,12 @@ pub struct Plan {
     pub directory: PathBuf,
     /// Where the guest's serial output goes besides the error messages that quote it.
     pub serial: Serial,
+    /// Whether the VM's process is locked in.
+    pub sandboxed: bool,
 }
 
 /// A disk of a guest.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedDisk {
     /// What the guest finds it by.
     pub serial: String,
@@ -41,7 +44,7 @@ pub struct PlannedDisk {
 }
 
 /// What a disk is made of.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Contents {
     /// Read-only files, joined end to end.
     Layers(Vec<Segment>),
@@ -50,7 +53,7 @@ pub enum Contents {
 }
 
 /// Where the guest's serial output goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Serial {
     /// Nowhere.
     Quiet,
@@ -97,7 +100,7 @@ pub trait Guest: Send + Sync {
 }
 
 /// How a guest ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
     /// In one word.
     pub reason: Reason,
@@ -106,7 +109,7 @@ pub struct End {
 }
 
 /// Why a container is not running any more, beyond its own exit; [`Reason::word`] is what `inspect` shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reason {
     /// The guest has reset itself, as it does after its work.
     Reset,
@@ -118,6 +121,8 @@ pub enum Reason {
     KvmInternalError,
     /// The VMM was told to stop, or was killed.
     VmmKilled,
+    /// The VMM did what its sandbox forbids.
+    Sandbox,
     /// The VMM failed.
     VmmError,
     /// The guest never came up, or refused what it was asked for.
@@ -133,6 +138,7 @@ impl Reason {
             Self::TripleFault => "triple-fault",
             Self::KvmInternalError => "kvm-internal-error",
             Self::VmmKilled => "vmm-killed",
+            Self::Sandbox => "sandbox",
             Self::VmmError => "vmm-error",
             Self::StartFailed => "start-failed",
         }
@@ -150,6 +156,7 @@ impl End {
             Reason::TripleFault => with("the guest's processor shut down (triple fault)"),
             Reason::KvmInternalError => with("KVM could not go on (internal error)"),
             Reason::VmmKilled => with("the VM was stopped"),
+            Reason::Sandbox => with("the VM did what its sandbox forbids, and was ended"),
             Reason::VmmError => with("the VM failed"),
             Reason::StartFailed => with("the guest did not start"),
         }

@@ -26,3 +26,4 @@ pub mod run;
 pub mod size;
 pub mod state;
 pub mod supervise;
+pub mod vm_process;

@@ -13,6 +13,7 @@ use crate::backends::net::{Port, Tap};
 use crate::devices::virtio::net::MAX_MTU;
 use crate::machine::NetworkConfig;
 use ferry_init::api::types::{Interface, IpAddress, IpFamily, Route};
+use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// What is asked for.
@@ -39,7 +40,7 @@ pub enum Link {
 }
 
 /// A tap of the host, and what the guest is told of the network behind it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TapOptions {
     /// Its name.
     pub name: String,
@@ -56,7 +57,7 @@ pub struct TapOptions {
 }
 
 /// A port of the host that leads to one of the guest.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Published {
     /// The host's address; none: all of them.
     pub address: Option<Ipv4Addr>,
@@ -69,7 +70,7 @@ pub struct Published {
 }
 
 /// What a published port speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Protocol {
     /// TCP.
     Tcp,
@@ -100,14 +101,14 @@ pub enum NetworkError {
 }
 
 /// A network that will be made.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// The card's address.
     pub mac: [u8; 6],
     way: Way,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum Way {
     User(Vec<Published>),
     Tap(TapOptions),
@@ -153,8 +154,12 @@ fn mac(id: &str) -> [u8; 6] {
     mac
 }
 
-/// Makes the card's other end: starts `passt`, or attaches to the tap.
-pub fn open(plan: &Plan) -> Result<NetworkConfig, NetworkError> {
+/// Makes the card's other end: starts `passt`, or attaches to the tap. `on_lost` is told, in a line for people, when it
+/// ends while the guest runs.
+pub fn open(
+    plan: &Plan,
+    on_lost: impl FnOnce(String) + Send + 'static,
+) -> Result<NetworkConfig, NetworkError> {
     let (what, mtu, ports): (_, _, Vec<Box<dyn Port>>) = match &plan.way {
         Way::User(published) => ("passt".to_owned(), MAX_MTU, vec![Box::new(user::start(published)?)]),
         Way::Tap(options) => {
@@ -163,10 +168,9 @@ pub fn open(plan: &Plan) -> Result<NetworkConfig, NetworkError> {
             (format!("the tap {}", options.name), options.mtu, ports)
         }
     };
-    let on_lost = Box::new(move |error| {
-        tracing::warn!("{what} is gone ({error}): the container goes on without a network");
-    });
-    Ok(NetworkConfig { mac: plan.mac, mtu, ports, on_lost })
+    let on_lost =
+        move |error| on_lost(format!("{what} is gone ({error}): the container goes on without a network"));
+    Ok(NetworkConfig { mac: plan.mac, mtu, ports, on_lost: Box::new(on_lost) })
 }
 
 impl Plan {

@@ -1,20 +1,25 @@
-//! Guests on ferry's own VMM, in this process: one thread runs the machine, which has a thread for each vCPU.
+//! Guests on ferry's own VMM, each in a process of its own ([`super::vm_process`]), which is killed when this one has no use
+//! for it any more and ends when this one does.
+//!
+//! What comes from there is as trustworthy as the guest: lines are limited in length, and shown only when printable.
 
-use super::guest::{Contents, End, Guest, Launch, LaunchError, Plan, PlannedDisk, Reason, Serial};
-use super::network;
-use crate::agent::Transport;
-use crate::backends::disk::{Access, Composite, Disk, OpenError, Raw, Segment};
-use crate::machine::{self, Config, DiskConfig, Exit, Handle, Image, Machine, Output, VsockConfig};
-use crate::payload;
+use super::guest::{End, Guest, Launch, LaunchError, Plan, Reason, Serial};
+use super::vm_process::{self, LONGEST_LINE, SOCKET, Word};
+use crate::agent::{Transport, printable};
+use crate::devices::serial::Tail;
+use crate::machine;
+use crate::sandbox::STOPPED;
 use ferry_init::api::VSOCK_PORT;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The guest's context id on its vsock.
-const GUEST_CID: u64 = 3;
-
-/// Starts guests on KVM in this process.
+/// Starts guests on KVM.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OwnVmm;
 
@@ -40,30 +45,56 @@ impl Launch for OwnVmm {
     }
 
     fn launch(&self, plan: &Plan) -> Result<Arc<dyn Guest>, LaunchError> {
+        let fault = |what: &str, error: io::Error| LaunchError(format!("the VM's process: {what}: {error}"));
         let socket = socket_in(&plan.directory);
         // A container that is started again finds the socket of its guest before.
         let _ = std::fs::remove_file(&socket);
-        let config = config(plan, socket.clone())?;
-        let machine = Machine::new(config).map_err(|error| LaunchError(error.to_string()))?;
-        let handle = machine.handle();
-        let end = Arc::new((Mutex::new(None), Condvar::new()));
-        let for_thread = Arc::clone(&end);
-        std::thread::Builder::new()
-            .name("machine".into())
-            .spawn(move || {
-                let end = ending(machine.run());
-                let (slot, changed) = &*for_thread;
-                *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
-                changed.notify_all();
-            })
-            .map_err(|error| LaunchError(format!("cannot start the machine's thread: {error}")))?;
-        Ok(Arc::new(Running { handle, socket, end }))
+        let (mut control, theirs) = UnixStream::pair().map_err(|error| fault("no socket", error))?;
+        let (serial, serial_end) = io::pipe().map_err(|error| fault("no pipe", error))?;
+        let child = Command::new(this_program())
+            .arg0(vm_process::NAME)
+            .stdin(OwnedFd::from(theirs))
+            .stdout(serial_end)
+            .stderr(Stdio::inherit())
+            // Keys that interrupt ferry are for the container, not for its machine.
+            .process_group(0)
+            .spawn()
+            .map_err(|error| fault("it cannot be started", error))?;
+        let running = Arc::new(Running {
+            socket,
+            tail: Tail::default(),
+            child: Mutex::new(Some(child)),
+            end: Mutex::new(None),
+            ended: Condvar::new(),
+        });
+        let made = vm_process::line(plan)
+            .and_then(|line| control.write_all(&line))
+            .map_err(|error| fault("it does not listen", error))
+            .and_then(|()| running.follow(control, serial, plan.serial));
+        match made {
+            Ok(()) => Ok(running),
+            Err(error) => {
+                running.stop();
+                running.reap();
+                Err(error)
+            }
+        }
+    }
+}
+
+/// This very program, also when its file has been replaced meanwhile.
+fn this_program() -> PathBuf {
+    let own = PathBuf::from("/proc/self/exe");
+    match own.exists() {
+        true => own,
+        // An empty root has no /proc.
+        false => std::env::args_os().next().unwrap_or_default().into(),
     }
 }
 
 /// The socket of the guest's vsock, in the directory of its run.
 fn socket_in(directory: &Path) -> PathBuf {
-    directory.join("vsock")
+    directory.join(SOCKET)
 }
 
 /// The way to the agent of a guest that some process runs with this directory.
@@ -71,53 +102,120 @@ pub fn transport_in(directory: &Path) -> Transport {
     Transport::Vsock { socket: socket_in(directory), port: VSOCK_PORT }
 }
 
-/// What a guest without a kernel is told.
-const NO_PAYLOAD: &str = "this ferry was built without a guest kernel: name one with --kernel and --initrd, or with \
-                          FERRY_KERNEL and FERRY_INITRD in the environment";
-
-fn config(plan: &Plan, socket: PathBuf) -> Result<Config, LaunchError> {
-    let kernel = plan.kernel.clone().map(Image::File).or_else(payload::kernel);
-    let initrd = plan.initrd.clone().map(Image::File).or_else(payload::initrd);
-    let (Some(kernel), Some(initrd)) = (kernel, initrd) else {
-        return Err(LaunchError(NO_PAYLOAD.to_owned()));
-    };
-    let mut config = Config::new(kernel);
-    config.initrd = Some(initrd);
-    config.vcpus = plan.vcpus;
-    config.memory_mib = plan.memory_mib;
-    config.cmdline_extra = plan.cmdline_extra.clone();
-    config.disks = plan
-        .disks
-        .iter()
-        .map(|disk| Ok(DiskConfig { serial: disk.serial.clone(), backend: backend(disk)? }))
-        .collect::<Result<_, OpenError>>()
-        .map_err(|error| LaunchError(error.to_string()))?;
-    if let Some(plan) = &plan.network {
-        config.networks.push(network::open(plan).map_err(|error| LaunchError(error.to_string()))?);
-    }
-    config.vsock = Some(VsockConfig { cid: GUEST_CID, socket });
-    config.serial = match plan.serial {
-        Serial::Quiet => Output::Discard,
-        Serial::Stderr => Output::Stderr,
-    };
-    Ok(config)
-}
-
-fn backend(disk: &PlannedDisk) -> Result<Box<dyn Disk>, OpenError> {
-    match &disk.contents {
-        Contents::Layers(files) => {
-            let segments: Vec<Segment> =
-                files.iter().map(|file| Segment { path: file.path.clone(), bytes: file.bytes }).collect();
-            Ok(Box::new(Composite::open(&segments)?))
-        }
-        Contents::Scratch(path) => Ok(Box::new(Raw::open(path, Access::ReadWrite)?)),
-    }
-}
-
 struct Running {
-    handle: Handle,
     socket: PathBuf,
-    end: Arc<(Mutex<Option<End>>, Condvar)>,
+    tail: Tail,
+    /// Taken by whoever waits for its end: then there is nobody to kill any more.
+    child: Mutex<Option<Child>>,
+    end: Mutex<Option<End>>,
+    ended: Condvar,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Running {
+    /// Waits until the machine is made, and leaves threads behind that listen to it.
+    fn follow(
+        self: &Arc<Self>,
+        control: UnixStream,
+        serial: io::PipeReader,
+        output: Serial,
+    ) -> Result<(), LaunchError> {
+        let threads = |error| LaunchError(format!("cannot start a thread for the VM: {error}"));
+        let running = Arc::clone(self);
+        std::thread::Builder::new()
+            .name("serial".into())
+            .spawn(move || running.keep_serial(serial, output))
+            .map_err(threads)?;
+        let mut words = BufReader::new(control);
+        loop {
+            match next(&mut words) {
+                Some(Word::Made) => break,
+                Some(Word::Failed(text)) => return Err(LaunchError(printable(&text))),
+                Some(Word::Warning(text)) => tracing::warn!("{}", printable(&text)),
+                Some(Word::Ended(_)) | None => {
+                    let end = self.end_without_a_word();
+                    return Err(LaunchError(end.sentence()));
+                }
+            }
+        }
+        let running = Arc::clone(self);
+        std::thread::Builder::new()
+            .name("vm".into())
+            .spawn(move || running.listen(words))
+            .map_err(threads)?;
+        Ok(())
+    }
+
+    fn listen(&self, mut words: BufReader<UnixStream>) {
+        let mut end = None;
+        while let Some(word) = next(&mut words) {
+            match word {
+                Word::Warning(text) => tracing::warn!("{}", printable(&text)),
+                Word::Ended(ended) => end = Some(ended),
+                Word::Made | Word::Failed(_) => {}
+            }
+        }
+        let end = match end {
+            Some(end) => {
+                self.reap();
+                end
+            }
+            None => self.end_without_a_word(),
+        };
+        *lock(&self.end) = Some(end);
+        self.ended.notify_all();
+    }
+
+    /// Keeps the last part of the serial port's output, and shows all of it where somebody wants to see it.
+    fn keep_serial(&self, mut serial: io::PipeReader, output: Serial) {
+        let mut piece = [0; 4096];
+        while let Ok(length @ 1..) = serial.read(&mut piece) {
+            self.tail.push(&piece[..length]);
+            if output == Serial::Stderr {
+                let _ = io::stderr().write_all(&piece[..length]);
+            }
+        }
+    }
+
+    /// Kills the process, if it still is, and waits for it.
+    fn reap(&self) -> Option<ExitStatus> {
+        let mut child = lock(&self.child).take()?;
+        let _ = child.kill();
+        child.wait().ok()
+    }
+
+    /// Why a process ended that did not say why.
+    fn end_without_a_word(&self) -> End {
+        let was_stopped = lock(&self.child).is_none();
+        match self.reap() {
+            _ if was_stopped => End { reason: Reason::VmmKilled, detail: String::new() },
+            Some(status) => silent(status),
+            None => End { reason: Reason::VmmError, detail: "the VM's process is lost".to_owned() },
+        }
+    }
+}
+
+/// What the status of a process says that ended by itself without a word.
+fn silent(status: ExitStatus) -> End {
+    match (status.code(), status.signal()) {
+        (Some(STOPPED), _) | (_, Some(libc::SIGSYS)) => {
+            End { reason: Reason::Sandbox, detail: String::new() }
+        }
+        (_, Some(libc::SIGKILL)) => {
+            End { reason: Reason::VmmKilled, detail: "its process was killed".to_owned() }
+        }
+        _ => End { reason: Reason::VmmError, detail: format!("its process ended with {status}") },
+    }
+}
+
+/// The next word; none after the last, or when it is no word.
+fn next(words: &mut BufReader<UnixStream>) -> Option<Word> {
+    let mut line = Vec::new();
+    words.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line).ok()?;
+    serde_json::from_slice(&line).ok()
 }
 
 impl Guest for Running {
@@ -127,35 +225,53 @@ impl Guest for Running {
 
     fn wait(&self, at_most: Duration) -> Option<End> {
         let until = Instant::now() + at_most;
-        let (slot, changed) = &*self.end;
-        let mut end = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut end = lock(&self.end);
         while end.is_none() {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return None;
             }
-            end = changed.wait_timeout(end, left).unwrap_or_else(PoisonError::into_inner).0;
+            end = self.ended.wait_timeout(end, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         end.clone()
     }
 
     fn stop(&self) {
-        self.handle.stop();
+        self.reap();
     }
 
     fn serial_tail(&self) -> String {
-        self.handle.serial_tail()
+        self.tail.text()
     }
 }
 
-fn ending(result: Result<Exit, machine::Error>) -> End {
-    let (reason, detail) = match result {
-        Ok(Exit::Reset) => (Reason::Reset, String::new()),
-        Ok(Exit::GuestPanic(text)) => (Reason::GuestPanic, text),
-        Ok(Exit::TripleFault { detail }) => (Reason::TripleFault, detail),
-        Ok(Exit::InternalError { detail, .. }) => (Reason::KvmInternalError, detail),
-        Ok(Exit::Killed) => (Reason::VmmKilled, String::new()),
-        Err(error) => (Reason::VmmError, error.to_string()),
-    };
-    End { reason, detail }
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.reap();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_dies_without_a_word_is_explained_by_its_status() {
+        let reason = |raw| silent(ExitStatus::from_raw(raw)).reason;
+        assert_eq!(reason(STOPPED << 8), Reason::Sandbox);
+        assert_eq!(reason(libc::SIGSYS), Reason::Sandbox);
+        assert_eq!(reason(libc::SIGKILL), Reason::VmmKilled);
+        assert_eq!(reason(1 << 8), Reason::VmmError);
+        assert_eq!(reason(libc::SIGSEGV), Reason::VmmError);
+    }
+
+    #[test]
+    fn what_is_no_word_is_the_last() {
+        let (mut theirs, ours) = UnixStream::pair().unwrap();
+        theirs.write_all(&vm_process::line(&Word::Made).unwrap()).unwrap();
+        theirs.write_all(b"{\"Made\":\nMade\n").unwrap();
+        let mut words = BufReader::new(ours);
+        assert_eq!(next(&mut words), Some(Word::Made));
+        assert_eq!(next(&mut words), None);
+    }
 }

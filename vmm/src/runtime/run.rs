@@ -53,6 +53,8 @@ pub struct Shape {
     pub initrd: Option<PathBuf>,
     /// Where the guest's serial output goes.
     pub serial: Serial,
+    /// Whether the VM's process is locked in.
+    pub sandboxed: bool,
 }
 
 impl Default for Shape {
@@ -66,6 +68,7 @@ impl Default for Shape {
             kernel: None,
             initrd: None,
             serial: Serial::Quiet,
+            sandboxed: true,
         }
     }
 }
@@ -286,6 +289,7 @@ impl Life<'_> {
             initrd: shape.initrd.clone(),
             directory: self.sockets.to_owned(),
             serial: shape.serial,
+            sandboxed: shape.sandboxed,
         })
     }
 

@@ -40,6 +40,8 @@ const FIRST_HOST_PORT: u32 = 1 << 30;
 /// A vsock device.
 pub struct Vsock {
     cid: [u8; 8],
+    /// The only user, besides root, who may connect to the socket.
+    owner: u32,
     socket: PathBuf,
     listener: UnixListener,
     connections: HashMap<u32, Connection>,
@@ -65,6 +67,8 @@ impl Vsock {
         listener.set_nonblocking(true)?;
         Ok(Self {
             cid: cid.to_le_bytes(),
+            // SAFETY: takes nothing.
+            owner: unsafe { libc::geteuid() },
             socket,
             listener,
             connections: HashMap::new(),
@@ -93,7 +97,9 @@ impl Vsock {
                     return;
                 }
             };
-            if self.connections.len() < MAX_CONNECTIONS {
+            // Root may do everything anyway.
+            let known = unix::peer_uid(&stream).is_ok_and(|uid| uid == self.owner || uid == 0);
+            if known && self.connections.len() < MAX_CONNECTIONS {
                 let ports = Ports { guest: 0, host: 0 };
                 let connection = Connection::new(stream, Stage::Greeting(Vec::new()), ports);
                 if let Some(token) = self.insert(connection, poller) {

@@ -1,0 +1,204 @@
+//! The process that a VM is: started by ferry for one machine, locked in as a whole before the guest's first instruction.
+//!
+//! Its standard input is a socket to the ferry that started it, which sends a [`Plan`] and then nothing more: when that end
+//! closes, the machine stops. What it has to say goes the same way, a [`Word`] a line. Its standard output is the guest's
+//! serial port.
+
+use super::guest::{Contents, End, LaunchError, Plan, PlannedDisk, Reason};
+use super::network;
+use crate::backends::disk::{Access, Composite, Disk, OpenError, Raw, Segment};
+use crate::machine::{self, Config, DiskConfig, Exit, Handle, Image, Machine, Output, Sandbox, VsockConfig};
+use crate::payload;
+use crate::sandbox::{self, Lock, Role, enclose};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::mpsc;
+
+/// What such a process is called: its first argument.
+pub(super) const NAME: &str = "ferry-vm";
+/// The name of the vsock's socket in the directory of its run.
+pub(super) const SOCKET: &str = "vsock";
+/// The guest's context id on its vsock.
+const GUEST_CID: u64 = 3;
+/// The longest line that either end reads.
+pub(super) const LONGEST_LINE: u64 = 1 << 20;
+/// What a guest without a kernel is told.
+const NO_PAYLOAD: &str = "this ferry was built without a guest kernel: name one with --kernel and --initrd, or with \
+                          FERRY_KERNEL and FERRY_INITRD in the environment";
+
+/// What the process says.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Word {
+    /// The machine is made and locked in, and starts.
+    Made,
+    /// It could not be made.
+    Failed(String),
+    /// Something that people should know.
+    Warning(String),
+    /// The machine has ended.
+    Ended(End),
+}
+
+/// One line of it.
+pub(super) fn line(message: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+/// Runs a machine, if this process was started for that; `main`'s first question.
+pub fn take_over() -> Option<ExitCode> {
+    if std::env::args_os().next()? != NAME {
+        return None;
+    }
+    Some(match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ferry: the VM's process: {error}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+fn serve() -> Result<(), Box<dyn std::error::Error>> {
+    // Whoever started ferry may have left descriptors open that are none of the guest's business.
+    // SAFETY: nothing in this process has opened one yet.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+    // As a file, so that reading and writing are the system calls that every lock allows.
+    let control = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut reader = BufReader::new(control.try_clone()?.take(LONGEST_LINE));
+    let mut plan = String::new();
+    reader.read_line(&mut plan)?;
+    let plan: Plan = serde_json::from_str(&plan)?;
+    let mut words = control.try_clone()?;
+    let machine = match make(&plan, control.try_clone()?) {
+        Ok(machine) => machine,
+        Err(error) => return Ok(words.write_all(&line(&Word::Failed(error.to_string()))?)?),
+    };
+    if plan.sandboxed {
+        let enclosed = enclose(&plan.directory)?;
+        if !enclosed.root && !enclosed.landlock {
+            let text = "this host has neither landlock nor namespaces for ferry: the VM's process is held by its system \
+                        calls alone";
+            words.write_all(&line(&Word::Warning(text.to_owned()))?)?;
+        }
+    }
+    watch(control, machine.handle(), plan.sandboxed)?;
+    words.write_all(&line(&Word::Made)?)?;
+    words.write_all(&line(&Word::Ended(ending(machine.run())))?)?;
+    Ok(())
+}
+
+/// Everything that has to be opened is opened here.
+fn make(plan: &Plan, words: File) -> Result<Machine, LaunchError> {
+    let config = config(plan, words)?;
+    // The socket is reached by a path that stays right when the directory becomes the root.
+    std::env::set_current_dir(&plan.directory)
+        .map_err(|error| LaunchError(format!("{}: {error}", plan.directory.display())))?;
+    Machine::new(config).map_err(|error| LaunchError(error.to_string()))
+}
+
+fn config(plan: &Plan, mut words: File) -> Result<Config, LaunchError> {
+    let refused = |error: &dyn std::fmt::Display| LaunchError(error.to_string());
+    let kernel = plan.kernel.clone().map(Image::File).or_else(payload::kernel);
+    let initrd = plan.initrd.clone().map(Image::File).or_else(payload::initrd);
+    let (Some(kernel), Some(initrd)) = (kernel, initrd) else {
+        return Err(LaunchError(NO_PAYLOAD.to_owned()));
+    };
+    let mut config = Config::new(absolute(kernel)?);
+    config.initrd = Some(absolute(initrd)?);
+    config.vcpus = plan.vcpus;
+    config.memory_mib = plan.memory_mib;
+    config.cmdline_extra = plan.cmdline_extra.clone();
+    config.disks = plan
+        .disks
+        .iter()
+        .map(|disk| Ok(DiskConfig { serial: disk.serial.clone(), backend: backend(disk)? }))
+        .collect::<Result<_, OpenError>>()
+        .map_err(|error| refused(&error))?;
+    if let Some(plan) = &plan.network {
+        let on_lost = move |text| drop(line(&Word::Warning(text)).map(|line| words.write_all(&line)));
+        config.networks.push(network::open(plan, on_lost).map_err(|error| refused(&error))?);
+    }
+    config.vsock = Some(VsockConfig { cid: GUEST_CID, socket: SOCKET.into() });
+    let serial = io::stdout().as_fd().try_clone_to_owned().map_err(|error| refused(&error))?;
+    config.serial = Output::File(File::from(serial));
+    config.sandbox = if plan.sandboxed { Sandbox::WholeProcess } else { Sandbox::Open };
+    Ok(config)
+}
+
+/// A file's path that stays right when the working directory changes.
+fn absolute(image: Image) -> Result<Image, LaunchError> {
+    let whole = |path: &Path| {
+        std::path::absolute(path).map_err(|error| LaunchError(format!("{}: {error}", path.display())))
+    };
+    Ok(match image {
+        Image::File(path) => Image::File(whole(&path)?),
+        image => image,
+    })
+}
+
+fn backend(disk: &PlannedDisk) -> Result<Box<dyn Disk>, OpenError> {
+    match &disk.contents {
+        Contents::Layers(files) => {
+            let segments: Vec<Segment> =
+                files.iter().map(|file| Segment { path: file.path.clone(), bytes: file.bytes }).collect();
+            Ok(Box::new(Composite::open(&segments)?))
+        }
+        Contents::Scratch(path) => Ok(Box::new(Raw::open(path, Access::ReadWrite)?)),
+    }
+}
+
+/// Stops the machine when the other end of the socket closes.
+fn watch(mut control: File, handle: Handle, locked: bool) -> Result<(), Box<dyn std::error::Error>> {
+    let lock = if locked { Some(Lock::new(Role::Quiet)?) } else { None };
+    sandbox::install_report()?;
+    let (ready, is_ready) = mpsc::channel();
+    std::thread::Builder::new().name("watch".into()).spawn(move || {
+        let entered = lock.map_or(Ok(()), |lock| lock.enter());
+        let failed = entered.is_err();
+        let _ = ready.send(entered);
+        // Nothing comes here but the end.
+        while !failed && !matches!(control.read(&mut [0; 64]), Ok(0) | Err(_)) {}
+        handle.stop();
+    })?;
+    is_ready.recv()??;
+    Ok(())
+}
+
+fn ending(result: Result<Exit, machine::Error>) -> End {
+    let (reason, detail) = match result {
+        Ok(Exit::Reset) => (Reason::Reset, String::new()),
+        Ok(Exit::GuestPanic(text)) => (Reason::GuestPanic, text),
+        Ok(Exit::TripleFault { detail }) => (Reason::TripleFault, detail),
+        Ok(Exit::InternalError { detail, .. }) => (Reason::KvmInternalError, detail),
+        Ok(Exit::Killed) => (Reason::VmmKilled, String::new()),
+        Err(error) => (Reason::VmmError, error.to_string()),
+    };
+    End { reason, detail }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_process_of_that_name_is_a_vm() {
+        assert!(take_over().is_none(), "this is a test runner");
+    }
+
+    #[test]
+    fn words_are_lines() {
+        let end = End { reason: Reason::GuestPanic, detail: "two\nlines".into() };
+        let text = line(&Word::Ended(end)).unwrap();
+        assert_eq!(text.iter().filter(|byte| **byte == b'\n').count(), 1);
+        assert!(matches!(
+            serde_json::from_slice(&text).unwrap(),
+            Word::Ended(End { reason: Reason::GuestPanic, .. })
+        ));
+    }
+}

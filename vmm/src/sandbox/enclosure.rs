@@ -1,0 +1,187 @@
+//! What a process can reach at all: landlock, namespaces of its own, an empty root.
+//!
+//! Each of these is taken where the system grants it, since none of them is everywhere: user namespaces may be forbidden,
+//! and landlock knows more with every kernel. What always holds is the lock of every thread.
+
+use super::SandboxError;
+use super::lock::drop_capabilities;
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetStatus, Scope,
+};
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// The newest landlock whose rights are asked for. An older kernel gives those that it knows.
+const NEWEST: ABI = ABI::V6;
+
+/// What was put in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Enclosed {
+    /// Whether the process has namespaces and a root of its own: paths outside its directory mean nothing any more.
+    pub root: bool,
+    /// Whether landlock refuses files, and whatever else this kernel's version of it knows.
+    pub landlock: bool,
+}
+
+/// Encloses this process, which has one thread, in `directory`: afterwards that is its root and its working directory, it
+/// may only remove files there, and it has no capabilities. Descriptors that are open stay so.
+pub fn enclose(directory: &Path) -> Result<Enclosed, SandboxError> {
+    no_core_dumps()?;
+    std::env::set_current_dir(directory)?;
+    let root = unshare()? && change_root().is_ok();
+    // SAFETY: this option takes a number.
+    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) })?;
+    let landlock = restrict()?;
+    drop_capabilities()?;
+    Ok(Enclosed { root, landlock })
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The guest's memory is in this process's: it must not end up in a file.
+fn no_core_dumps() -> io::Result<()> {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure is complete.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) })
+}
+
+/// Namespaces of its own; where only a user namespace brings the right to them, in one of those. False where there are
+/// none; an error when this process is left in one half-way.
+fn unshare() -> io::Result<bool> {
+    let namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWNET;
+    // SAFETY: `unshare` takes a number; this process has one thread.
+    if check(unsafe { libc::unshare(namespaces) }).is_ok() {
+        return Ok(true);
+    }
+    // SAFETY: neither call takes pointers.
+    let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+    // SAFETY: as above.
+    if check(unsafe { libc::unshare(namespaces | libc::CLONE_NEWUSER) }).is_err() {
+        return Ok(false);
+    }
+    // Its own ids keep their numbers: by them it tells who is at the other end of a socket.
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/uid_map", format!("{uid} {uid} 1"))?;
+    fs::write("/proc/self/gid_map", format!("{gid} {gid} 1"))?;
+    Ok(true)
+}
+
+/// Makes the working directory the root.
+fn change_root() -> io::Result<()> {
+    // SAFETY: the path ends in a zero.
+    check(unsafe { libc::chroot(c".".as_ptr()) })?;
+    std::env::set_current_dir("/")
+}
+
+/// Nothing of the file system but removing files here, no TCP, no abstract sockets and no signals to others.
+fn restrict() -> Result<bool, SandboxError> {
+    let ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(NEWEST))?
+        .handle_access(AccessNet::from_all(NEWEST))?
+        .scope(Scope::AbstractUnixSocket | Scope::Signal)?
+        .create()?;
+    let ruleset = match PathFd::new(".") {
+        Ok(here) => ruleset.add_rule(PathBeneath::new(here, AccessFs::RemoveFile))?,
+        Err(_) => ruleset,
+    };
+    Ok(ruleset.restrict_self()?.ruleset != RulesetStatus::NotEnforced)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+    use std::process::Command;
+
+    /// What a process that has turned hostile tries, with the files of another VM and of the store at `other`.
+    fn attempts(other: &Path, parent: u32) -> Vec<(&'static str, bool)> {
+        let name = other.to_str().unwrap().replace('/', "-");
+        let abstract_socket = SocketAddr::from_abstract_name(name).unwrap();
+        // SAFETY: none of these calls takes a pointer that is used.
+        let (kill, trace) = unsafe {
+            let parent = parent as libc::pid_t;
+            let none = std::ptr::null_mut::<libc::c_void>();
+            (libc::kill(parent, 0) == 0, libc::ptrace(libc::PTRACE_ATTACH, parent, none, none) == 0)
+        };
+        vec![
+            ("open a disk", fs::File::open(other.join("disk")).is_ok()),
+            ("write the store", fs::OpenOptions::new().write(true).open(other.join("disk")).is_ok()),
+            ("make a file in the store", fs::File::create(other.join("new")).is_ok()),
+            ("make a file at home", fs::File::create("new").is_ok()),
+            ("remove a file of the store", fs::remove_file(other.join("disk")).is_ok()),
+            ("connect to another's socket", UnixStream::connect(other.join("vsock")).is_ok()),
+            ("connect to an abstract socket", UnixStream::connect_addr(&abstract_socket).is_ok()),
+            ("connect to TCP", std::net::TcpStream::connect("127.0.0.1:9").is_ok()),
+            ("signal another", kill),
+            ("trace another", trace),
+            ("read a secret of the host", fs::read("/etc/passwd").is_ok()),
+        ]
+    }
+
+    /// Encloses itself and attempts everything, in a process of its own.
+    #[test]
+    #[ignore = "run by the other tests"]
+    fn part() {
+        let Some(other) = std::env::var_os("FERRY_ENCLOSURE_OTHER") else { return };
+        let parent = std::os::unix::process::parent_id();
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join("vsock"), "").unwrap();
+        let output = std::io::stdout();
+        // The test runner has threads, and namespaces are for processes with one: a child has one.
+        // SAFETY: the child only calls what follows and ends.
+        match unsafe { libc::fork() } {
+            0 => {
+                let enclosed = enclose(home.path()).unwrap();
+                let mut output = output.lock();
+                writeln!(output, "{enclosed:?}").unwrap();
+                for (what, possible) in attempts(Path::new(&other), parent) {
+                    // Landlock without a root of its own knows nothing of the sockets in the file system.
+                    if possible && (enclosed.root || what != "connect to another's socket") {
+                        writeln!(output, "possible: {what}").unwrap();
+                    }
+                }
+                if fs::remove_file("vsock").is_err() {
+                    writeln!(output, "impossible: remove its own socket").unwrap();
+                }
+                writeln!(output, "the end").unwrap();
+                output.flush().unwrap();
+                // SAFETY: ends the child at once.
+                unsafe { libc::_exit(0) }
+            }
+            child => {
+                // SAFETY: waits for the child just made.
+                unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+            }
+        }
+    }
+
+    #[test]
+    fn a_process_that_turns_hostile_reaches_nothing_of_others() {
+        let other = tempfile::tempdir().unwrap();
+        fs::write(other.path().join("disk"), "contents").unwrap();
+        let _listener = UnixListener::bind(other.path().join("vsock")).unwrap();
+        let name = other.path().to_str().unwrap().replace('/', "-");
+        let _abstract = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap();
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "sandbox::enclosure::tests::part", "--ignored", "--nocapture"])
+            .env("FERRY_ENCLOSURE_OTHER", other.path())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        println!("{text}");
+        assert!(text.contains("the end"), "{output:?}");
+        if !text.contains("landlock: true") {
+            println!("skipped: this kernel has no landlock");
+            return;
+        }
+        assert!(!text.contains("possible: "), "{text}");
+        assert!(other.path().join("disk").exists() && !other.path().join("new").exists());
+    }
+}
