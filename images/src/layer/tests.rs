@@ -272,7 +272,11 @@ fn hostile_entries_are_refused_by_name() {
                 .file("m/f", b""),
             "lead too far",
         ),
-        (Tar::new().pax(b'x', &[("size", b"1000000000000")]).file("x", b""), "ends in the middle"),
+        (Tar::new().pax(b'x', &[("size", b"200000000000")]).file("x", b""), "ends in the middle"),
+        (
+            Tar::new().pax(b'x', &[("size", b"109951162777600")]).file("x", b""),
+            "more than 274877906944 bytes",
+        ),
     ];
     for (archive, reason) in refused {
         let error = refusal(&archive.end());

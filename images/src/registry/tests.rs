@@ -445,10 +445,28 @@ fn an_image_with_something_wrong_leaves_nothing() {
         for directory in ["images", "manifests", "names", "tmp", "partial"] {
             assert_eq!(files(&dir, directory), 0, "{directory} after {broken}: {message}");
         }
-        // Layers that were right may stay until a sweep.
+        // If the registry fails, layers that have come may stay until a sweep.
         store.sweep(&[]).unwrap();
         assert_eq!(files(&dir, "layers") + files(&dir, "blobs"), 0);
     }
+}
+
+#[test]
+fn what_the_disk_has_spoilt_is_had_again() {
+    use std::os::unix::fs::PermissionsExt;
+    let (has, _) = image(&["a"]);
+    let server = serving(has);
+    let (dir, store) = store();
+    let pulled = pull(&store, &name(&server), Pull::Missing, Keep::Packed).unwrap();
+    let below = |name: &str| {
+        fs::read_dir(dir.path().join("store").join(name)).unwrap().next().unwrap().unwrap().path()
+    };
+    fs::remove_file(below("layers")).unwrap();
+    let blob = below("blobs");
+    fs::set_permissions(&blob, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&blob, b"spoilt").unwrap();
+    assert!(pull(&store, &name(&server), Pull::Missing, Keep::Packed).is_err());
+    assert_eq!(pull(&store, &name(&server), Pull::Missing, Keep::Packed).unwrap(), pulled);
 }
 
 #[test]

@@ -125,6 +125,18 @@ fn list(there: &[String]) -> String {
 }
 
 impl Error {
+    /// True if the image itself is wrong, wherever it is had.
+    pub(super) fn is_of_the_image(&self) -> bool {
+        matches!(
+            self,
+            Self::Layer { .. }
+                | Self::Digest { .. }
+                | Self::Size { .. }
+                | Self::Malformed { .. }
+                | Self::Store(store::Error::Join(_))
+        )
+    }
+
     pub(super) fn malformed(what: &str, why: impl fmt::Display) -> Self {
         Self::Malformed { what: shortened(what), why: why.to_string() }
     }

@@ -9,7 +9,7 @@ use crate::compression::Compression;
 use crate::digest::{DiffId, Digest, Hashing};
 use crate::layer::{self, Limits};
 use crate::progress::Progress;
-use crate::store::Store;
+use crate::store::Incoming;
 
 /// Pieces of a layer on the way from one thread to the other: 8 of them, 2 MiB in all.
 const PIECE: usize = 1 << 18;
@@ -28,13 +28,13 @@ pub(super) struct Blob<R> {
 
 /// Brings a layer into the store unless it is there. `open` is called only if it is not.
 pub(super) fn bring<R: Read + Send>(
-    store: &Store,
+    incoming: &Incoming<'_>,
     diff_id: &DiffId,
     open: impl FnOnce() -> Result<Blob<R>, Error>,
     what: &str,
     progress: &dyn Progress,
 ) -> Result<(), Error> {
-    store.add_layer(diff_id, |out| {
+    incoming.add_layer(diff_id, |out| {
         let blob = open()?;
         progress.begin(what, Some(blob.size));
         let result = convert(blob, diff_id, out, progress);

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use super::files::{self, Files};
 use super::sniff::{Found, sniff};
-use super::{Error, Image, Keep, Parts, PartsLayer, docker, layer, oci, rootfs, understand};
-use crate::digest::{Digest, Hashing};
+use super::{Error, Image, Keep, Parts, PartsLayer, docker, finish, layer, oci, rootfs, understand};
+use crate::digest::{DiffId, Digest, Hashing};
 use crate::progress::Progress;
 use crate::reference::Reference;
-use crate::store::Store;
+use crate::store::{Incoming, Store};
 
 pub(super) fn load(
     store: &Store,
@@ -94,19 +94,20 @@ fn bring(
         parts.complete(files)?;
     }
     let incoming = store.bring(&parts.configuration, parts.manifest.as_deref())?;
-    for (number, (layer, diff_id)) in (1..).zip(parts.layers.iter().zip(&layers)) {
+    let bring = |(number, (layer, diff_id)): (usize, (&PartsLayer, &DiffId))| {
         let what = format!("layer {number} of {} of {image}", layers.len());
         if keep == Keep::Packed {
-            layer.keep(store, files)?;
+            layer.keep(&incoming, files)?;
         }
-        layer::bring(store, diff_id, || layer.open(files), &what, progress)?;
-    }
+        layer::bring(&incoming, diff_id, || layer.open(files), &what, progress)
+    };
+    let brought = (1..).zip(parts.layers.iter().zip(&layers)).try_for_each(bring);
     let manifest = parts.manifest.as_deref().map(Digest::of);
-    let (digest, held) = incoming.finish()?;
+    let image = finish(store, incoming, config, layers, brought)?;
     for name in &parts.names {
-        store.set_name(name, digest, manifest, parts.index)?;
+        store.set_name(name, image.digest, manifest, parts.index)?;
     }
-    Ok(Image { digest, config, layers, held })
+    Ok(image)
 }
 
 impl Parts {
@@ -141,9 +142,9 @@ impl Parts {
 
 impl PartsLayer {
     /// Keeps the layer as it is.
-    fn keep(&self, store: &Store, files: &Files) -> Result<(), Error> {
+    fn keep(&self, incoming: &Incoming<'_>, files: &Files) -> Result<(), Error> {
         let Some(expected) = self.digest else { return Ok(()) };
-        store.add_blob(&expected, |mut out| {
+        incoming.add_blob(&expected, |mut out| {
             let layer::Blob { reader, name, .. } = self.open(files)?;
             let full = |cause| Error::Read { what: format!("{name}, to be kept"), cause };
             // Copying is fast: what an earlier attempt has left is not looked at.

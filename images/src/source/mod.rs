@@ -24,7 +24,7 @@ use crate::digest::{DiffId, Digest, shortened};
 use crate::progress::Progress;
 use crate::reference::{Name, Reference};
 use crate::registry::Registries;
-use crate::store::{Held, Store};
+use crate::store::{Held, Incoming, Store};
 
 pub use error::Error;
 pub use save::{Format, save};
@@ -168,6 +168,26 @@ pub fn here(store: &Store, digest: &Digest) -> Result<Option<Image>, Error> {
     let (config, layers) = understand(&configuration)?;
     let complete = layers.iter().all(|layer| store.has_layer(layer));
     Ok(complete.then_some(Image { digest: *digest, config, layers, held }))
+}
+
+/// What was brought becomes an image, if its layers fit together. Of one that is wrong nothing is kept; if it was the way
+/// here that failed, the next attempt goes on with what has come.
+fn finish(
+    store: &Store,
+    incoming: Incoming<'_>,
+    config: ImageConfig,
+    layers: Vec<DiffId>,
+    brought: Result<(), Error>,
+) -> Result<Image, Error> {
+    let joined = brought.and_then(|()| Ok(store.joined(&layers)?));
+    if let Err(error) = joined {
+        if error.is_of_the_image() {
+            incoming.forget();
+        }
+        return Err(error);
+    }
+    let (digest, held) = incoming.finish()?;
+    Ok(Image { digest, config, layers, held })
 }
 
 impl Image {

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::oci::{self, Documents, Kind};
-use super::{Access, Error, Image, Keep, MAX_MANIFEST, Parts, PartsLayer, layer, understand};
+use super::{Access, Error, Image, Keep, MAX_MANIFEST, Parts, PartsLayer, finish, layer, understand};
 use crate::digest::{DiffId, Digest};
 use crate::progress::Progress;
 use crate::reference::Name;
 use crate::registry::{Document, Repository};
-use crate::store::Store;
+use crate::store::{Incoming, Store};
 
 /// Layers on their way at once, as Docker has it.
 const AT_ONCE: usize = 3;
@@ -38,12 +38,20 @@ fn image(
     let (config, layers) = understand(&parts.configuration)?;
     parts.check_layers(layers.len())?;
     let incoming = store.bring(&parts.configuration, parts.manifest.as_deref())?;
-    Layers { store, repository, keep, name, progress, abandoned: AtomicBool::new(false) }
-        .bring(&parts.layers, &layers)?;
+    let brought = Layers {
+        store,
+        incoming: &incoming,
+        repository,
+        keep,
+        name,
+        progress,
+        abandoned: AtomicBool::new(false),
+    }
+    .bring(&parts.layers, &layers);
     let manifest = parts.manifest.as_deref().map(Digest::of);
-    let (digest, held) = incoming.finish()?;
-    store.set_name(name, digest, manifest, parts.index)?;
-    Ok(Image { digest, config, layers, held })
+    let image = finish(store, incoming, config, layers, brought)?;
+    store.set_name(name, image.digest, manifest, parts.index)?;
+    Ok(image)
 }
 
 /// What the registry says the name stands for.
@@ -78,6 +86,7 @@ impl Documents for Repository<'_> {
 /// Layers being brought.
 struct Layers<'a> {
     store: &'a Store,
+    incoming: &'a Incoming<'a>,
     repository: &'a Repository<'a>,
     keep: Keep,
     name: &'a Name,
@@ -138,7 +147,7 @@ impl Layers<'_> {
         while let Some(layer) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
             let (Some(digest), Some(size)) = (layer.digest, layer.size) else { continue };
             let wanted = || !self.abandoned.load(Ordering::Relaxed);
-            let result = self.store.add_blob(&digest, |file| {
+            let result = self.incoming.add_blob(&digest, |file| {
                 Ok(self.repository.blob(&digest, size, file, &wanted, self.progress)?)
             });
             let failed = result.is_err();
@@ -165,10 +174,12 @@ impl Layers<'_> {
             // As long as layers arrive, that is what is shown.
             let shown: &dyn Progress = if expected > 0 { &() } else { self.progress };
             let what = format!("layer {number} of {} of {}", layers.len(), self.name);
-            let brought = layer::bring(self.store, diff_id, || self.open(layer), &what, shown);
-            if let (Err(Error::Digest { .. }), Some(digest)) = (&brought, &layer.digest) {
-                // The disk has changed it, or the image is wrong: what was kept must not be in the way of a better one.
-                self.store.discard_blob(digest);
+            let brought = layer::bring(self.incoming, diff_id, || self.open(layer), &what, shown);
+            if let Err(Error::Digest { expected, .. }) = &brought
+                && layer.digest == Some(*expected)
+            {
+                // It was right when it came: the disk has changed it, and the next attempt must get it again.
+                self.store.discard_blob(expected);
             }
             brought?;
         }

@@ -15,7 +15,7 @@ use serde_json::json;
 use tar::{Builder, EntryType, Header};
 
 use super::layer::{self, Blob};
-use super::{Error, Image, understand};
+use super::{Error, Image, finish, understand};
 use crate::digest::{DiffId, Digest, Hashing};
 use crate::progress::Progress;
 use crate::store::Store;
@@ -39,7 +39,7 @@ pub(super) fn bring(store: &Store, root: &Path, progress: &dyn Progress) -> Resu
     let configuration = configuration.to_string().into_bytes();
     let (config, layers) = understand(&configuration)?;
     let incoming = store.bring(&configuration, None)?;
-    std::thread::scope(|scope| {
+    let brought = std::thread::scope(|scope| {
         let open = || {
             let failed = |cause| Error::Read { what: what.clone(), cause };
             let (reader, writer) = io::pipe().map_err(failed)?;
@@ -52,10 +52,9 @@ pub(super) fn bring(store: &Store, root: &Path, progress: &dyn Progress) -> Resu
                 size,
             })
         };
-        layer::bring(store, &diff_id, open, &what, progress)
-    })?;
-    let (digest, held) = incoming.finish()?;
-    Ok(Image { digest, config, layers, held })
+        layer::bring(&incoming, &diff_id, open, &what, progress)
+    });
+    finish(store, incoming, config, layers, brought)
 }
 
 fn hash(root: &Path) -> io::Result<(Digest, u64)> {

@@ -1,14 +1,15 @@
 //! Images that must not be removed: while a process brings or uses one, it holds a lock that [`super::sweep`] respects and
 //! that ends with the process, however it ends.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::publish::{Unfinished, Yard, is_at};
 use super::{Error, Store, read_bounded};
-use crate::digest::Digest;
+use crate::digest::{DiffId, Digest};
 
 /// An image's layers stay where they are while this, or a clone of it, lives. The default holds nothing, for images that
 /// are in no store.
@@ -33,6 +34,8 @@ pub(crate) struct Incoming<'a> {
     /// Of the configuration, if it was here.
     held: Option<Held>,
     manifest: Option<(Digest, Unfinished)>,
+    /// Files of the store that were not there before.
+    made: Mutex<HashSet<PathBuf>>,
 }
 
 impl Store {
@@ -92,7 +95,14 @@ impl Store {
             }
             None => None,
         };
-        Ok(Incoming { store: self, digest, configuration: unfinished, held, manifest })
+        Ok(Incoming {
+            store: self,
+            digest,
+            configuration: unfinished,
+            held,
+            manifest,
+            made: Mutex::default(),
+        })
     }
 
     /// While this lives, nothing is swept.
@@ -111,6 +121,47 @@ impl Store {
 }
 
 impl Incoming<'_> {
+    /// Makes a layer of the image with `write` unless it is here; waits if another process is making it. After an error
+    /// of `write` nothing is kept.
+    pub(crate) fn add_layer<E: From<Error>>(
+        &self,
+        layer: &DiffId,
+        write: impl FnOnce(&File) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.add(self.store.layer_path(layer), Yard::Tmp, write)
+    }
+
+    /// The same with a layer as it came. The file may hold what an earlier attempt has left, and after an error what it
+    /// holds is left to the next.
+    pub(crate) fn add_blob<E: From<Error>>(
+        &self,
+        digest: &Digest,
+        write: impl FnOnce(&File) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.add(self.store.blob_path(digest), Yard::Partial, write)
+    }
+
+    fn add<E: From<Error>>(
+        &self,
+        path: PathBuf,
+        yard: Yard,
+        write: impl FnOnce(&File) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if self.store.once(&path, yard, write)? {
+            self.made.lock().unwrap_or_else(PoisonError::into_inner).insert(path);
+        }
+        Ok(())
+    }
+
+    /// The image is none: what was made for it goes, unless somebody else has come to need it.
+    pub(crate) fn forget(self) {
+        let made = self.made.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let store = self.store;
+        drop((self.configuration, self.held, self.manifest));
+        // What cannot be removed now is left to the next sweep.
+        let _ = store.forget(&made);
+    }
+
     /// All of the image is here: from now on it is an image of the store.
     pub(crate) fn finish(self) -> Result<(Digest, Held), Error> {
         if let Some((digest, unfinished)) = self.manifest {

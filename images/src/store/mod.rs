@@ -25,6 +25,7 @@ mod sweep;
 mod tests;
 
 pub use held::Held;
+pub(crate) use held::Incoming;
 use publish::Yard;
 pub use sweep::Swept;
 
@@ -162,16 +163,6 @@ impl Store {
         segment(self.layer_path(layer))
     }
 
-    /// Makes a layer with `write` unless it is here; waits if another process is making it. After an error of `write`
-    /// nothing is kept.
-    pub fn add_layer<E: From<Error>>(
-        &self,
-        layer: &DiffId,
-        write: impl FnOnce(&File) -> Result<(), E>,
-    ) -> Result<(), E> {
-        self.once(&self.layer_path(layer), Yard::Tmp, write)
-    }
-
     fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.root.join("blobs").join(digest.hex())
     }
@@ -184,16 +175,6 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(cause) => Err(Error::Io { path, cause }),
         }
-    }
-
-    /// Makes a blob with `write` unless it is here; waits if another process is making it. The file may hold what an
-    /// earlier attempt has left, and after an error what it holds is left to the next.
-    pub(crate) fn add_blob<E: From<Error>>(
-        &self,
-        digest: &Digest,
-        write: impl FnOnce(&File) -> Result<(), E>,
-    ) -> Result<(), E> {
-        self.once(&self.blob_path(digest), Yard::Partial, write)
     }
 
     /// Removes a blob that is not what it should be.

@@ -33,23 +33,24 @@ impl Yard {
 }
 
 impl Store {
-    /// Makes `place` with `write` unless it is there.
+    /// Makes `place` with `write` unless it is there; says whether it was made.
     pub(super) fn once<E: From<Error>>(
         &self,
         place: &Path,
         yard: Yard,
         write: impl FnOnce(&File) -> Result<(), E>,
-    ) -> Result<(), E> {
+    ) -> Result<bool, E> {
         if place.exists() {
-            return Ok(());
+            return Ok(false);
         }
         let unfinished = self.unfinished(place, yard)?;
         if place.exists() {
             // Made by whoever had the lock before.
-            return Ok(());
+            return Ok(false);
         }
         write(&unfinished.file)?;
-        Ok(unfinished.publish(place)?)
+        unfinished.publish(place)?;
+        Ok(true)
     }
 
     /// Makes `place` hold `bytes`, whatever it held.

@@ -67,6 +67,13 @@ impl Store {
         self.sweep_some(also, Some(&theirs))
     }
 
+    /// Removes these files unless something leads to them.
+    pub(super) fn forget(&self, made: &HashSet<PathBuf>) -> Result<(), Error> {
+        let (path, lock) = self.sweep_lock()?;
+        lock.lock().map_err(Error::io(path))?;
+        self.sweep_some(&[], Some(made)).map(drop)
+    }
+
     /// Removes layers as they came, wherever the converted ones are here: images run as before, and cannot be saved until
     /// they are pulled or loaded again.
     pub fn drop_blobs(&self) -> Result<Swept, Error> {

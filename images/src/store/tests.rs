@@ -14,6 +14,15 @@ fn diff_id(text: &str) -> DiffId {
     DiffId(Digest::of(text.as_bytes()))
 }
 
+/// Makes a layer unless it is here.
+fn add_layer(
+    store: &Store,
+    layer: &DiffId,
+    write: impl FnOnce(&File) -> Result<(), Error>,
+) -> Result<(), Error> {
+    store.once(&store.layer_path(layer), Yard::Tmp, write).map(drop)
+}
+
 fn left_over(store: &Store) -> usize {
     fs::read_dir(store.root.join("tmp")).unwrap().count()
 }
@@ -25,7 +34,7 @@ fn a_layer_is_made_once_however_many_want_it() {
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
-                store.add_layer(&layer, |mut out| {
+                add_layer(&store, &layer, |mut out| {
                     made.fetch_add(1, Ordering::Relaxed);
                     std::thread::sleep(std::time::Duration::from_millis(20));
                     out.write_all(&[7; 4096]).map_err(Error::io("x"))
@@ -42,13 +51,13 @@ fn a_layer_is_made_once_however_many_want_it() {
 fn nothing_is_kept_of_a_layer_that_failed() {
     let (_dir, store) = store();
     let layer = diff_id("x");
-    let failed = store.add_layer(&layer, |mut out| {
+    let failed = add_layer(&store, &layer, |mut out| {
         out.write_all(b"half").unwrap();
         Err(Error::Damaged { path: "x".into() })
     });
     assert!(failed.is_err() && !store.has_layer(&layer));
     assert_eq!(left_over(&store), 0);
-    store.add_layer(&layer, |mut out| out.write_all(b"whole").map_err(Error::io("x"))).unwrap();
+    add_layer(&store, &layer, |mut out| out.write_all(b"whole").map_err(Error::io("x"))).unwrap();
     assert_eq!(fs::read(store.layer(&layer).unwrap().path).unwrap(), b"whole");
 }
 
@@ -57,13 +66,12 @@ fn what_a_crash_left_is_removed_but_not_what_is_being_made() {
     let (_dir, store) = store();
     fs::write(store.root.join("tmp/crashed.erofs"), b"half").unwrap();
     let layer = diff_id("x");
-    store
-        .add_layer(&layer, |mut out| {
-            Store::open(&store.root)?;
-            assert_eq!(left_over(&store), 1, "only the one being made is left");
-            out.write_all(b"whole").map_err(Error::io("x"))
-        })
-        .unwrap();
+    add_layer(&store, &layer, |mut out| {
+        Store::open(&store.root)?;
+        assert_eq!(left_over(&store), 1, "only the one being made is left");
+        out.write_all(b"whole").map_err(Error::io("x"))
+    })
+    .unwrap();
     assert!(store.has_layer(&layer));
 }
 
@@ -73,7 +81,7 @@ fn starts_over_with_what_a_crash_left() {
     let layer = diff_id("x");
     fs::write(store.root.join("tmp").join(store.layer_path(&layer).file_name().unwrap()), b"a longer half")
         .unwrap();
-    store.add_layer(&layer, |mut out| out.write_all(b"whole").map_err(Error::io("x"))).unwrap();
+    add_layer(&store, &layer, |mut out| out.write_all(b"whole").map_err(Error::io("x"))).unwrap();
     assert_eq!(fs::read(store.layer(&layer).unwrap().path).unwrap(), b"whole");
 }
 
@@ -120,7 +128,7 @@ fn names_move_and_digests_do_not() {
 fn with_layers(store: &Store, names: &[&str]) -> Vec<u8> {
     let layers: Vec<DiffId> = names.iter().map(|name| diff_id(name)).collect();
     for layer in &layers {
-        store.add_layer(layer, |mut out| out.write_all(b"layer").map_err(Error::io("x"))).unwrap();
+        add_layer(store, layer, |mut out| out.write_all(b"layer").map_err(Error::io("x"))).unwrap();
     }
     let list: Vec<String> = layers.iter().map(|layer| format!("\"{layer}\"")).collect();
     let rootfs = format!("{{\"type\":\"layers\",\"diff_ids\":[{}]}}", list.join(","));
@@ -131,9 +139,9 @@ fn with_layers(store: &Store, names: &[&str]) -> Vec<u8> {
 fn named(store: &Store, name: &str, layers: &[&str]) -> (Digest, Held) {
     let configuration = with_layers(store, layers);
     let blob = Digest::of(name.as_bytes());
-    store.add_blob(&blob, |mut out| out.write_all(name.as_bytes()).map_err(Error::io("x"))).unwrap();
     let manifest = format!("{{\"layers\":[{{\"digest\":\"{blob}\"}}]}}");
     let incoming = store.bring(&configuration, Some(manifest.as_bytes())).unwrap();
+    incoming.add_blob(&blob, |mut out| out.write_all(name.as_bytes()).map_err(Error::io("x"))).unwrap();
     let (digest, held) = incoming.finish().unwrap();
     store.set_name(&name.parse().unwrap(), digest, Some(Digest::of(manifest.as_bytes())), None).unwrap();
     (digest, held)
@@ -181,7 +189,7 @@ fn what_is_held_or_on_its_way_is_not_swept() {
     let other = with_layers(&store, &["b"]);
     let manifest = format!("{{\"layers\":[{{\"digest\":\"{}\"}}]}}", Digest::of(b"packed"));
     let incoming = store.bring(&other, Some(manifest.as_bytes())).unwrap();
-    store.add_blob(&Digest::of(b"packed"), |_| Ok::<_, Error>(())).unwrap();
+    incoming.add_blob(&Digest::of(b"packed"), |_| Ok::<_, Error>(())).unwrap();
     store.remove(&["docker.io/library/one:latest".into()], &digest, &[]).unwrap();
     store.sweep(&[]).unwrap();
     store.drop_blobs().unwrap();
@@ -194,17 +202,40 @@ fn what_is_held_or_on_its_way_is_not_swept() {
 }
 
 #[test]
+fn of_an_image_that_is_none_nothing_is_kept_but_what_others_need() {
+    let (_dir, store) = store();
+    let (_, held) = named(&store, "one", &["a"]);
+    let configuration = with_layers(&store, &["a"]);
+    let other = String::from_utf8(configuration).unwrap().replace("linux\"", "linux\",\"author\":\"x\"");
+    let incoming = store.bring(other.as_bytes(), None).unwrap();
+    let add = |name| {
+        incoming.add_layer(&diff_id(name), |mut out| out.write_all(b"x").map_err(Error::io("x"))).unwrap()
+    };
+    add("a");
+    add("b");
+    add("c");
+    // Somebody else comes to need one of them.
+    let (_, also_held) = named(&store, "two", &["c"]);
+    incoming.forget();
+    assert!(
+        store.has_layer(&diff_id("a")) && store.has_layer(&diff_id("c")) && !store.has_layer(&diff_id("b"))
+    );
+    drop((held, also_held));
+}
+
+#[test]
 fn half_a_download_is_gone_on_with_and_swept_with_the_rest() {
     let (_dir, store) = store();
     let digest = Digest::of(b"whole");
-    let failed = store.add_blob(&digest, |mut file| {
+    let failed = store.bring(b"x", None).unwrap().add_blob(&digest, |mut file| {
         file.write_all(b"who").unwrap();
         Err(Error::Damaged { path: "x".into() })
     });
     assert!(failed.is_err() && store.blob(&digest).unwrap().is_none());
     // As the next process finds it.
     let store = Store::open(&store.root).unwrap();
-    store
+    let incoming = store.bring(b"x", None).unwrap();
+    incoming
         .add_blob(&digest, |mut file| {
             assert_eq!(file.metadata().unwrap().len(), 3);
             io::Seek::seek(&mut file, io::SeekFrom::End(0)).unwrap();
@@ -212,6 +243,7 @@ fn half_a_download_is_gone_on_with_and_swept_with_the_rest() {
         })
         .unwrap();
     assert_eq!(fs::read(store.blob_path(&digest)).unwrap(), b"whole");
+    drop(incoming);
     fs::write(store.root.join("partial/other"), b"half").unwrap();
     let old = std::time::SystemTime::now() - std::time::Duration::from_secs(2 * 24 * 60 * 60);
     fs::write(store.root.join("partial/old"), b"half").unwrap();

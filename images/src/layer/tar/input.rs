@@ -41,6 +41,14 @@ impl<R: Read> Input<R> {
         self.broken("it ends in the middle of an entry")
     }
 
+    /// Refuses at once what is announced to be more than may be read at all.
+    pub fn announced(&self, length: u64) -> Result<(), Error> {
+        match length > self.limit.saturating_sub(self.offset) {
+            true => Err(Error::Limit { what: "bytes", limit: self.limit }),
+            false => Ok(()),
+        }
+    }
+
     /// At least `wanted` bytes (at most a block of them).
     pub fn fill(&mut self, wanted: usize) -> Result<&[u8], Error> {
         if !self.have(wanted)? {

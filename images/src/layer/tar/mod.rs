@@ -219,6 +219,7 @@ impl<R: Read> Archive<R> {
         if stored > i64::MAX as u64 {
             return Err(broken("a file of impossible size"));
         }
+        self.input.announced(stored)?;
 
         let mut size = if kind == Kind::File { stored } else { 0 };
         let mut segments = None;
