@@ -4,6 +4,7 @@
 #[path = "../road/mod.rs"]
 mod road;
 
+mod hostile;
 mod killed;
 mod layers;
 mod registry;
