@@ -85,7 +85,7 @@ messages! {
         2 memory_stats: Option<MemoryStats> => "Memory.",
         3 pids_stats: Option<PidsStats> => "Tasks.",
         4 blkio_stats: Option<BlkioStats> => "Block devices.",
-        5 hugetlb_stats: BTreeMap<String, HugetlbStats> => "Huge pages, by size.",
+        5 hugetlb_stats: Vec<HugetlbEntry> => "Huge pages, by size.",
     }
 
     /// Counters of a network interface.
@@ -105,5 +105,11 @@ messages! {
     StatsContainerResponse {
         1 cgroup_stats: Option<CgroupStats> => "Of its cgroup.",
         2 network_stats: Vec<NetworkStats> => "Of the sandbox's interfaces.",
+    }
+
+    /// Counters of huge pages by their size (an entry of a map).
+    HugetlbEntry {
+        1 key: String => "The size, such as `2MB`.",
+        2 value: Option<HugetlbStats> => "The counters.",
     }
 }

@@ -1,15 +1,18 @@
 //! The device nodes and links that every container has, and those that its specification adds.
 
 use alloc::format;
+use alloc::vec::Vec;
+use core::ffi::CStr;
 
 use super::inside::{Kind, reach, reach_parent};
 use crate::api::oci::{LinuxDevice, Spec};
 use crate::fault::{Context, Fault};
 use crate::sys::file::{CWD, S_IFBLK, S_IFCHR, S_IFIFO, chown, mknod, symlink};
-use crate::sys::{Errno, cstr, file};
+use crate::sys::mount::{Recursion, attach, clone_tree};
+use crate::sys::{Errno, Fd, cstr, file};
 
 /// Nodes that the OCI specification wants in every container: name, major, minor.
-const NODES: [(&core::ffi::CStr, u32, u32); 6] = [
+const NODES: [(&CStr, u32, u32); 6] = [
     (c"null", 1, 3),
     (c"zero", 1, 5),
     (c"full", 1, 7),
@@ -19,7 +22,7 @@ const NODES: [(&core::ffi::CStr, u32, u32); 6] = [
 ];
 
 /// Links: target, name.
-const LINKS: [(&core::ffi::CStr, &core::ffi::CStr); 5] = [
+const LINKS: [(&CStr, &CStr); 5] = [
     (c"/proc/self/fd", c"fd"),
     (c"/proc/self/fd/0", c"stdin"),
     (c"/proc/self/fd/1", c"stdout"),
@@ -34,9 +37,19 @@ fn unless_there(result: crate::sys::Result<()>) -> crate::sys::Result<()> {
     }
 }
 
+/// Takes hold of the guest's own nodes, to be shown in a container.
+pub fn hold() -> Result<Vec<Fd>, Fault> {
+    let node = |name: &CStr| {
+        let path = cstr(&format!("/dev/{}", name.to_str().unwrap_or_default()))?;
+        clone_tree(CWD, &path, Recursion::One)
+    };
+    NODES.iter().map(|(name, ..)| node(name)).collect::<Result<_, _>>().context("hold device nodes")
+}
+
 /// Fills /dev of the root that this process is in. A /dev that was bound from elsewhere is left as it is, and
 /// one that cannot be written (a read-only root without a tmpfs there) has what the image has.
-pub fn make(spec: &Spec) -> Result<(), Fault> {
+/// `held` are the nodes to be shown there where none can be made, in the order of [`hold`].
+pub fn make(spec: &Spec, held: &[Fd]) -> Result<(), Fault> {
     let is_bound = |mount: &crate::api::oci::Mount| {
         mount.destination.trim_end_matches('/') == "/dev"
             && (mount.r#type == "bind"
@@ -49,8 +62,13 @@ pub fn make(spec: &Spec) -> Result<(), Fault> {
         Err(Errno::EROFS) => return Ok(()),
         other => other.context("make /dev")?,
     };
-    for (name, major, minor) in NODES {
-        match unless_there(mknod(dev.raw(), name, S_IFCHR | 0o666, (major, minor))) {
+    for (at, (name, major, minor)) in NODES.into_iter().enumerate() {
+        let made = match held.get(at) {
+            Some(node) => reach(dev.raw(), name.to_str().unwrap_or_default(), Kind::File, 0o666)
+                .and_then(|file| attach(node, file.raw())),
+            None => unless_there(mknod(dev.raw(), name, S_IFCHR | 0o666, (major, minor))),
+        };
+        match made {
             Err(Errno::EROFS) => return Ok(()),
             other => other.context(format_args!("make /dev/{}", name.to_str().unwrap_or_default()))?,
         }

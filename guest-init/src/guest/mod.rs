@@ -19,6 +19,7 @@ mod stats;
 mod stdio;
 mod storage;
 mod transport;
+mod users;
 mod volumes;
 
 use alloc::vec::Vec;
@@ -335,13 +336,18 @@ fn enter_and_run(
     makes_space: bool,
 ) -> Fault {
     let entered = program::before_entering(process).and_then(|()| {
+        // The guest's root, whose pipes they are, is nobody in a user namespace.
+        if let Some((uid, gid)) = users::root(spec.linux.as_ref()) {
+            stdio.give_to(uid, gid).context("give stdio to the user")?;
+        }
         if makes_space {
             return space.set_up(spec);
         }
         match &space.inhabitant {
             Some((_, inhabitant)) => {
                 // Its own process is in the pid namespace by birth.
-                enter(inhabitant, space.kinds & !CLONE_NEWPID).context("enter the container")
+                enter(inhabitant, space.kinds & !CLONE_NEWPID).context("enter the container")?;
+                if space.has_users() { users::become_root() } else { Ok(()) }
             }
             None => Err(Fault::state("the container is gone")),
         }

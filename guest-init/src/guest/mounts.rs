@@ -18,12 +18,11 @@ use crate::sys::file::{CWD, S_IFDIR, S_IFMT, chdir, stat, stat_fd, write_file};
 use crate::sys::mount::{self as m, Filesystem, Recursion, attach, clone_tree, set_attributes};
 use crate::sys::{Errno, Fd, cstr};
 
-/// A mount whose source, if it has one, is held.
+/// A mount that is made, and mounted nowhere yet.
 pub struct Prepared<'a> {
     mount: &'a Mount,
     options: Options,
-    /// The detached mount of a bind mount.
-    tree: Option<Fd>,
+    tree: Fd,
 }
 
 /// Where the guest keeps what it makes for containers, and where their roots are mounted (Kata's).
@@ -40,16 +39,25 @@ pub fn directory(id: &str) -> String {
     format!("{BASE}/{id}")
 }
 
-/// Takes hold of the sources of bind mounts, in the guest's root.
+/// Takes hold of the sources of bind mounts and makes filesystems, in the guest's root: sources are paths of the guest,
+/// and in a user namespace the kernel gives a new /proc only to who can see an old one.
 pub fn prepare<'a>(id: &str, spec: &'a Spec, dns: &[String]) -> Result<Vec<Prepared<'a>>, Fault> {
     spec.mounts
         .iter()
         .map(|mount| {
             let options = Options::parse(&mount.options);
             let is_bind = options.bind.is_some() || mount.r#type == "bind";
-            let tree = is_bind.then(|| hold_source(id, spec, mount, &options, dns)).transpose().map_err(
-                |fault| Fault::new(fault.code, format!("mount on {}: {}", mount.destination, fault.message)),
-            )?;
+            let tree = if is_bind {
+                hold_source(id, spec, mount, &options, dns)
+            } else {
+                new_filesystem(mount, &options).context(&mount.r#type)
+            };
+            let tree = tree.map_err(|fault| {
+                Fault::new(fault.code, format!("mount on {}: {}", mount.destination, fault.message))
+            })?;
+            if is_bind {
+                bind_attributes(&tree, &options).context(format_args!("mount on {}", mount.destination))?;
+            }
             Ok(Prepared { mount, options, tree })
         })
         .collect()
@@ -110,13 +118,6 @@ pub fn enter_root(path: &str) -> Result<(), Fault> {
 pub fn mount(prepared: &Prepared<'_>) -> Result<(), Fault> {
     let Prepared { mount, options, tree } = prepared;
     let doing = format_args!("mount {} on {}", mount.r#type, mount.destination);
-    let tree = match tree {
-        Some(tree) => {
-            bind_attributes(tree, options).context(doing)?;
-            tree
-        }
-        None => &new_filesystem(mount, options).context(doing)?,
-    };
     let is_directory = stat_fd(tree.raw()).context(doing)?.st_mode & S_IFMT == S_IFDIR;
     let kind = if is_directory { Kind::Directory } else { Kind::File };
     let target = reach(CWD, &mount.destination, kind, 0o755).context(doing)?;

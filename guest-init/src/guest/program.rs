@@ -82,7 +82,7 @@ fn prepare(
     let strings = (strings(&process.args)?, strings(&environment)?);
     if identity.uid != 0 {
         // A program that opens /dev/stdout opens the pipe again, as its own user.
-        stdio.give_to(identity.uid).context("give stdio to the user")?;
+        stdio.give_to(identity.uid, u32::MAX).context("give stdio to the user")?;
     }
     set_blocked_signals(0).context("unblock signals")?;
     take_rights(spec, process, &identity)?;

@@ -14,17 +14,18 @@
 
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use super::cgroup::Cgroup;
-use super::{devices, mounts};
+use super::{devices, mounts, users};
 use crate::agent::Sandbox;
 use crate::api::oci::{Linux, LinuxNamespace, Spec};
 use crate::fault::{Context, Fault, REPORT_LIMIT};
-use crate::sys::file::{CWD, O_PATH, O_RDONLY, close_from, open, umask, write_all, write_control};
+use crate::sys::file::{CWD, O_PATH, O_RDONLY, close_from, open, pipe, umask, write_all, write_control};
 use crate::sys::process::{
     ALL_SIGNALS, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWTIME,
-    CLONE_NEWUTS, Forked, SIGCHLD, enter, exists, exit, fork, ignore_children, kill, set_blocked_signals,
-    set_hostname, take_signal, unshare,
+    CLONE_NEWUSER, CLONE_NEWUTS, Forked, SIGCHLD, SIGKILL, enter, exists, exit, fork, ignore_children, kill,
+    set_blocked_signals, set_hostname, take_signal, unshare,
 };
 use crate::sys::{Fd, cstr, file};
 
@@ -63,6 +64,8 @@ pub struct Space {
     pub(super) dns: alloc::vec::Vec<String>,
     /// Where its root is in the guest.
     root: String,
+    /// In the child that makes it: opens when its user namespace has users.
+    gate: Option<Fd>,
 }
 
 /// Which namespaces a specification makes, and which it joins.
@@ -84,14 +87,14 @@ fn namespaces(linux: Option<&Linux>) -> Result<Namespaces<'_>, Fault> {
             "cgroup" => CLONE_NEWCGROUP,
             "network" => CLONE_NEWNET,
             "time" => CLONE_NEWTIME,
-            "user" => return Err(Fault::unimplemented("user namespaces are not supported")),
+            "user" => CLONE_NEWUSER,
             other => return Err(Fault::invalid(format!("no namespace type `{other}`"))),
         };
         match (kind, path.is_empty()) {
             // The network is the sandbox's, as in a pod.
             (CLONE_NEWNET, true) => {}
-            (CLONE_NEWNS, false) => {
-                return Err(Fault::unimplemented("joining a mount namespace is not supported"));
+            (CLONE_NEWNS | CLONE_NEWUSER, false) => {
+                return Err(Fault::unimplemented(format!("joining a {} namespace is not supported", r#type)));
             }
             (_, true) => found.new |= kind,
             (_, false) => found.join.push((kind, path)),
@@ -123,6 +126,11 @@ impl Space {
         if let Some(seccomp) = linux.and_then(|linux| linux.seccomp.as_ref()) {
             crate::spec::seccomp::filter(seccomp)?;
         }
+        users::check(linux)?;
+        let hooks = spec.hooks.iter().flat_map(|hooks| [&hooks.prestart, &hooks.poststart, &hooks.poststop]);
+        if hooks.map(Vec::len).sum::<usize>() != 0 {
+            return Err(Fault::unimplemented("hooks are programs of a host; this guest runs none"));
+        }
         let found = namespaces(linux)?;
         let joined = found.join.iter().fold(0, |all, (kind, _)| all | kind);
         let resources = linux.and_then(|linux| linux.resources.as_ref());
@@ -142,12 +150,18 @@ impl Space {
             is_init,
             dns,
             root: root.path.clone(),
+            gate: None,
         })
     }
 
     /// Whether the container has a pid namespace of its own, whose process 1 is ours to end.
     pub fn owns_pids(&self) -> bool {
         self.new & CLONE_NEWPID != 0
+    }
+
+    /// Whether it has a user namespace of its own.
+    pub fn has_users(&self) -> bool {
+        self.kinds & CLONE_NEWUSER != 0
     }
 
     /// Whether its processes are in another pid namespace than the guest's.
@@ -191,15 +205,26 @@ impl Space {
         for (_, path) in found.join.iter().filter(|(kind, _)| *kind == CLONE_NEWPID) {
             join(CLONE_NEWPID, path)?;
         }
+        let gate = if self.has_users() { Some(pipe(0).context("make a pipe")?) } else { None };
         // SAFETY: PID 1 has one thread.
         let forked = unsafe { fork(flags, self.cgroup.as_ref().map(Cgroup::directory)) };
         if !matches!(forked, Ok(Forked::Child)) && self.has_pids() && !self.owns_pids() {
             enter(own_pids, CLONE_NEWPID).context("come back to our pid namespace")?;
         }
         match forked.context("fork a container")? {
-            Forked::Child => Ok(None),
+            Forked::Child => {
+                self.gate = gate.map(|(reader, _)| reader);
+                Ok(None)
+            }
             Forked::Parent(pid, fd) => {
                 self.inhabitant = Some((pid, fd));
+                if let Some((_, writer)) = gate
+                    && let Err(fault) = users::map(pid, spec.linux.as_ref(), writer)
+                {
+                    // The gate closes unopened, and the child ends.
+                    let _ = kill(pid, SIGKILL);
+                    return Err(fault);
+                }
                 Ok(Some(pid))
             }
         }
@@ -207,6 +232,7 @@ impl Space {
 
     /// In the child: makes the container.
     pub(super) fn set_up(&self, spec: &Spec) -> Result<(), Fault> {
+        self.gate.as_ref().map_or(Ok(()), users::wait)?;
         let found = namespaces(spec.linux.as_ref())?;
         for (kind, path) in found.join.iter().filter(|(kind, _)| *kind != CLONE_NEWPID) {
             join(*kind, path)?;
@@ -219,11 +245,13 @@ impl Space {
         }
         umask(0);
         let prepared = mounts::prepare(&self.id, spec, &self.dns)?;
+        // Nobody makes device nodes in a user namespace; the guest's own are shown there.
+        let nodes = if self.has_users() { devices::hold()? } else { Vec::new() };
         let root = spec.root.as_ref().ok_or_else(|| Fault::invalid("no root"))?;
         mounts::enter_root(&root.path)?;
         prepared.iter().try_for_each(mounts::mount)?;
         drop(prepared);
-        devices::make(spec)?;
+        devices::make(spec, &nodes)?;
         if let Some(linux) = &spec.linux {
             set_parameters(linux)?;
             mounts::make_read_only(&linux.readonly_paths)?;
@@ -347,7 +375,7 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_is_said() {
-        assert!(namespaces(Some(&linux(&[("user", "")]))).is_err());
+        assert!(namespaces(Some(&linux(&[("user", "/proc/9/ns/user")]))).is_err());
         assert!(namespaces(Some(&linux(&[("soul", "")]))).is_err());
     }
 

@@ -83,11 +83,11 @@ impl ChildStdio {
         Ok(())
     }
 
-    /// Makes a user the owner.
-    pub fn give_to(&self, uid: u32) -> Result<()> {
+    /// Makes a user and a group (2^32-1 for the one that it has) the owners.
+    pub fn give_to(&self, uid: u32, gid: u32) -> Result<()> {
         match self {
-            ChildStdio::Pipes(ends) => ends.iter().try_for_each(|end| chown_fd(end.raw(), uid, u32::MAX)),
-            ChildStdio::Terminal(slave) => chown_fd(slave.raw(), uid, u32::MAX),
+            ChildStdio::Pipes(ends) => ends.iter().try_for_each(|end| chown_fd(end.raw(), uid, gid)),
+            ChildStdio::Terminal(slave) => chown_fd(slave.raw(), uid, gid),
         }
     }
 }
