@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use ferry_images::recipe::statements;
 
 use crate::bench::{self, Bench};
 use crate::build;
@@ -134,6 +135,9 @@ fn build_parts(workshop: &mut Workshop, part: Option<Part>) -> Result<()> {
         setup::prepare(workshop, &[Need::Images])?;
         let recipes = recipes.clone().unwrap_or_else(|| build::recipe::directory(workshop));
         let layout = build::recipe::build(workshop, &recipes, name)?;
+        let [materials, provenance] = statements::beside(&layout);
+        workshop.report.built("bill of materials", &materials);
+        workshop.report.built("provenance", &provenance);
         // The path is the result: it goes where a script can take it.
         println!("{}", layout.display());
     }

@@ -17,10 +17,10 @@ use crate::setup::{self, Need};
 use crate::workshop::Workshop;
 
 /// The images that the tests run under their own names.
-const RECIPES: [&str; 3] = ["hello", "redis", "python"];
+const RECIPES: [&str; 6] = ["hello", "redis", "python", "nginx", "postgres", "node"];
 
 /// Images of other makes, which only the tests run.
-const OTHER_MAKES: [&str; 5] = ["go", "node", "java", "sshd", "dropping"];
+const OTHER_MAKES: [&str; 5] = ["go", "java", "sshd", "dropping", "asked"];
 
 /// Tells the test programs to use full sizes.
 const FULL: &str = "FERRY_TEST_FULL";

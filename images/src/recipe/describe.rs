@@ -88,6 +88,8 @@ pub(super) struct FileSource {
     pub(super) content: Option<String>,
     /// A file beside the recipe.
     pub(super) source: Option<String>,
+    /// A directory of the image: its files one behind the other, by name. What update-ca-certificates and its like make.
+    pub(super) joined: Option<String>,
     #[serde(default = "file_mode")]
     pub(super) mode: String,
     #[serde(default = "root")]

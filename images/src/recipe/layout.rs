@@ -126,7 +126,7 @@ fn config(image: &ImageSection, description: &str) -> Value {
 }
 
 /// `1970-01-01T00:00:00Z` and on, by the civil calendar's days (Howard Hinnant's `civil_from_days`).
-fn rfc3339(epoch: u64) -> String {
+pub(super) fn rfc3339(epoch: u64) -> String {
     let (days, seconds) = (epoch / 86_400, epoch % 86_400);
     let shifted = days + 719_468;
     let (era, of_era) = (shifted / 146_097, shifted % 146_097);

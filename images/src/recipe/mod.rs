@@ -5,6 +5,7 @@
 
 mod describe;
 mod layout;
+pub mod statements;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -17,10 +18,11 @@ use crate::debian::{self, Package, Packages};
 use crate::digest::Digest;
 use crate::progress::Progress;
 use describe::{Lock, Recipe, mode, owner};
+use statements::Subject;
 use tree::{Attributes, Node, Tree};
 
 /// Changes when the same recipe comes to make other bytes; part of [`key`].
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Recipes that stand on one another, at most.
 const MAX_DEPTH: usize = 8;
@@ -142,20 +144,25 @@ pub fn names(recipes: &Path) -> Vec<String> {
 /// A digest of all that goes into recipe `name`: what was built under the same key need not be built again.
 pub fn key(recipes: &Path, name: &str) -> Result<Digest, Error> {
     let mut text = format!("{FORMAT}\n");
-    for stage in stages(recipes, name)? {
-        for suffix in ["toml", "lock"] {
-            let path = recipes.join(format!("{}.{suffix}", stage.name));
-            text += &digest_of(&path)?.to_string();
-        }
-        for source in stage.recipe.files.values().filter_map(|file| file.source.as_ref()) {
-            text += &digest_of(&tree::beside(recipes, source)?)?.to_string();
-        }
+    for (_, digest) in inputs(recipes, &stages(recipes, name)?)? {
+        text += &digest.to_string();
     }
     Ok(Digest::of(text.as_bytes()))
 }
 
-fn digest_of(path: &Path) -> Result<Digest, Error> {
-    Digest::of_file(path).map_err(|cause| Error::Write { path: path.to_owned(), cause })
+/// The files that the stages are written in, by name: recipes, locks, and what is beside them.
+fn inputs(recipes: &Path, stages: &[Stage]) -> Result<Vec<(String, Digest)>, Error> {
+    let mut inputs = Vec::new();
+    for stage in stages {
+        let own = ["toml", "lock"].map(|suffix| format!("{}.{suffix}", stage.name));
+        let sources = stage.recipe.files.values().filter_map(|file| file.source.clone());
+        for name in own.into_iter().chain(sources) {
+            let path = tree::beside(recipes, &name)?;
+            let digest = Digest::of_file(&path).map_err(|cause| Error::Write { path, cause })?;
+            inputs.push((name, digest));
+        }
+    }
+    Ok(inputs)
 }
 
 /// The recipe and those below it, lowest first, each checked against its lock.
@@ -178,8 +185,8 @@ fn stages(recipes: &Path, name: &str) -> Result<Vec<Stage>, Error> {
     Ok(stages)
 }
 
-/// Builds recipe `name` of `recipes` into an OCI layout at `layout`, which is replaced if it is there; Debian's packages
-/// come through `cache` (see [`Packages::open`]).
+/// Builds recipe `name` of `recipes` into an OCI layout at `layout`, which is replaced if it is there, and writes what it is
+/// made of [`statements::beside`] it; Debian's packages come through `cache` (see [`Packages::open`]).
 pub fn build(
     recipes: &Path,
     name: &str,
@@ -191,6 +198,7 @@ pub fn build(
     let packages = Packages::open(cache)?;
     let mut substituted = Vec::new();
     let mut debs = Vec::new();
+    let mut closures = Vec::new();
     for stage in &stages {
         let mut closure = stage.lock.closure.clone();
         let paths = match packages.fetch(&closure, progress) {
@@ -205,12 +213,21 @@ pub fn build(
             }
             other => other?,
         };
-        debs.push(closure.into_iter().map(|package| package.name).zip(paths).collect::<Vec<_>>());
+        debs.push(closure.iter().map(|package| package.name.clone()).zip(paths).collect::<Vec<_>>());
+        closures.push(closure);
     }
     progress.begin(&format!("image {name}"), None);
     let manifest = assemble(recipes, &stages, &debs, layout);
     progress.end();
-    Ok(Built { layout: layout.to_owned(), manifest: manifest?, substituted })
+    let subject = Subject {
+        name,
+        manifest: manifest?,
+        epoch: stages.last().map_or(0, |top| top.lock.epoch),
+        inputs: inputs(recipes, &stages)?,
+        packages: closures.iter().flatten().collect(),
+    };
+    statements::write(layout, &subject)?;
+    Ok(Built { layout: layout.to_owned(), manifest: subject.manifest, substituted })
 }
 
 fn warn_of(name: &str, gone: &[Package], progress: &dyn Progress) {
@@ -318,16 +335,17 @@ fn add_recipe(tree: &mut Tree, recipes: &Path, stage: &Stage) -> Result<(), Erro
         )?;
     }
     for (path, file) in &recipe.files {
-        let content = match (&file.content, &file.source) {
-            (Some(content), None) => content.clone().into_bytes(),
-            (None, Some(source)) => {
+        let content = match (&file.content, &file.source, &file.joined) {
+            (Some(content), None, None) => content.clone().into_bytes(),
+            (None, Some(source), None) => {
                 let path = tree::beside(recipes, source)?;
                 fs::read(&path).map_err(|cause| Error::Write { path, cause })?
             }
+            (None, None, Some(directory)) => tree.read_all_in(directory)?,
             _ => {
                 return Err(Error::Value {
                     value: path.clone(),
-                    what: "a file with either `content` or `source`",
+                    what: "a file with one of `content`, `source` and `joined`",
                 });
             }
         };

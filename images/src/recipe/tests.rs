@@ -163,6 +163,27 @@ fn what_a_package_has_in_bin_is_in_usr_bin() {
 }
 
 #[test]
+fn a_file_can_be_the_files_of_a_directory_joined_in_the_order_of_their_names() {
+    let text = r#"
+        [files."/etc/all"]
+        joined = "/usr/share/parts"
+        [files."/etc/none"]
+        joined = "/usr/share/nothing/"
+    "#;
+    let items: &[Item] = &[
+        ("./usr/share/parts/b", FILE, 0o644, "", b"second\n"),
+        ("./usr/share/parts/a", FILE, 0o644, "", b"first\n"),
+        ("./usr/share/parts/a.d/x", FILE, 0o644, "", b"elsewhere\n"),
+        ("./usr/share/parts.txt", FILE, 0o644, "", b"beside\n"),
+    ];
+    let (dir, result) = assembled(&[stage("x", text)], &[&[("a", items)]]);
+    result.unwrap();
+    let layer = &layers(dir.path()).0[0];
+    assert_eq!(layer["etc/all"].content, b"first\nsecond\n");
+    assert_eq!(layer["etc/none"].content, b"");
+}
+
+#[test]
 fn leaves_out_documentation_but_not_licences() {
     let items: &[Item] = &[
         ("./usr/share/doc/a/", DIRECTORY, 0o755, "", b""),

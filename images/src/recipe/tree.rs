@@ -197,6 +197,25 @@ impl Tree {
         }
     }
 
+    /// The contents of the files in a directory, sub-directories left out, one behind the other in the order of their names.
+    pub(super) fn read_all_in(&mut self, directory: &str) -> Result<Vec<u8>, Error> {
+        let prefix = format!("{}/", directory.trim_matches('/'));
+        let in_it = |path: &[u8]| {
+            let name = path.strip_prefix(prefix.as_bytes())?;
+            (!name.contains(&b'/')).then(|| lossy(path))
+        };
+        let from = self.entries.range(prefix.clone().into_bytes()..);
+        let names: Vec<_> = from
+            .take_while(|(path, _)| path.starts_with(prefix.as_bytes()))
+            .filter_map(|(path, _)| in_it(path))
+            .collect();
+        let mut all = Vec::new();
+        for name in names {
+            all.extend(self.read(&name)?.unwrap_or_default());
+        }
+        Ok(all)
+    }
+
     /// True if something has this path, links on the way to it followed.
     pub(super) fn has(&self, path: &str) -> bool {
         normalised(path.as_bytes())

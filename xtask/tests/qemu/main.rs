@@ -8,3 +8,4 @@ mod hello;
 mod makes;
 mod python;
 mod redis;
+mod services;

@@ -9,7 +9,7 @@ use crate::road::tarball::Tarball;
 use crate::road::{Outcome, checkout, on_qemu, program, xtask};
 
 /// Runs an image of `tests/recipes`.
-fn made(recipe: &str, options: &[&str], command: &[&str]) -> Outcome {
+pub fn made(recipe: &str, options: &[&str], command: &[&str]) -> Outcome {
     let recipes = checkout().join("xtask/tests/recipes");
     let built = xtask(&["build", "image", "--recipes", &recipes.display().to_string(), recipe]).run();
     built.exits(0);
@@ -67,22 +67,6 @@ fn go_serves_and_answers() {
     let script = "caddy respond --listen 127.0.0.1:8080 --body 'hi from Go' >/tmp/log 2>&1 &
         until wget -q -O - http://127.0.0.1:8080/ 2>/dev/null; do sleep 0.2; done";
     made("go", &[], &["sh", "-c", script]).exits(0).prints("hi from Go");
-}
-
-#[test]
-fn node_serves_starts_children_and_workers() {
-    let script = "
-        const { execFileSync } = require('child_process');
-        const { Worker } = require('worker_threads');
-        const server = require('http').createServer((_, answer) => answer.end('served'));
-        server.listen(0, '127.0.0.1', async () => {
-            const answer = await fetch(`http://127.0.0.1:${server.address().port}/`);
-            console.log(await answer.text());
-            console.log(execFileSync('echo', ['child']).toString().trim());
-            const worker = new Worker('require(\"worker_threads\").parentPort.postMessage(\"worker\")', { eval: true });
-            worker.on('message', (word) => { console.log(word); server.close(); process.exit(4); });
-        });";
-    made("node", &["--memory", "1g"], &["node", "-e", script]).exits(4).prints("served\nchild\nworker\n");
 }
 
 #[test]
