@@ -9,6 +9,8 @@ pub mod debian;
 pub mod digest;
 pub mod erofs;
 pub mod ext4;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 pub mod initrd;
 pub mod join;
 pub mod layer;
