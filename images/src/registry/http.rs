@@ -10,7 +10,7 @@ use ureq::tls::{RootCerts, TlsConfig};
 use ureq::unversioned::transport::DefaultConnector;
 use ureq::{Agent, Body};
 
-use super::resolver::{Resolver, random};
+use super::resolver::{self, Resolver, random};
 
 /// Attempts at a request that is answered with silence, a broken connection or "later".
 const ATTEMPTS: u32 = 5;
@@ -212,7 +212,9 @@ fn failure(error: ureq::Error) -> Failure<String> {
     let text = error.to_string();
     match error {
         // A certificate that is wrong now is wrong in a second.
-        ureq::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => Failure::Lasting(text),
+        ureq::Error::Io(error) if [io::ErrorKind::InvalidData, resolver::UNKNOWN].contains(&error.kind()) => {
+            Failure::Lasting(error.to_string())
+        }
         ureq::Error::Io(_)
         | ureq::Error::Timeout(_)
         | ureq::Error::ConnectionFailed

@@ -38,6 +38,22 @@ pub struct Settings {
     pub insecure: bool,
 }
 
+impl Settings {
+    /// What is wrong with them, if anything is.
+    pub fn check(&self) -> Result<(), String> {
+        let is_place = |mirror: &str| {
+            let host = mirror.split('/').next().unwrap_or_default();
+            format!("{mirror}/x")
+                .parse::<Name>()
+                .is_ok_and(|name| name.registry == host && name.digest.is_none())
+        };
+        match self.mirrors.iter().find(|mirror| !is_place(mirror)) {
+            Some(mirror) => Err(format!("mirror `{}` is not HOST[:PORT][/PREFIX]", shortened(mirror))),
+            None => Ok(()),
+        }
+    }
+}
+
 /// All registries, as this user may use them.
 #[derive(Debug)]
 pub struct Registries {

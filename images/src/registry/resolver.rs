@@ -21,6 +21,9 @@ const MAX_ALIASES: usize = 16;
 /// Addresses of one host that are tried.
 const MAX_ADDRESSES: usize = 16;
 
+/// How an error says that no server could tell an address. They were asked as often as makes sense.
+pub(super) const UNKNOWN: io::ErrorKind = io::ErrorKind::AddrNotAvailable;
+
 /// The resolver of this host's files.
 #[derive(Debug)]
 pub(super) struct Resolver;
@@ -36,7 +39,8 @@ impl Resolve for Resolver {
         let default = if uri.scheme_str() == Some("http") { 80 } else { 443 };
         let port = uri.port_u16().unwrap_or(default);
         let patience = (*timeout.after).min(Duration::from_secs(60));
-        let found = look_up(host, &Files::of_this_host(), Instant::now() + patience)?;
+        let found = look_up(host, &Files::of_this_host(), Instant::now() + patience);
+        let found = found.map_err(|error| io::Error::new(UNKNOWN, format!("{host}: {error}")))?;
         let mut addresses = self.empty();
         for address in found.into_iter().take(MAX_ADDRESSES) {
             addresses.push(SocketAddr::new(address, port));

@@ -11,6 +11,9 @@ use super::{Error, MAX_CONFIGURATION, MAX_LAYERS, MAX_MANIFEST, Parts, PartsLaye
 use crate::digest::{Digest, shortened};
 use crate::reference::Name;
 
+/// Bytes of a layer as it comes: what it may be uncompressed. More would fill a disk before anyone notices.
+const MAX_LAYER: u64 = 256 << 30;
+
 /// Indexes in indexes, at most.
 const MAX_DEPTH: u32 = 4;
 
@@ -238,6 +241,12 @@ pub(super) fn image(documents: &dyn Documents, bytes: Vec<u8>, names: Vec<Name>)
             return Err(Error::malformed("the image", "its layers are encrypted"));
         }
         let digest = layer.digest()?;
+        if layer.size > MAX_LAYER {
+            return Err(Error::malformed(
+                "the manifest",
+                format_args!("it has a layer of {} bytes", layer.size),
+            ));
+        }
         parts.push(PartsLayer {
             path: documents.layer(&digest),
             digest: Some(digest),

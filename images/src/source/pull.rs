@@ -98,7 +98,7 @@ struct Layers<'a> {
 impl Layers<'_> {
     fn bring(&self, layers: &[PartsLayer], diff_ids: &[DiffId]) -> Result<(), Error> {
         let wanted: Vec<&PartsLayer> = self.missing(layers, diff_ids)?;
-        let total = wanted.iter().filter_map(|layer| layer.size).sum();
+        let total = wanted.iter().filter_map(|layer| layer.size).fold(0, u64::saturating_add);
         if !wanted.is_empty() {
             self.progress.begin(&format!("pulling {}", self.name), Some(total));
         }

@@ -326,6 +326,9 @@ fn refuses_what_is_no_container_image() {
     let uneven = made.json("m", &json!({ "config": config, "layers": [layer] }));
     layer["digest"] = json!("sha256:../../../../etc/passwd");
     let escaping = made.json("m", &json!({ "config": config, "layers": [layer] }));
+    layer["digest"] = json!(Digest::of(b"vast").to_string());
+    layer["size"] = json!(u64::MAX);
+    let vast = made.json("m", &json!({ "config": config, "layers": [layer.clone(), layer] }));
     let old = made.json("m", &json!({ "schemaVersion": 1, "fsLayers": [] }));
     let empty = made.json("m", &json!({}));
     let made = made
@@ -333,6 +336,7 @@ fn refuses_what_is_no_container_image() {
         .named(encrypted, "encrypted")
         .named(uneven, "uneven")
         .named(escaping, "escaping")
+        .named(vast, "vast")
         .named(old, "old")
         .named(empty, "empty");
     made.finish();
@@ -341,6 +345,7 @@ fn refuses_what_is_no_container_image() {
         ("encrypted", "layers are encrypted"),
         ("uneven", "it lists 0 layers and the manifest 1"),
         ("escaping", "is not a digest"),
+        ("vast", "it has a layer of 18446744073709551615 bytes"),
         ("old", "schema 1"),
         ("empty", "no config or no layers"),
     ] {

@@ -55,7 +55,7 @@ fn remove(store: &Store, containers: &[Listed], wanted: &str, force: bool) -> Re
     let no_image = || Fault::new(format_args!("no image `{wanted}` here"));
     let Found { digest, names, .. } = image::find(store, wanted)?.ok_or_else(no_image)?;
     let all = store.names().map_err(Fault::new)?;
-    let others = all.iter().filter(|named| named.image == digest).count() - names.len();
+    let others = all.iter().filter(|named| named.image == digest && !names.contains(named)).count();
     if names.len() > 1 && !force {
         let list: Vec<&str> = names.iter().map(|named| named.name.as_str()).collect();
         return Err(Fault::new(format_args!(

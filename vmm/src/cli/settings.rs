@@ -88,7 +88,7 @@ impl Settings {
                 .map(check_log_files)
                 .transpose()
                 .map_err(|error| of("log_files", error))?,
-            registries: written.registries,
+            registries: check_registries(written.registries)?,
         })
     }
 
@@ -116,6 +116,15 @@ impl Settings {
         }
         shape
     }
+}
+
+fn check_registries(
+    registries: BTreeMap<String, ferry_images::registry::Settings>,
+) -> Result<BTreeMap<String, ferry_images::registry::Settings>, String> {
+    for (name, settings) in &registries {
+        settings.check().map_err(|error| format!("registries.\"{name}\": {error}"))?;
+    }
+    Ok(registries)
 }
 
 #[cfg(test)]
@@ -148,6 +157,10 @@ mod tests {
         let registries = Settings::parse(text).unwrap().registries;
         assert_eq!(registries["docker.io"].mirrors, ["m.example:5000"]);
         assert!(registries["m.example:5000"].insecure && !registries["docker.io"].insecure);
+        for mirror in ["http://m.example", "m.example:port", "", "mirror", "m.example/A"] {
+            let text = format!("[registries.\"docker.io\"]\nmirrors = [\"{mirror}\"]\n");
+            assert!(Settings::parse(&text).unwrap_err().contains("is not HOST[:PORT][/PREFIX]"), "{mirror}");
+        }
         let misspelt = Settings::parse("[registries.\"docker.io\"]\nmirror = []\n").unwrap_err();
         assert!(misspelt.starts_with("line 2: unknown field"), "{misspelt}");
     }
