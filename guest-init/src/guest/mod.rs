@@ -22,6 +22,7 @@ mod transport;
 mod users;
 mod volumes;
 
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use space::Space;
@@ -36,8 +37,10 @@ use crate::api::stats::StatsContainerResponse;
 use crate::api::ttrpc::Request;
 use crate::fault::{Context, Fault};
 use crate::sys::event::{self, Poll};
-use crate::sys::file::{CWD, O_RDONLY, O_WRONLY, open, pipe, read, set_nonblocking, write, write_all};
-use crate::sys::process::{CLONE_NEWPID, Forked, SIGKILL, enter, exit, fork, kill};
+use crate::sys::file::{
+    CWD, O_RDONLY, O_WRONLY, duplicate, open, pipe, read, set_nonblocking, write, write_all,
+};
+use crate::sys::process::{CLONE_NEWPID, Forked, SIGKILL, enter, exists, exit, fork, kill};
 use crate::sys::{Errno, Fd, Result as SysResult};
 use crate::table::Table;
 
@@ -56,12 +59,21 @@ pub struct Guest {
     serial: Option<SerialPort>,
     /// Our own pid namespace, to come back to; opened when first needed.
     own_pids: Option<Fd>,
+    /// A process of each container, for others to join its namespaces.
+    inhabitants: Table<String, (i32, Fd)>,
 }
 
 impl Guest {
     /// The machine, whose streams are watched by `poll`. Stream ids begin at `first`.
     pub fn new(poll: Poll, first: u64) -> Guest {
-        Guest { poll, streams: Table::default(), next: first, serial: None, own_pids: None }
+        Guest {
+            poll,
+            streams: Table::default(),
+            next: first,
+            serial: None,
+            own_pids: None,
+            inhabitants: Table::default(),
+        }
     }
 
     /// Watches a descriptor as a new stream.
@@ -82,6 +94,14 @@ impl Guest {
         let (reader, writer) = pipe(0).context("make a pipe")?;
         set_nonblocking(reader.raw()).context("make a pipe")?;
         Ok((self.add(reader)?, writer))
+    }
+
+    fn remember(&mut self, space: &Space) {
+        if let Some((pid, process)) = &space.inhabitant
+            && let Ok(process) = duplicate(process.raw())
+        {
+            self.inhabitants.insert(space.id.clone(), (*pid, process));
+        }
     }
 
     /// A stream of which something changes when a container's memory runs out, where the kernel counts memory.
@@ -190,7 +210,9 @@ impl System for Guest {
         sandbox: &Sandbox,
     ) -> Result<Created<Space>, Fault> {
         let is_init = space::wants_pid1(spec, process.args.first());
-        let mut space = Space::new(id, spec, sandbox, is_init)?;
+        let mut space = Space::new(id, spec, sandbox, is_init, |id| {
+            self.inhabitants.get(id).filter(|(_, process)| exists(process)).map(|(pid, _)| *pid)
+        })?;
         if is_init {
             let memory = self.watch_memory(&space);
             return Ok(Created { container: space, holder: None, memory });
@@ -199,6 +221,7 @@ impl System for Guest {
         match space.fork_new(spec, self.own_pids()?)? {
             None => space::hold(&space, spec, writer),
             Some(pid) => {
+                self.remember(&space);
                 let memory = self.watch_memory(&space);
                 Ok(Created { container: space, holder: Some((pid, report)), memory })
             }
@@ -229,6 +252,9 @@ impl System for Guest {
             exit(127);
         };
         drop((writer, childs));
+        if makes_space {
+            self.remember(space);
+        }
         Ok(Started {
             pid,
             report,
@@ -293,6 +319,7 @@ impl System for Guest {
     }
 
     fn remove(&mut self, space: Space) {
+        self.inhabitants.remove(&space.id);
         if let Some(cgroup) = space.cgroup {
             cgroup.remove();
         }

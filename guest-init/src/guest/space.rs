@@ -59,6 +59,8 @@ pub struct Space {
     pub(super) kinds: u32,
     /// The namespaces that are made for it.
     new: u32,
+    /// Those that it joins, by their files.
+    join: Vec<(u32, String)>,
     /// Whether the container's process makes the namespaces itself.
     pub(super) is_init: bool,
     pub(super) dns: alloc::vec::Vec<String>,
@@ -103,6 +105,18 @@ fn namespaces(linux: Option<&Linux>) -> Result<Namespaces<'_>, Fault> {
     Ok(found)
 }
 
+/// The name of a namespace's file in /proc/PID/ns.
+fn file_name(kind: u32) -> &'static str {
+    match kind {
+        CLONE_NEWPID => "pid",
+        CLONE_NEWIPC => "ipc",
+        CLONE_NEWUTS => "uts",
+        CLONE_NEWCGROUP => "cgroup",
+        CLONE_NEWTIME => "time",
+        _ => "net",
+    }
+}
+
 /// Whether the container's process is to be process 1.
 pub fn wants_pid1(spec: &Spec, program: Option<&String>) -> bool {
     match spec.annotations.get(PID1_ANNOTATION).map(String::as_str) {
@@ -116,8 +130,15 @@ pub fn wants_pid1(spec: &Spec, program: Option<&String>) -> bool {
 }
 
 impl Space {
-    /// Checks the specification and makes the cgroup.
-    pub fn new(id: &str, spec: &Spec, sandbox: &Sandbox, is_init: bool) -> Result<Space, Fault> {
+    /// Checks the specification and makes the cgroup. A namespace's path may be `container:ID`, for the one of
+    /// another container, a process of which `inhabitant` knows.
+    pub fn new(
+        id: &str,
+        spec: &Spec,
+        sandbox: &Sandbox,
+        is_init: bool,
+        inhabitant: impl Fn(&str) -> Option<i32>,
+    ) -> Result<Space, Fault> {
         let root = spec.root.as_ref().ok_or_else(|| Fault::invalid("the specification has no root"))?;
         if !root.path.starts_with('/') {
             return Err(Fault::invalid(format!("root path `{}` is not absolute", root.path)));
@@ -132,7 +153,20 @@ impl Space {
             return Err(Fault::unimplemented("hooks are programs of a host; this guest runs none"));
         }
         let found = namespaces(linux)?;
-        let joined = found.join.iter().fold(0, |all, (kind, _)| all | kind);
+        let mut join = Vec::new();
+        for (kind, path) in found.join {
+            let path = match path.strip_prefix("container:") {
+                None => path.into(),
+                Some(other) => match inhabitant(other) {
+                    Some(pid) => format!("/proc/{pid}/ns/{}", file_name(kind)),
+                    None => {
+                        return Err(Fault::state(format!("container {other}, to be joined, has no process")));
+                    }
+                },
+            };
+            join.push((kind, path));
+        }
+        let joined = join.iter().fold(0, |all, (kind, _)| all | kind);
         let resources = linux.and_then(|linux| linux.resources.as_ref());
         let path = linux.map_or("", |linux| linux.cgroups_path.as_str());
         let cgroup = match Cgroup::make(path, id, resources) {
@@ -147,6 +181,7 @@ impl Space {
             cgroup,
             kinds: found.new | joined,
             new: found.new,
+            join,
             is_init,
             dns,
             root: root.path.clone(),
@@ -198,11 +233,10 @@ impl Space {
     /// Forks into the namespaces that are made by the fork itself. The child goes on with [`set_up`](Self::set_up).
     /// `own_pids` is the guest's pid namespace.
     pub(super) fn fork_new(&mut self, spec: &Spec, own_pids: &Fd) -> Result<Option<i32>, Fault> {
-        let found = namespaces(spec.linux.as_ref())?;
         // The cgroup namespace begins at the cgroup that its maker is in, so it is made after the fork.
-        let flags = found.new & !CLONE_NEWCGROUP;
+        let flags = self.new & !CLONE_NEWCGROUP;
         // A pid namespace is joined by children only.
-        for (_, path) in found.join.iter().filter(|(kind, _)| *kind == CLONE_NEWPID) {
+        for (_, path) in self.join.iter().filter(|(kind, _)| *kind == CLONE_NEWPID) {
             join(CLONE_NEWPID, path)?;
         }
         let gate = if self.has_users() { Some(pipe(0).context("make a pipe")?) } else { None };
@@ -233,14 +267,13 @@ impl Space {
     /// In the child: makes the container.
     pub(super) fn set_up(&self, spec: &Spec) -> Result<(), Fault> {
         self.gate.as_ref().map_or(Ok(()), users::wait)?;
-        let found = namespaces(spec.linux.as_ref())?;
-        for (kind, path) in found.join.iter().filter(|(kind, _)| *kind != CLONE_NEWPID) {
+        for (kind, path) in self.join.iter().filter(|(kind, _)| *kind != CLONE_NEWPID) {
             join(*kind, path)?;
         }
-        if found.new & CLONE_NEWCGROUP != 0 {
+        if self.new & CLONE_NEWCGROUP != 0 {
             unshare(CLONE_NEWCGROUP).context("make a cgroup namespace")?;
         }
-        if found.new & CLONE_NEWUTS != 0 && !spec.hostname.is_empty() {
+        if self.new & CLONE_NEWUTS != 0 && !spec.hostname.is_empty() {
             set_hostname(&spec.hostname).context("set the host name")?;
         }
         umask(0);
