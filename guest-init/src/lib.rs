@@ -4,6 +4,8 @@
 #![cfg_attr(not(test), no_std)]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate self as ferry_init;
 
 #[cfg(feature = "pid1")]
 pub mod agent;
@@ -22,3 +24,6 @@ pub mod spec;
 pub mod sys;
 #[cfg(feature = "pid1")]
 pub mod table;
+
+#[cfg(test)]
+mod hostile_tests;

@@ -62,7 +62,7 @@ impl Connection {
     }
 
     /// The next whole message, if there is one.
-    pub fn next(&mut self) -> Option<Incoming> {
+    pub fn take_message(&mut self) -> Option<Incoming> {
         loop {
             let rest = &self.input[self.taken..];
             let header = Header::decode(rest.first_chunk::<HEADER_LEN>()?);
@@ -221,7 +221,7 @@ mod tests {
             let mut calls = 0;
             for chunk in bytes.chunks(size) {
                 assert!(connection.feed(chunk));
-                while let Some(Incoming::Call(id, call)) = connection.next() {
+                while let Some(Incoming::Call(id, call)) = connection.take_message() {
                     assert_eq!((id, call), (2 * calls + 1, request("m")));
                     calls += 1;
                 }
@@ -236,30 +236,30 @@ mod tests {
         let header = Header { length: MAX_MESSAGE as u32 + 1, stream_id: 1, kind: 1, flags: 0 };
         connection.feed(&header.encode());
         assert!(
-            matches!(connection.next(), Some(Incoming::Refused(1, fault)) if fault.code == Code::ResourceExhausted)
+            matches!(connection.take_message(), Some(Incoming::Refused(1, fault)) if fault.code == Code::ResourceExhausted)
         );
         for chunk in vec![0u8; MAX_MESSAGE + 1].chunks(60_000) {
             connection.feed(chunk);
-            assert_eq!(connection.next(), None);
+            assert_eq!(connection.take_message(), None);
         }
         connection.feed(&frame_of(3, &request("after")));
-        assert_eq!(connection.next(), Some(Incoming::Call(3, request("after"))));
+        assert_eq!(connection.take_message(), Some(Incoming::Call(3, request("after"))));
     }
 
     #[test]
     fn what_is_no_ttrpc_is_nonsense() {
         let mut connection = Connection::default();
         connection.feed(b"GET / HTTP/1.1\r\n");
-        assert_eq!(connection.next(), Some(Incoming::Nonsense));
+        assert_eq!(connection.take_message(), Some(Incoming::Nonsense));
     }
 
     #[test]
     fn even_stream_ids_and_broken_requests_are_refused() {
         let mut connection = Connection::default();
         connection.feed(&frame_of(2, &request("m")));
-        assert!(matches!(connection.next(), Some(Incoming::Refused(2, _))));
+        assert!(matches!(connection.take_message(), Some(Incoming::Refused(2, _))));
         connection.feed(&frame::encode(Kind::Request, 5, &[0xff; 7]).unwrap());
-        assert!(matches!(connection.next(), Some(Incoming::Refused(5, _))));
+        assert!(matches!(connection.take_message(), Some(Incoming::Refused(5, _))));
     }
 
     #[test]
@@ -267,13 +267,13 @@ mod tests {
         let mut connection = Connection::default();
         for n in 0..CALL_LIMIT as u32 {
             connection.feed(&frame_of(2 * n + 1, &request("m")));
-            assert!(matches!(connection.next(), Some(Incoming::Call(..))));
+            assert!(matches!(connection.take_message(), Some(Incoming::Call(..))));
         }
         connection.feed(&frame_of(9, &request("m")));
-        assert!(matches!(connection.next(), Some(Incoming::Refused(9, _))));
+        assert!(matches!(connection.take_message(), Some(Incoming::Refused(9, _))));
         connection.answer(1, Ok(Vec::new()));
         connection.feed(&frame_of(9, &request("m")));
-        assert!(matches!(connection.next(), Some(Incoming::Call(9, _))));
+        assert!(matches!(connection.take_message(), Some(Incoming::Call(9, _))));
     }
 
     #[test]
@@ -298,7 +298,7 @@ mod tests {
             let mut connection = Connection::default();
             for chunk in chunks {
                 prop_assert!(connection.feed(&chunk));
-                while let Some(incoming) = connection.next() {
+                while let Some(incoming) = connection.take_message() {
                     if incoming == Incoming::Nonsense {
                         return Ok(());
                     }

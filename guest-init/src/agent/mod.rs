@@ -5,7 +5,7 @@
 //! all of this runs on the host with a machine in memory.
 
 mod calls;
-mod connection;
+pub mod connection;
 mod container;
 mod errands;
 mod lifecycle;
@@ -187,7 +187,7 @@ impl<S: System> Agent<S> {
                 // The end, a broken connection, or no memory for what it says.
                 Ok(_) | Err(_) => return self.disconnected(stream),
             }
-            while let Some(incoming) = self.clients.get_mut(&stream).and_then(Connection::next) {
+            while let Some(incoming) = self.clients.get_mut(&stream).and_then(Connection::take_message) {
                 match incoming {
                     Incoming::Nonsense => return self.disconnected(stream),
                     Incoming::Refused(stream_id, fault) => {
