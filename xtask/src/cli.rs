@@ -10,6 +10,7 @@ use ferry_images::recipe::statements;
 use crate::bench::{self, Bench};
 use crate::build;
 use crate::kernel;
+use crate::run::bare::Bare;
 use crate::run::{self, Run};
 use crate::setup::{self, Need};
 use crate::test::{self, Test};
@@ -30,6 +31,8 @@ pub struct Cli {
 enum Command {
     /// Run an image in a virtual machine of its own
     Run(Box<Run>),
+    /// Start a guest without a container on QEMU, and print where its agent is spoken to
+    Guest(Bare),
     /// Build a part, or everything that a run needs
     Build {
         /// What to build; nothing: kernel, PID 1 and ferry
@@ -96,6 +99,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Doctor => return Ok(ExitCode::from(u8::from(!setup::doctor(&workshop)))),
         Command::Run(run) => return run::run(&mut workshop, *run),
+        Command::Guest(bare) => return run::bare::bare(&mut workshop, bare),
         Command::Test(test) => return test::test(&mut workshop, &test),
         Command::Image { what: Images::Lock { update: _, name, recipes } } => {
             setup::prepare(&mut workshop, &[Need::Images])?;

@@ -45,6 +45,8 @@ pub enum Group {
     Devices,
     /// Images: recipes, stores, layers against an independent unpacker, reproducible builds
     Images,
+    /// The agent API over the wire, with a guest on QEMU without KVM
+    Agent,
     /// Whole images in virtual machines on QEMU without KVM
     Qemu,
     /// Whole images in virtual machines on ferry with KVM
@@ -52,7 +54,8 @@ pub enum Group {
 }
 
 impl Group {
-    const ALL: [Group; 5] = [Group::Unit, Group::Devices, Group::Images, Group::Qemu, Group::Kvm];
+    const ALL: [Group; 6] =
+        [Group::Unit, Group::Devices, Group::Images, Group::Agent, Group::Qemu, Group::Kvm];
 
     fn needs_kvm(self) -> bool {
         matches!(self, Group::Devices | Group::Kvm)
@@ -63,6 +66,7 @@ impl Group {
             Group::Unit => "unit",
             Group::Devices => "devices",
             Group::Images => "images",
+            Group::Agent => "agent",
             Group::Qemu => "qemu",
             Group::Kvm => "kvm",
         }
@@ -114,18 +118,23 @@ pub fn test(workshop: &mut Workshop, test: &Test) -> Result<ExitCode> {
 /// Builds what the tests start from, so that no test has to wait for it or be the one that fails to build it.
 fn get_ready(workshop: &mut Workshop, groups: &[Group]) -> Result<()> {
     let mut needs = Vec::new();
-    let whole_runs = groups.contains(&Group::Qemu) || groups.contains(&Group::Kvm);
-    if whole_runs || groups.contains(&Group::Images) {
+    let asked = |wanted: &[Group]| groups.iter().any(|group| wanted.contains(group));
+    let whole_runs = asked(&[Group::Agent, Group::Qemu, Group::Kvm]);
+    if whole_runs || asked(&[Group::Images]) {
         needs.extend([Need::Images, Need::Tests]);
         needs.extend(given_kernel().is_none().then_some(Need::Kernel));
     }
-    if groups.contains(&Group::Qemu) || groups.contains(&Group::Images) {
+    if asked(&[Group::Agent, Group::Qemu, Group::Images]) {
         needs.push(Need::Qemu);
     }
     if groups.iter().any(|group| group.needs_kvm()) {
         needs.push(Need::Kvm);
     }
-    let recipes = recipe_directories(workshop);
+    let recipes = match asked(&[Group::Images, Group::Qemu, Group::Kvm]) {
+        true => recipe_directories(workshop).to_vec(),
+        // The agent's tests run all their programs from that one image.
+        false => vec![(build::recipe::directory(workshop), &RECIPES[..1])],
+    };
     if whole_runs {
         for (recipes, names) in &recipes {
             for name in *names {

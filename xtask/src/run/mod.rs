@@ -3,6 +3,7 @@
 //! Everything about the container is `ferry`'s own code; what is chosen here is who starts the guest: ferry's VMM on KVM, or
 //! QEMU without KVM. Both boot the same kernel, PID 1 and layers.
 
+pub mod bare;
 mod qemu;
 
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ use ferry_vmm::runtime::guest::Launch;
 use ferry_vmm::runtime::interrupt::{Forwarding, Interrupts};
 use ferry_vmm::runtime::own_vmm::OwnVmm;
 use ferry_vmm::runtime::restart::Restart;
-use ferry_vmm::runtime::run::{self as container, Host, Mode, Request, Shape, Stop};
+use ferry_vmm::runtime::run::{self as container, Host, Mode, Ready, Request, Shape, Stop};
 use ferry_vmm::runtime::state::Containers;
 use ferry_vmm::runtime::supervise::{Afterwards, Failure};
 
@@ -73,51 +74,21 @@ pub fn run(workshop: &mut Workshop, run: Run) -> Result<ExitCode> {
     if let Err(failure) = container::check(&options, &shape, run.container.interactive) {
         return Ok(failed(&failure));
     }
-    let recipes = build::recipe::directory(workshop);
-    let reference =
-        Reference::parse(&run.image, Grammar::RecipesIn(&recipes)).map_err(|error| anyhow!("{error}"))?;
     let (on, why) = choose(run.on);
-    let mut needs = vec![if on == On::Kvm { Need::Kvm } else { Need::Qemu }];
-    let (kernel, initrd) = (run.machine.kernel.or_else(given_kernel), run.machine.initrd);
-    if kernel.is_none() {
-        needs.push(Need::Kernel);
-    }
-    if let Reference::Recipe(name) = &reference {
-        workshop.report.say(format!("{name} is the recipe images/recipes/{name}.toml"));
-        needs.extend(recipe_needs(workshop, &recipes, name)?);
-    }
-    setup::prepare(workshop, &needs)?;
-    let kernel = match kernel {
-        Some(kernel) => kernel,
-        None => kernel::build(workshop)?.vmlinux,
-    };
-    let initrd = match initrd {
-        Some(initrd) => initrd,
-        None => build::init::build(workshop)?.initrd,
-    };
-    let reference = match reference {
-        Reference::Recipe(name) => {
-            Reference::OciLayout { path: build::recipe::build(workshop, &recipes, &name)?, name: None }
-        }
-        other => other,
-    };
+    let ingredients =
+        Ingredients { image: &run.image, kernel: run.machine.kernel, initrd: run.machine.initrd, on };
+    let prepared = ingredients.prepare(workshop)?;
     workshop.report.say(match on {
         On::Kvm => format!("on ferry with KVM: {why}"),
         _ => format!("on QEMU without KVM: {why}"),
     });
 
     let interrupts = Interrupts::install(Forwarding::ToContainer)?;
-    let store =
-        Store::default_path().ok_or_else(|| anyhow!("no place for images: set HOME or XDG_DATA_HOME"))?;
-    let store = Store::open(&store).map_err(|error| anyhow!("{error}"))?;
-    let progress = workshop.report.shown();
-    let registries = Registries::new(Default::default());
-    let access = Access { registries: &registries, pull: Pull::Missing, keep: Keep::Converted };
-    let image = match prepare(&store, &run.image, &reference, &access, &progress) {
+    let Prepared { reference, kernel, initrd } = prepared;
+    let image = match fetch(workshop, &run.image, &reference)? {
         Ok(image) => image,
         Err(failure) => return Ok(failed(&failure)),
     };
-    drop(progress);
     let request = Request {
         image,
         options,
@@ -144,6 +115,65 @@ pub fn run(workshop: &mut Workshop, run: Run) -> Result<ExitCode> {
         Ok(status) => Ok(ExitCode::from(status)),
         Err(failure) => Ok(failed(&failure)),
     }
+}
+
+/// What a guest is made of, as it was asked for.
+struct Ingredients<'a> {
+    image: &'a str,
+    kernel: Option<PathBuf>,
+    initrd: Option<PathBuf>,
+    on: On,
+}
+
+/// The same, there to be used.
+struct Prepared {
+    reference: Reference,
+    kernel: PathBuf,
+    initrd: PathBuf,
+}
+
+impl Ingredients<'_> {
+    /// Installs and builds what is missing.
+    fn prepare(self, workshop: &mut Workshop) -> Result<Prepared> {
+        let recipes = build::recipe::directory(workshop);
+        let reference =
+            Reference::parse(self.image, Grammar::RecipesIn(&recipes)).map_err(|error| anyhow!("{error}"))?;
+        let mut needs = vec![if self.on == On::Kvm { Need::Kvm } else { Need::Qemu }];
+        let kernel = self.kernel.or_else(given_kernel);
+        if kernel.is_none() {
+            needs.push(Need::Kernel);
+        }
+        if let Reference::Recipe(name) = &reference {
+            workshop.report.say(format!("{name} is the recipe images/recipes/{name}.toml"));
+            needs.extend(recipe_needs(workshop, &recipes, name)?);
+        }
+        setup::prepare(workshop, &needs)?;
+        let kernel = match kernel {
+            Some(kernel) => kernel,
+            None => kernel::build(workshop)?.vmlinux,
+        };
+        let initrd = match self.initrd {
+            Some(initrd) => initrd,
+            None => build::init::build(workshop)?.initrd,
+        };
+        let reference = match reference {
+            Reference::Recipe(name) => {
+                Reference::OciLayout { path: build::recipe::build(workshop, &recipes, &name)?, name: None }
+            }
+            other => other,
+        };
+        Ok(Prepared { reference, kernel, initrd })
+    }
+}
+
+/// Brings an image into the store.
+fn fetch(workshop: &Workshop, name: &str, reference: &Reference) -> Result<Result<Ready, Failure>> {
+    let store =
+        Store::default_path().ok_or_else(|| anyhow!("no place for images: set HOME or XDG_DATA_HOME"))?;
+    let store = Store::open(&store).map_err(|error| anyhow!("{error}"))?;
+    let registries = Registries::new(Default::default());
+    let access = Access { registries: &registries, pull: Pull::Missing, keep: Keep::Converted };
+    Ok(prepare(&store, name, reference, &access, &workshop.report.shown()))
 }
 
 /// A kernel of the user's own, named as for `ferry`: there is none to build then.

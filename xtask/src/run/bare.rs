@@ -1,0 +1,74 @@
+//! `cargo xtask guest IMAGE`: a guest on QEMU without a container, for whoever wants to speak to its agent.
+//!
+//! It prints the path of the socket on which the agent API is spoken (ttrpc from the first byte), and runs until its
+//! standard input ends.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use clap::Args;
+use ferry_vmm::cli::run::MachineArgs;
+use ferry_vmm::runtime::directory;
+use ferry_vmm::runtime::guest::{Contents, Launch, Plan, PlannedDisk, Serial};
+use ferry_vmm::runtime::oci::LAYERS_SERIAL;
+use ferry_vmm::runtime::run::Shape;
+
+use super::qemu::Qemu;
+use super::{Ingredients, On, Prepared, fetch};
+use crate::workshop::Workshop;
+
+/// `guest [OPTIONS] IMAGE`.
+#[derive(Clone, Debug, Args)]
+pub struct Bare {
+    /// The image whose layers are its one disk, `serial=layers`
+    image: String,
+    #[command(flatten)]
+    machine: MachineArgs,
+}
+
+/// Starts the guest, and ends it with our standard input.
+pub fn bare(workshop: &mut Workshop, bare: Bare) -> Result<ExitCode> {
+    let shape = bare.machine.shape(None, Shape::default());
+    let ingredients = Ingredients {
+        image: &bare.image,
+        kernel: bare.machine.kernel,
+        initrd: bare.machine.initrd,
+        on: On::Qemu,
+    };
+    let Prepared { reference, kernel, initrd } = ingredients.prepare(workshop)?;
+    let image =
+        fetch(workshop, &bare.image, &reference)?.map_err(|failure| anyhow!("{}", failure.message))?;
+    let directory = directory::make(&std::env::temp_dir()).context("no place for the guest's socket")?;
+    let plan = Plan {
+        vcpus: shape.vcpus,
+        memory_mib: shape.memory_mib,
+        disks: vec![PlannedDisk {
+            serial: LAYERS_SERIAL.to_owned(),
+            contents: Contents::Layers(image.segments),
+        }],
+        cmdline_extra: shape.cmdline_extra,
+        kernel: Some(kernel),
+        initrd: Some(initrd),
+        directory: directory.path().to_owned(),
+        serial: Serial::Quiet,
+    };
+    let guest = Qemu { tools: &workshop.tools, further: &[] }.launch(&plan)?;
+    println!("{}", guest.transport().socket().display());
+    io::stdout().flush()?;
+    let stopped = Arc::clone(&guest);
+    thread::spawn(move || {
+        // Nothing is expected there but the end.
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        stopped.stop();
+    });
+    loop {
+        if let Some(end) = guest.wait(Duration::from_secs(1)) {
+            workshop.report.say(format!("the guest has ended: {}", end.sentence()));
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+}

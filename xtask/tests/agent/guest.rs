@@ -1,0 +1,208 @@
+//! The guest that all tests of this program share, one after the other: a boot costs seconds. It lives as long as the test
+//! program, for its xtask waits for the end of an input that only this process holds.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ferry_images::ImageConfig;
+use ferry_init::api::agent::{
+    CreateContainerRequest, CreateSandboxRequest, Empty, ExecProcessRequest, SignalProcessRequest,
+    StartContainerRequest, WaitProcessRequest, WaitProcessResponse,
+};
+use ferry_init::api::method;
+use ferry_init::api::oci::Spec;
+use ferry_init::api::protobuf::Message;
+use ferry_init::api::ttrpc::Code;
+use ferry_vmm::agent::session::{ContainerSpec, ExecSpec, start_exec};
+use ferry_vmm::agent::{self, CallError, Client, OutputStream, Patience, Read, Transport, Wait};
+use ferry_vmm::runtime::command::Entrypoint;
+use ferry_vmm::runtime::oci::{self, Options, Writable};
+
+/// Longer than any answer of a busy guest takes.
+pub const LONG: Duration = Duration::from_secs(120);
+
+static GUEST: LazyLock<Mutex<Guest>> = LazyLock::new(|| Mutex::new(Guest::start()));
+static NAMES: AtomicU32 = AtomicU32::new(0);
+
+/// The guest and the one connection to it: behind a virtio-serial port there is room for one client at a time.
+pub struct Guest {
+    pub socket: PathBuf,
+    client: Option<Client>,
+    /// Its end is the guest's.
+    _input: ChildStdin,
+}
+
+/// The guest, for one test.
+pub fn guest() -> MutexGuard<'static, Guest> {
+    // Another test's failure is no failure of this one.
+    GUEST.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A name that no container has had yet.
+pub fn fresh(name: &str) -> String {
+    format!("{name}-{}", NAMES.fetch_add(1, Ordering::Relaxed))
+}
+
+impl Guest {
+    fn start() -> Guest {
+        let mut xtask = Command::new(env!("CARGO_BIN_EXE_xtask"))
+            .args(["guest", "--memory", "256m", "hello"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("xtask starts");
+        let mut line = String::new();
+        let output = xtask.stdout.take().expect("a pipe");
+        BufReader::new(output).read_line(&mut line).expect("xtask says where the socket is");
+        let socket = PathBuf::from(line.trim_end());
+        assert!(socket.is_absolute(), "xtask guest has said {line:?}");
+        let _input = xtask.stdin.take().expect("a pipe");
+        let mut guest = Guest { socket, client: None, _input };
+        let sandbox = CreateSandboxRequest {
+            hostname: "sandbox".to_owned(),
+            sandbox_id: "tests".to_owned(),
+            ..Default::default()
+        };
+        guest.client().create_sandbox(&sandbox).expect("a sandbox");
+        guest
+    }
+
+    /// The connection, made when it is needed.
+    pub fn client(&mut self) -> Client {
+        let transport = Transport::Stream { socket: self.socket.clone() };
+        let patience = Patience { since: Instant::now(), limit: LONG, alive: &|| true };
+        let connect = || agent::connect(&transport, &patience).expect("the agent answers");
+        self.client.get_or_insert_with(connect).clone()
+    }
+
+    /// Hangs up, so that another client may come.
+    pub fn hang_up(&mut self) {
+        if let Some(client) = self.client.take() {
+            client.close("another client comes");
+        }
+    }
+}
+
+/// A container of the tests' image that runs this, for whom it is given to be changed before it is made.
+pub fn container(id: &str, command: &[&str], change: impl FnOnce(&mut Spec)) -> ContainerSpec {
+    let options = Options {
+        command: command.iter().map(|word| (*word).to_owned()).collect(),
+        entrypoint: Entrypoint::Cleared,
+        writable: Writable::Tmpfs,
+        ..Options::default()
+    };
+    let mut container = oci::container_for(id, &ImageConfig::default(), &options).expect("a container");
+    change(&mut container.oci);
+    container
+}
+
+/// Makes it.
+pub fn create(client: &Client, container: &ContainerSpec) -> Result<(), CallError> {
+    client.create_container(&CreateContainerRequest {
+        container_id: container.id.clone(),
+        exec_id: container.id.clone(),
+        storages: container.storages.clone(),
+        oci: Some(container.oci.clone()),
+        ..Default::default()
+    })
+}
+
+/// A container that runs this command, by its id.
+pub fn running(client: &Client, name: &str, command: &[&str]) -> String {
+    running_as(client, &container(&fresh(name), command, |_| {}))
+}
+
+/// The same, of a specification.
+pub fn running_as(client: &Client, container: &ContainerSpec) -> String {
+    create(client, container).expect("it is created");
+    client.start_container(&container.id).expect("it starts");
+    container.id.clone()
+}
+
+/// Another process for a container.
+pub fn further(container: &str, id: &str, command: &[&str]) -> ExecProcessRequest {
+    let process = self::container("x", command, |_| {}).oci.process;
+    ExecProcessRequest { container_id: container.into(), exec_id: id.into(), process, ..Default::default() }
+}
+
+/// Starts a process in a container; its id.
+pub fn exec(client: &Client, container: &str, command: &[&str]) -> String {
+    let request = further(container, &fresh("exec"), command);
+    let spec = ExecSpec {
+        container: request.container_id,
+        id: request.exec_id,
+        process: request.process.expect("a process"),
+    };
+    start_exec(client, &spec).expect("it starts");
+    spec.id
+}
+
+/// Everything that a process writes to a stream.
+pub fn read_all(client: &Client, stream: OutputStream, container: &str, exec: &str) -> Vec<u8> {
+    let mut all = Vec::new();
+    loop {
+        let read = client.begin_read(stream, container, exec, 4096).expect("the call is made");
+        match read.wait(Wait::AtMost(LONG)).expect("data or the end") {
+            Read::Data(data) => all.extend(data),
+            Read::End => return all,
+        }
+    }
+}
+
+/// Runs a command in a container: its exit status and what it wrote to standard output.
+pub fn output(client: &Client, container: &str, command: &[&str]) -> (i32, String) {
+    let exec = exec(client, container, command);
+    let text = read_all(client, OutputStream::Stdout, container, &exec);
+    let errors = read_all(client, OutputStream::Stderr, container, &exec);
+    let status = client.wait_process(container, &exec).expect("it ends");
+    assert!(errors.is_empty(), "{command:?}: {}", String::from_utf8_lossy(&errors));
+    (status, String::from_utf8(text).expect("text"))
+}
+
+/// A call of the agent's service by its name.
+pub fn call<A: Message + Default>(
+    client: &Client,
+    method: &'static str,
+    message: &impl Message,
+) -> Result<A, CallError> {
+    client.call(method::AGENT_SERVICE, method, message, Wait::AtMost(LONG))
+}
+
+/// The same where the answer says nothing.
+pub fn tell(client: &Client, method: &'static str, message: &impl Message) -> Result<(), CallError> {
+    call(client, method, message).map(|Empty {}| ())
+}
+
+/// The agent's code for it, if it is a refusal.
+pub fn code(result: &Result<(), CallError>) -> Code {
+    match result {
+        Ok(()) => Code::Ok,
+        Err(CallError::Status { code, message }) => {
+            assert!(!message.is_empty(), "a refusal has a sentence");
+            Code::try_from(*code).unwrap_or_else(|_| panic!("an unknown code: {code} {message}"))
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+pub fn start_request(id: &str) -> StartContainerRequest {
+    StartContainerRequest { container_id: id.into() }
+}
+
+pub fn kill_request(container: &str, exec: &str) -> SignalProcessRequest {
+    SignalProcessRequest { container_id: container.into(), exec_id: exec.into(), signal: 9 }
+}
+
+pub fn wait_request(container: &str, exec: &str) -> WaitProcessRequest {
+    WaitProcessRequest { container_id: container.into(), exec_id: exec.into() }
+}
+
+/// Waits for a process's end.
+pub fn wait(client: &Client, container: &str, exec: &str) -> Result<i32, CallError> {
+    call(client, method::WAIT_PROCESS, &wait_request(container, exec))
+        .map(|answer: WaitProcessResponse| answer.status)
+}

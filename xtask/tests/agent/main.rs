@@ -1,0 +1,11 @@
+//! The agent API over the real wire: one guest on QEMU, and every test a client of its PID 1.
+
+#[path = "../road/mod.rs"]
+mod road;
+
+mod calls;
+mod foreign;
+mod guest;
+mod life;
+mod many;
+mod random;
