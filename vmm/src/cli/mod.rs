@@ -4,6 +4,7 @@
 mod attach;
 mod completions;
 mod containers;
+mod cp;
 mod detach;
 mod exec;
 mod image;
@@ -89,6 +90,8 @@ enum Command {
     Exec(exec::ExecArgs),
     /// Join a detached container's streams
     Attach(attach::AttachArgs),
+    /// Copy files into or out of a container that runs
+    Cp(cp::CpArgs),
     /// Show what a detached container has written
     Logs(logs::LogsArgs),
     /// List containers
@@ -206,6 +209,7 @@ fn dispatch(global: &Global, command: Command) -> Result<u8, Fault> {
         Command::Run(args) => run::run(global, *args),
         Command::Exec(args) => exec::exec(&args),
         Command::Attach(args) => attach::attach(&args),
+        Command::Cp(args) => cp::cp(&args),
         Command::Logs(args) => logs::logs(&args),
         Command::Ps(args) => containers::ps(&args),
         Command::Top(args) => top::top(&args),

@@ -7,6 +7,7 @@
 pub mod capabilities;
 pub mod clock;
 pub mod command;
+pub mod copy;
 pub mod directory;
 pub mod environment;
 #[cfg(test)]
