@@ -89,12 +89,20 @@ impl Waiting {
 }
 
 impl Report {
-    /// The container runs: from here on this process is on its own, and what it has to say goes to a file in the
-    /// container's directory.
-    pub fn started(&self, record: &Record, directory: &Path) {
+    /// The container is made: from here on what this process and its VM have to say goes to a file in the container's
+    /// directory, for nobody may wait for the end of what they were started with.
+    pub fn made(&self, directory: &Path) {
+        if let Err(error) = leave_streams(directory) {
+            tracing::warn!(%error, "the monitor keeps the streams that it was started with");
+        }
+    }
+
+    /// The container runs: from here on this process is on its own.
+    pub fn started(&self, record: &Record) {
         let Some(mut to) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
-        if let Err(error) = leave_terminal(directory) {
-            tracing::warn!(%error, "the monitor stays on the terminal it was started from");
+        let alone = setsid().and_then(|_| set_parent_process_death_signal(None));
+        if let Err(error) = alone {
+            tracing::warn!(%error, "the monitor stays with the terminal it was started from");
         }
         let _ = send(&mut to, &Word::Started { id: record.id.clone() });
     }
@@ -120,7 +128,7 @@ fn send(to: &mut File, word: &Word) -> io::Result<()> {
     to.write_all(&serde_json::to_vec(word)?)
 }
 
-fn leave_terminal(directory: &Path) -> io::Result<()> {
+fn leave_streams(directory: &Path) -> io::Result<()> {
     let words =
         OpenOptions::new().append(true).create(true).mode(0o600).open(directory.join("monitor.log"))?;
     // An input that is at its end, whether there is a /dev/null or not.
@@ -135,6 +143,5 @@ fn leave_terminal(directory: &Path) -> io::Result<()> {
             return Err(io::Error::last_os_error());
         }
     }
-    setsid()?;
-    Ok(set_parent_process_death_signal(None)?)
+    Ok(())
 }

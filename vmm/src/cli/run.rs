@@ -17,7 +17,7 @@ use crate::runtime::oci::{Options, Writable};
 use crate::runtime::own_vmm::OwnVmm;
 use crate::runtime::record::Record;
 use crate::runtime::restart::Restart;
-use crate::runtime::run::{self, Host, Mode, Ready, Request, Shape, Stop};
+use crate::runtime::run::{self, Host, Milestone, Mode, Ready, Request, Shape, Stop};
 use crate::runtime::size::{MIB, parse_size};
 use crate::runtime::supervise::{Afterwards, Failure};
 use clap::Args;
@@ -368,7 +368,7 @@ pub(super) fn run(global: &Global, mut args: RunArgs) -> Result<u8, Fault> {
     run::check(&options, &shape, args.container.interactive && !args.detach)?;
     OwnVmm.check().map_err(Fault::new)?;
     if !args.detach {
-        return fetch_and_run(global, &settings, args, options, shape, Mode::Foreground, &|_| {});
+        return fetch_and_run(global, &settings, args, options, shape, Mode::Foreground, &|_, _| {});
     }
     let mode = Mode::Detached(settings.log_capacity(&args.log_opt));
     let split = detach::split().map_err(|error| Fault::new(format_args!("no process for it: {error}")))?;
@@ -377,8 +377,11 @@ pub(super) fn run(global: &Global, mut args: RunArgs) -> Result<u8, Fault> {
         Side::Monitor(report) => report,
     };
     let containers = Global::containers()?;
-    let started = |record: &Record| report.started(record, &containers.directory_of(&record.id));
-    let result = fetch_and_run(global, &settings, args, options, shape, mode, &started);
+    let milestone = |milestone, record: &Record| match milestone {
+        Milestone::Made => report.made(&containers.directory_of(&record.id)),
+        Milestone::Started => report.started(record),
+    };
+    let result = fetch_and_run(global, &settings, args, options, shape, mode, &milestone);
     report.ended(&result);
     // Whom this concerned has been told; the shell does not wait for this process.
     result.or(Ok(FAILED))
@@ -391,7 +394,7 @@ fn fetch_and_run(
     options: Options,
     shape: Shape,
     mode: Mode,
-    started: &(dyn Fn(&Record) + Sync),
+    milestone: &(dyn Fn(Milestone, &Record) + Sync),
 ) -> Result<u8, Fault> {
     let forwarding = if args.sig_proxy { Forwarding::ToContainer } else { Forwarding::Never };
     let interrupts = Interrupts::install(forwarding)
@@ -424,7 +427,7 @@ fn fetch_and_run(
         launch: &OwnVmm,
         interrupts: &interrupts,
         progress: &progress,
-        started,
+        milestone,
     };
     Ok(run::run(&request, &host)?)
 }

@@ -141,8 +141,17 @@ pub struct Host<'a> {
     pub interrupts: &'a Interrupts,
     /// Shows people what goes on until the container's process runs.
     pub progress: &'a dyn Progress,
-    /// Is told once, when the process runs for the first time.
-    pub started: &'a (dyn Fn(&Record) + Sync),
+    /// Is told how far it has come: each once.
+    pub milestone: &'a (dyn Fn(Milestone, &Record) + Sync),
+}
+
+/// How far a run has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Milestone {
+    /// The container is there; no guest has been started.
+    Made,
+    /// Its process runs for the first time.
+    Started,
 }
 
 /// What can be said to be wrong before an image is fetched.
@@ -198,6 +207,7 @@ pub fn run(request: &Request, host: &Host<'_>) -> Result<u8, Failure> {
     let name = request.name.as_deref().unwrap_or_default();
     let record = Record { runtime_directory: sockets.path().to_owned(), ..Record::new(&id, name, made) };
     let entry = host.containers.create(record).map_err(|error| fault(&error))?;
+    (host.milestone)(Milestone::Made, entry.record());
     let directory = entry.directory().to_owned();
     let at_exit = directory.clone();
     let gone = request.afterwards == Afterwards::ThrowAway;
@@ -328,7 +338,7 @@ impl Life<'_> {
         stdio: &Stdio,
         captured: &Mutex<Option<Captured>>,
     ) -> Result<u8, Failure> {
-        let Host { launch, interrupts, progress, started, .. } = self.host;
+        let Host { launch, interrupts, progress, milestone, .. } = self.host;
         progress.begin(launch.step(), None);
         let guest = launch
             .launch(plan)
@@ -354,7 +364,7 @@ impl Life<'_> {
                     self.monitor.started(&client, remote.clone(), stdin);
                 }
                 if first && let Some(record) = self.monitor.record() {
-                    started(&record);
+                    milestone(Milestone::Started, &record);
                 }
             }
             // What is left is output that somebody has to read: a signal ends the wait for them.

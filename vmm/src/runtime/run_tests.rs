@@ -32,7 +32,7 @@ fn run_it(request: &Request, script: Option<Script>) -> Outcome {
         launch: &vmm,
         interrupts: &Interrupts::uninstalled(Forwarding::ToContainer),
         progress: &(),
-        started: &|_| {},
+        milestone: &|_, _| {},
     };
     let result = run(request, &host);
     let guest = vmm.guest.into_inner().unwrap();

@@ -55,6 +55,8 @@ pub fn bare(workshop: &mut Workshop, bare: Bare) -> Result<ExitCode> {
         initrd: Some(initrd),
         directory: directory.path().to_owned(),
         serial: Serial::Quiet,
+        network: None,
+        sandboxed: true,
     };
     let guest = Qemu { tools: &workshop.tools, further: &[] }.launch(&plan)?;
     println!("{}", guest.transport().socket().display());

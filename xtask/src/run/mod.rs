@@ -109,7 +109,7 @@ pub fn run(workshop: &mut Workshop, run: Run) -> Result<ExitCode> {
         launch,
         interrupts: &interrupts,
         progress: &(),
-        started: &|_| {},
+        milestone: &|_, _| {},
     };
     match container::run(&request, &host) {
         Ok(status) => Ok(ExitCode::from(status)),

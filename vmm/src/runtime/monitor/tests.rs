@@ -9,7 +9,7 @@ use crate::runtime::limits::Limits;
 use crate::runtime::logs::{Capacity, Follow, Query, Reader};
 use crate::runtime::record::{Record, Status};
 use crate::runtime::restart::Restart;
-use crate::runtime::run::{self, Host, Mode};
+use crate::runtime::run::{self, Host, Milestone, Mode};
 use crate::runtime::state::{Containers, Listed};
 use crate::runtime::supervise::{Afterwards, Failure};
 use ferry_init::api::method;
@@ -43,7 +43,11 @@ fn detached(change: impl FnOnce(&mut run::Request), scripts: Vec<Script>) -> Det
             launch: &*for_vmm,
             interrupts: &Interrupts::uninstalled(Forwarding::ToContainer),
             progress: &(),
-            started: &|record: &Record| started.send(record.id.clone()).unwrap(),
+            milestone: &|milestone, record: &Record| {
+                if milestone == Milestone::Started {
+                    started.send(record.id.clone()).unwrap();
+                }
+            },
         };
         run::run(&request, &host)
     });
