@@ -7,6 +7,7 @@ pub mod boot_params;
 mod build;
 pub mod cmdline;
 mod cpuid;
+mod devices;
 mod ending;
 mod entry;
 mod explain;
@@ -27,6 +28,7 @@ use crate::devices::reactor::Reactor;
 use crate::devices::serial::Tail;
 use crate::devices::virtio::Transport;
 use crate::devices::virtio::net::OnLost;
+use crate::devices::virtio::transport::Counts;
 use crate::payload::Embedded;
 use crate::sandbox::{Lock, Role, SandboxError};
 use ending::Ending;
@@ -71,6 +73,8 @@ pub struct Config {
     pub vsock: Option<VsockConfig>,
     /// Where the serial port's output goes: kernel panics, and everything if `console=ttyS0` is not quiet.
     pub serial: Output,
+    /// Whether there is a balloon, through which the guest gives memory back that it does not use.
+    pub balloon: bool,
     /// A virtio console, if any.
     pub console: Option<ConsoleConfig>,
     /// Whether the machine's threads lock themselves in before the guest's first instruction.
@@ -90,6 +94,7 @@ impl Config {
             networks: Vec::new(),
             vsock: None,
             serial: Output::Discard,
+            balloon: false,
             console: None,
             sandbox: Sandbox::Locked,
         }
@@ -239,9 +244,9 @@ pub struct Machine {
     vm: VmFd,
     memory: GuestMemoryMmap,
     buses: Arc<Buses>,
-    reactor: Reactor,
+    reactors: Vec<Reactor>,
     transports: Arc<[Arc<Transport>]>,
-    faults: Arc<Mutex<Vec<String>>>,
+    left: Arc<Mutex<Left>>,
     exits: Arc<[Arc<Exits>]>,
     ending: Arc<Ending>,
     tail: Tail,
@@ -260,7 +265,7 @@ impl Machine {
             ending: self.ending.clone(),
             tail: self.tail.clone(),
             transports: Arc::downgrade(&self.transports),
-            faults: self.faults.clone(),
+            left: self.left.clone(),
             exits: self.exits.clone(),
         }
     }
@@ -279,7 +284,7 @@ impl Machine {
     /// Runs the guest until it ends or is stopped.
     pub fn run(mut self) -> Result<Exit, Error> {
         vcpu::install_kick().map_err(Error::system("install a signal handler"))?;
-        let Self { vcpus, buses, reactor, ending, tail, sandbox, .. } = &mut self;
+        let Self { vcpus, buses, reactors, ending, tail, sandbox, .. } = &mut self;
         let (mut device_lock, mut vcpu_lock, mut main_lock) = (None, None, None);
         if *sandbox != Sandbox::Open {
             crate::sandbox::install_report().map_err(Error::system("install a signal handler"))?;
@@ -292,48 +297,24 @@ impl Machine {
         // The vCPUs wait at the gate until every other thread is locked in.
         let gate = Arc::new(Mutex::new(()));
         let closed = gate.lock().unwrap_or_else(PoisonError::into_inner);
-        let stopper = reactor.stopper();
-        let (starting, started) = std::sync::mpsc::channel::<()>();
         let mut threads = Vec::with_capacity(vcpus.len());
         let mut problem = None;
-        let (reactor, ending) = (&*reactor, &*ending);
+        let (reactors, ending) = (&reactors[..], &*ending);
         let exit = std::thread::scope(|scope| {
-            let io = std::thread::Builder::new().name("io".into()).spawn_scoped(scope, move || {
-                let locked = device_lock.map_or(Ok(()), |lock| Ok(lock.enter()?));
-                // The vCPUs start when this thread is locked in.
-                drop(starting);
-                let result = locked
-                    .and_then(|()| reactor.run().map_err(Error::system("wait for the devices' events")));
-                // Without its devices the guest would only hang.
+            let (serving, mut started) = devices::serve(scope, reactors, device_lock, ending);
+            for (number, vcpu) in vcpus.drain(..).enumerate() {
+                if started.is_err() {
+                    break;
+                }
+                let (lock, gate, buses) = (vcpu_lock.clone(), gate.clone(), buses.clone());
+                match VcpuThread::spawn(number, vcpu, lock, gate, buses, ending.clone()) {
+                    Ok(thread) => threads.push(thread),
+                    Err(error) => started = Err(Error::system("start a vCPU's thread")(error)),
+                }
+            }
+            if let Err(error) = started {
                 ending.set(Exit::Killed);
-                result
-            });
-            match io {
-                Ok(_) => {
-                    let _ = started.recv();
-                    for (number, vcpu) in vcpus.drain(..).enumerate() {
-                        match VcpuThread::spawn(
-                            number,
-                            vcpu,
-                            vcpu_lock.clone(),
-                            gate.clone(),
-                            buses.clone(),
-                            ending.clone(),
-                        ) {
-                            Ok(thread) => threads.push(thread),
-                            Err(error) => {
-                                ending.set(Exit::Killed);
-                                problem = Some(Error::system("start a vCPU's thread")(error));
-                                break;
-                            }
-                        }
-                    }
-                }
-                Err(error) => {
-                    ending.set(Exit::Killed);
-                    problem = Some(Error::system("start the devices' thread")(error));
-                    return Exit::Killed;
-                }
+                problem = Some(error);
             }
             if let Some(Err(error)) = main_lock.map(|lock| lock.enter()) {
                 ending.set(Exit::Killed);
@@ -352,15 +333,13 @@ impl Machine {
                     problem.get_or_insert(error);
                 }
             }
-            let _ = stopper.write(1);
-            if let Ok(io) = io
-                && let Ok(Err(error)) = io.join()
-            {
+            if let Err(error) = devices::stop(reactors, serving) {
                 problem.get_or_insert(error);
             }
             exit
         });
-        *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = faults(&self.transports);
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) =
+            Left { faults: faults(&self.transports), counts: counts(&self.transports) };
         if let Some(problem) = problem {
             return Err(problem);
         }
@@ -382,8 +361,7 @@ pub struct Handle {
     ending: Arc<Ending>,
     tail: Tail,
     transports: Weak<[Arc<Transport>]>,
-    /// The faults when the run ended.
-    faults: Arc<Mutex<Vec<String>>>,
+    left: Arc<Mutex<Left>>,
     exits: Arc<[Arc<Exits>]>,
 }
 
@@ -398,11 +376,12 @@ impl Handle {
         self.tail.text()
     }
 
-    /// What the machine has done so far. The devices' part is empty once the run has ended.
+    /// What the machine has done so far, or had done when the run ended.
     pub fn metrics(&self) -> Metrics {
-        let transports = self.transports.upgrade();
-        let devices =
-            transports.iter().flat_map(|all| all.iter()).map(|transport| transport.counts()).collect();
+        let devices = match self.transports.upgrade() {
+            Some(transports) => counts(&transports),
+            None => self.left.lock().unwrap_or_else(PoisonError::into_inner).counts.clone(),
+        };
         Metrics::new(self.exits.iter().map(|exits| &**exits), devices)
     }
 
@@ -411,9 +390,20 @@ impl Handle {
     pub fn device_faults(&self) -> Vec<String> {
         match self.transports.upgrade() {
             Some(transports) => faults(&transports),
-            None => self.faults.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            None => self.left.lock().unwrap_or_else(PoisonError::into_inner).faults.clone(),
         }
     }
+}
+
+/// What is left of the devices when the run has ended.
+#[derive(Default)]
+struct Left {
+    faults: Vec<String>,
+    counts: Vec<Counts>,
+}
+
+fn counts(transports: &[Arc<Transport>]) -> Vec<Counts> {
+    transports.iter().map(|transport| transport.counts()).collect()
 }
 
 fn faults(transports: &[Arc<Transport>]) -> Vec<String> {

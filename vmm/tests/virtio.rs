@@ -3,15 +3,19 @@
 
 mod guest;
 
-use ferry_vmm::backends::disk::{Access, Composite, Raw, Segment};
+use ferry_vmm::backends::disk::{Access, Composite, Disk, Raw, Segment};
 use ferry_vmm::machine::{
     Config, ConsoleConfig, DiskConfig, Exit, Machine, Output, ProbeError, VsockConfig, probe,
 };
 use guest::Script;
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+use vm_memory::VolatileSlice;
 
 /// Addresses of slots, and registers in them, as the machine's contract and the virtio specification have them.
 const SLOT: u64 = 0xd000_0000;
@@ -122,6 +126,68 @@ fn reads_a_composite_disk_and_writes_a_raw_one() {
     let mut written = [0; 512];
     scratch.read_exact_at(&mut written, 5 * 512).unwrap();
     assert_eq!(written, [2; 512]);
+}
+
+/// A disk whose reads wait for another's, or are waited for.
+struct Waiting {
+    for_other: Option<Mutex<Receiver<()>>>,
+    told: Option<Sender<()>>,
+}
+
+impl Disk for Waiting {
+    fn bytes(&self) -> u64 {
+        4096
+    }
+    fn is_read_only(&self) -> bool {
+        true
+    }
+    fn read(&mut self, _: u64, _: &[VolatileSlice<'_>]) -> io::Result<()> {
+        if let Some(told) = &self.told {
+            let _ = told.send(());
+        }
+        match &self.for_other {
+            Some(other) => {
+                other.lock().unwrap().recv_timeout(Duration::from_secs(20)).map_err(io::Error::other)
+            }
+            None => Ok(()),
+        }
+    }
+    fn write(&mut self, _: u64, _: &[VolatileSlice<'_>]) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+    fn discard(&mut self, _: u64, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+    fn write_zeroes(&mut self, _: u64, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_slow_disk_holds_no_other_up() {
+    if !kvm() {
+        return;
+    }
+    let (told, for_other) = channel();
+    let request = |script: Script, slot: u64| {
+        let at = BUFFERS + slot * 0x4000;
+        let script = script.write(at, 0).write(at + 4, 0).write64(at + 8, 0).write(at + 16, 0xff);
+        offer(script, slot, 0, 1, &[(at, 16, false), (at + 0x1000, 512, true), (at + 16, 1, true)])
+    };
+    // The first is asked first, and its answer waits for the second's request.
+    let script = request(request(start(start(Script::default(), 0, 1), 1, 1), 0), 1);
+    let script = wait(wait(script, 0, 0, 1), 1, 0, 1).read(BUFFERS + 16).read(BUFFERS + 0x4010);
+    let output = run(script, |config| {
+        let slow = Waiting { for_other: Some(Mutex::new(for_other)), told: None };
+        let quick = Waiting { for_other: None, told: Some(told) };
+        for (serial, backend) in [("slow", Box::new(slow)), ("quick", Box::new(quick))] {
+            config.disks.push(DiskConfig { serial: serial.into(), backend });
+        }
+    });
+    assert_eq!(output, [0; 8], "both have been read");
 }
 
 #[test]

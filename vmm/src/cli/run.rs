@@ -9,7 +9,7 @@ use super::{FAILED, Fault, Global};
 use crate::agent::Signal;
 use crate::runtime::command::Entrypoint;
 use crate::runtime::environment;
-use crate::runtime::guest::{Launch, Serial};
+use crate::runtime::guest::{Launch, Serial, Tell};
 use crate::runtime::interrupt::{Forwarding, Interrupts};
 use crate::runtime::logs::{LEAST_BYTES, MOST_FILES};
 use crate::runtime::network::{Link, Published, Wanted, parse_network, parse_published};
@@ -165,6 +165,12 @@ pub struct MachineArgs {
     /// Boot with this initial RAM disk
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
+    /// Write how the VM ended and what it did to a file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// When the VM has ended, print what it was traced for: exits, the times it left the guest, by cause
+    #[arg(long, value_name = "WHAT", value_parser = ["exits"])]
+    pub trace: Option<String>,
     /// Leave the VM's process unlocked, to debug ferry itself: a guest that breaks out of its VM is then in this account
     #[arg(long)]
     pub no_sandbox: bool,
@@ -310,6 +316,7 @@ impl MachineArgs {
             initrd: self.initrd.clone(),
             serial: defaults.serial,
             sandboxed: !self.no_sandbox,
+            tell: Tell { report: self.report.clone(), exits: self.trace.is_some() },
         }
     }
 }

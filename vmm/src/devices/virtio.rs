@@ -4,6 +4,7 @@
 //! reset and what happens when a guest breaks the rules are the [`transport`]'s. "The specification" below means the
 //! OASIS Virtual I/O Device (VIRTIO) specification, version 1.2.
 
+pub mod balloon;
 pub mod blk;
 pub mod console;
 pub mod interrupt;
@@ -51,6 +52,11 @@ pub trait Device: Send {
 
     /// The largest size of each queue: powers of two.
     fn queues(&self) -> &'static [u16];
+
+    /// Whether a request may wait for the host's disks: such a device has a thread of its own, so that it holds up no other.
+    fn waits_for_disks(&self) -> bool {
+        false
+    }
 
     /// The feature bits of this device type that are offered.
     fn features(&self) -> u64 {

@@ -15,6 +15,7 @@ use crate::devices::reactor::Reactor;
 use crate::devices::reset::KeyboardController;
 use crate::devices::serial::{Output, SerialPort, Tail};
 use crate::devices::virtio::Device;
+use crate::devices::virtio::balloon::Balloon;
 use crate::devices::virtio::blk::Blk;
 use crate::devices::virtio::console::Console;
 use crate::devices::virtio::net::Net;
@@ -46,9 +47,11 @@ pub(super) fn build(config: Config) -> Result<Machine, Error> {
     let tail = Tail::default();
     let ports = port_bus(&vm, config.serial, &tail, &ending)?;
     let mut memory_bus = memory_bus(&ending);
-    let mut reactor = Reactor::new().map_err(Error::system("make an event queue"))?;
-    let devices = devices(config.disks, config.networks, config.vsock, config.console)?;
-    let (slots, transports) = attach(devices, &vm, &memory, &mut memory_bus, &mut reactor)?;
+    let mut devices = devices(config.disks, config.networks, config.vsock, config.console)?;
+    if config.balloon {
+        devices.push(Box::new(Balloon));
+    }
+    let (slots, transports, reactors) = attach(devices, &vm, &memory, &mut memory_bus)?;
 
     let kernel = kernel::load(&Source::open(&config.kernel, "kernel")?, &memory)?;
     let initrd = match &config.initrd {
@@ -81,9 +84,9 @@ pub(super) fn build(config: Config) -> Result<Machine, Error> {
         vm,
         memory,
         buses,
-        reactor,
+        reactors,
         transports: transports.into(),
-        faults: Arc::default(),
+        left: Arc::default(),
         exits,
         ending,
         tail,
@@ -172,18 +175,31 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Gives each device a slot: registers on the bus, an interrupt line, and kicks that need no exit.
+/// What [`attach`] makes of the devices.
+type Attached = (Vec<Slot>, Vec<Arc<Transport>>, Vec<Reactor>);
+
+/// Gives each device a slot: registers on the bus, an interrupt line, and kicks that need no exit. The first reactor serves
+/// all devices but those that wait for disks, which have one each.
 fn attach(
     devices: Vec<Box<dyn Device>>,
     vm: &VmFd,
     memory: &GuestMemoryMmap,
     bus: &mut Bus,
-    reactor: &mut Reactor,
-) -> Result<(Vec<Slot>, Vec<Arc<Transport>>), Error> {
+) -> Result<Attached, Error> {
+    let reactor = || Reactor::new().map_err(Error::system("make an event queue"));
+    let mut reactors = vec![reactor()?];
     let count = devices.len();
     let (mut slots, mut transports) = (Vec::with_capacity(count), Vec::with_capacity(count));
     for (number, device) in devices.into_iter().enumerate() {
         let slot = Slot::new(number).ok_or(Error::Devices(count))?;
+        let served_by = match device.waits_for_disks() {
+            true => {
+                reactors.push(reactor()?);
+                reactors.len() - 1
+            }
+            false => 0,
+        };
+        let reactor = &mut reactors[served_by];
         let transport = Transport::new(device, memory.clone(), reactor.poller());
         let transport = Arc::new(transport.map_err(Error::system("set up a device"))?);
         let line = transport.interrupt().line();
@@ -197,7 +213,7 @@ fn attach(
         slots.push(slot);
         transports.push(transport);
     }
-    Ok((slots, transports))
+    Ok((slots, transports, reactors))
 }
 
 /// Random bytes from the host's kernel.

@@ -47,6 +47,7 @@ fn name(kind: u32) -> &'static str {
         2 => "blk",
         3 => "console",
         4 => "rng",
+        5 => "balloon",
         19 => "vsock",
         _ => "other",
     }

@@ -32,6 +32,17 @@ pub struct Plan {
     pub serial: Serial,
     /// Whether the VM's process is locked in.
     pub sandboxed: bool,
+    /// What is told of it besides when it has ended.
+    pub tell: Tell,
+}
+
+/// What is told of a VM when it has ended, besides how its container did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tell {
+    /// A file for all of it, as JSON.
+    pub report: Option<PathBuf>,
+    /// Whether its exits to the VMM are counted by cause on standard error.
+    pub exits: bool,
 }
 
 /// A disk of a guest.
@@ -50,6 +61,8 @@ pub enum Contents {
     Layers(Vec<Segment>),
     /// One file that the guest writes to.
     Scratch(PathBuf),
+    /// The same, of which nothing is kept after the guest.
+    Throwaway(PathBuf),
 }
 
 /// Where the guest's serial output goes.

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod command;
 pub mod copy;
 pub mod directory;
+mod ended;
 pub mod environment;
 #[cfg(test)]
 pub(crate) mod fake_guest;

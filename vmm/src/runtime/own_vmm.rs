@@ -3,7 +3,8 @@
 //!
 //! What comes from there is as trustworthy as the guest: lines are limited in length, and shown only when printable.
 
-use super::guest::{End, Guest, Launch, LaunchError, Plan, Reason, Serial};
+use super::ended;
+use super::guest::{End, Guest, Launch, LaunchError, Plan, Reason, Serial, Tell};
 use super::vm_process::{self, LONGEST_LINE, SOCKET, Word};
 use crate::agent::{Transport, printable};
 use crate::devices::serial::Tail;
@@ -63,6 +64,7 @@ impl Launch for OwnVmm {
         let running = Arc::new(Running {
             socket,
             tail: Tail::default(),
+            tell: plan.tell.clone(),
             child: Mutex::new(Some(child)),
             end: Mutex::new(None),
             ended: Condvar::new(),
@@ -105,6 +107,7 @@ pub fn transport_in(directory: &Path) -> Transport {
 struct Running {
     socket: PathBuf,
     tail: Tail,
+    tell: Tell,
     /// Taken by whoever waits for its end: then there is nobody to kill any more.
     child: Mutex<Option<Child>>,
     end: Mutex<Option<End>>,
@@ -135,7 +138,7 @@ impl Running {
                 Some(Word::Made) => break,
                 Some(Word::Failed(text)) => return Err(LaunchError(printable(&text))),
                 Some(Word::Warning(text)) => tracing::warn!("{}", printable(&text)),
-                Some(Word::Ended(_)) | None => {
+                Some(Word::Ended { .. }) | None => {
                     let end = self.end_without_a_word();
                     return Err(LaunchError(end.sentence()));
                 }
@@ -150,11 +153,11 @@ impl Running {
     }
 
     fn listen(&self, mut words: BufReader<UnixStream>) {
-        let mut end = None;
+        let (mut end, mut done) = (None, String::new());
         while let Some(word) = next(&mut words) {
             match word {
                 Word::Warning(text) => tracing::warn!("{}", printable(&text)),
-                Word::Ended(ended) => end = Some(ended),
+                Word::Ended { end: how, metrics } => (end, done) = (Some(how), metrics),
                 Word::Made | Word::Failed(_) => {}
             }
         }
@@ -165,6 +168,7 @@ impl Running {
             }
             None => self.end_without_a_word(),
         };
+        ended::tell(&self.tell, &end, &self.tail.text(), &done);
         *lock(&self.end) = Some(end);
         self.ended.notify_all();
     }

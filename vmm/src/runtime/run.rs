@@ -3,7 +3,7 @@
 
 use super::clock;
 use super::directory;
-use super::guest::{Contents, Launch, Plan, PlannedDisk, Reason, Serial};
+use super::guest::{Contents, Launch, Plan, PlannedDisk, Reason, Serial, Tell};
 use super::interrupt::Interrupts;
 use super::logs::{Capacity, Writer};
 use super::monitor::{Captured, Monitor, Server, capture};
@@ -55,6 +55,8 @@ pub struct Shape {
     pub serial: Serial,
     /// Whether the VM's process is locked in.
     pub sandboxed: bool,
+    /// What is told of the VM when it has ended.
+    pub tell: Tell,
 }
 
 impl Default for Shape {
@@ -69,6 +71,7 @@ impl Default for Shape {
             initrd: None,
             serial: Serial::Quiet,
             sandboxed: true,
+            tell: Tell::default(),
         }
     }
 }
@@ -287,7 +290,11 @@ impl Life<'_> {
         if options.writable == Writable::Disk {
             let path = self.directory.join("scratch.ext4");
             scratch(&path, shape.scratch_bytes)?;
-            disks.push(PlannedDisk { serial: SCRATCH_SERIAL.to_owned(), contents: Contents::Scratch(path) });
+            let contents = match self.request.afterwards {
+                Afterwards::ThrowAway => Contents::Throwaway(path),
+                Afterwards::Keep => Contents::Scratch(path),
+            };
+            disks.push(PlannedDisk { serial: SCRATCH_SERIAL.to_owned(), contents });
         }
         Ok(Plan {
             network: self.network.clone(),
@@ -300,6 +307,7 @@ impl Life<'_> {
             directory: self.sockets.to_owned(),
             serial: shape.serial,
             sandboxed: shape.sandboxed,
+            tell: shape.tell.clone(),
         })
     }
 

@@ -49,7 +49,9 @@ fn a_container_that_is_kept_has_its_status_and_its_disk() {
     assert!(kept.record.started >= kept.record.created && kept.record.finished >= kept.record.started);
     let guest = outcome.guest.as_ref().unwrap();
     assert!(guest.was_asked(method::REMOVE_CONTAINER) && guest.was_asked(method::DESTROY_SANDBOX));
-    let Contents::Scratch(scratch) = &guest.disks[1].contents else { panic!("{:?}", guest.disks) };
+    let (Contents::Scratch(scratch) | Contents::Throwaway(scratch)) = &guest.disks[1].contents else {
+        panic!("{:?}", guest.disks)
+    };
     assert_eq!(std::fs::metadata(scratch).unwrap().len(), 64 * MIB);
     assert_eq!(outcome.left(), 1);
 }

@@ -40,7 +40,12 @@ pub(super) enum Word {
     /// Something that people should know.
     Warning(String),
     /// The machine has ended.
-    Ended(End),
+    Ended {
+        /// How.
+        end: End,
+        /// What it had done, as [`machine::metrics::Metrics::to_json`] writes it.
+        metrics: String,
+    },
 }
 
 /// One line of it.
@@ -87,9 +92,11 @@ fn serve() -> Result<(), Box<dyn std::error::Error>> {
             words.write_all(&line(&Word::Warning(text.to_owned()))?)?;
         }
     }
-    watch(control, machine.handle(), plan.sandboxed)?;
+    let handle = machine.handle();
+    watch(control, handle.clone(), plan.sandboxed)?;
     words.write_all(&line(&Word::Made)?)?;
-    words.write_all(&line(&Word::Ended(ending(machine.run())))?)?;
+    let end = ending(machine.run());
+    words.write_all(&line(&Word::Ended { end, metrics: handle.metrics().to_json() })?)?;
     Ok(())
 }
 
@@ -125,6 +132,7 @@ fn config(plan: &Plan, mut words: File) -> Result<Config, LaunchError> {
         config.networks.push(network::open(plan, on_lost).map_err(|error| refused(&error))?);
     }
     config.vsock = Some(VsockConfig { cid: GUEST_CID, socket: SOCKET.into() });
+    config.balloon = true;
     let serial = io::stdout().as_fd().try_clone_to_owned().map_err(|error| refused(&error))?;
     config.serial = Output::File(File::from(serial));
     config.sandbox = if plan.sandboxed { Sandbox::WholeProcess } else { Sandbox::Open };
@@ -150,6 +158,7 @@ fn backend(disk: &PlannedDisk) -> Result<Box<dyn Disk>, OpenError> {
             Ok(Box::new(Composite::open(&segments)?))
         }
         Contents::Scratch(path) => Ok(Box::new(Raw::open(path, Access::ReadWrite)?)),
+        Contents::Throwaway(path) => Ok(Box::new(Raw::open(path, Access::Throwaway)?)),
     }
 }
 
@@ -194,11 +203,11 @@ mod tests {
     #[test]
     fn words_are_lines() {
         let end = End { reason: Reason::GuestPanic, detail: "two\nlines".into() };
-        let text = line(&Word::Ended(end)).unwrap();
+        let text = line(&Word::Ended { end, metrics: "{}".into() }).unwrap();
         assert_eq!(text.iter().filter(|byte| **byte == b'\n').count(), 1);
         assert!(matches!(
             serde_json::from_slice(&text).unwrap(),
-            Word::Ended(End { reason: Reason::GuestPanic, .. })
+            Word::Ended { end: End { reason: Reason::GuestPanic, .. }, .. }
         ));
     }
 }

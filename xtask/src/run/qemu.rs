@@ -76,7 +76,7 @@ impl Qemu<'_> {
                     ("vmdk,readonly=on", file)
                 }
                 // Whatever is on it goes with the run: nothing need reach the host's disk.
-                Contents::Scratch(path) => {
+                Contents::Scratch(path) | Contents::Throwaway(path) => {
                     ("raw,cache=unsafe,discard=unmap", File::options().read(true).write(true).open(path)?)
                 }
             };

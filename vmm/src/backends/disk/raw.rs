@@ -17,6 +17,9 @@ pub enum Access {
     ReadOnly,
     /// Reading and writing.
     ReadWrite,
+    /// The same, of a file that nobody wants after the guest: flushing it does nothing, so that no write waits for the
+    /// host's disk. What the guest reads back is right as long as the host runs.
+    Throwaway,
 }
 
 /// A raw disk image: byte N of the file is byte N of the disk.
@@ -32,7 +35,7 @@ impl Raw {
     pub fn open(path: &Path, access: Access) -> Result<Self, OpenError> {
         let wrap = |source| OpenError::Unreadable { path: path.into(), source };
         let mut options = OpenOptions::new();
-        let file = options.read(true).write(access == Access::ReadWrite).open(path).map_err(wrap)?;
+        let file = options.read(true).write(access != Access::ReadOnly).open(path).map_err(wrap)?;
         Self::from_file(file, access).map_err(wrap)
     }
 
@@ -44,8 +47,8 @@ impl Raw {
 
     fn writable(&self, offset: u64, bytes: u64) -> io::Result<()> {
         match (self.access, offset.checked_add(bytes)) {
-            (Access::ReadWrite, Some(end)) if end <= self.bytes => Ok(()),
             (Access::ReadOnly, _) => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
+            (_, Some(end)) if end <= self.bytes => Ok(()),
             _ => Err(io::ErrorKind::InvalidInput.into()),
         }
     }
@@ -88,7 +91,7 @@ impl Disk for Raw {
 
     fn flush(&mut self) -> io::Result<()> {
         match self.access {
-            Access::ReadOnly => Ok(()),
+            Access::ReadOnly | Access::Throwaway => Ok(()),
             Access::ReadWrite => self.file.sync_data(),
         }
     }

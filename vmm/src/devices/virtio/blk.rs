@@ -7,7 +7,7 @@ use vm_memory::{ByteValued, Bytes};
 
 /// The device type.
 const ID: u32 = 2;
-/// Requests in flight. One queue is enough for one thread that serves it.
+/// Requests in flight. One queue is enough for the one thread that a disk has.
 const QUEUES: &[u16] = &[QUEUE_SIZE];
 const QUEUE_SIZE: u16 = 128;
 const SECTOR: u64 = 512;
@@ -190,6 +190,10 @@ impl Device for Blk {
         QUEUES
     }
 
+    fn waits_for_disks(&self) -> bool {
+        true
+    }
+
     fn features(&self) -> u64 {
         let always = feature::SEG_MAX | feature::BLOCK_SIZE | feature::FLUSH;
         match self.disk.is_read_only() {
@@ -225,6 +229,7 @@ mod tests {
     use proptest::prelude::*;
     use std::fs::File;
     use std::os::unix::fs::FileExt;
+    use vm_memory::VolatileSlice;
 
     const DATA: u64 = BUFFERS + 0x1000;
     const STATUS: u64 = BUFFERS + 0x800;
@@ -356,6 +361,48 @@ mod tests {
         file.set_len(1024).unwrap();
         assert_eq!(send(&mut driver, request::IN, 4, 512, true), (1, 1));
         assert_eq!(send(&mut driver, request::IN, 0, 512, true), (0, 513));
+    }
+
+    /// A backend that refuses everything with one error of the system.
+    struct Refusing(i32);
+
+    impl Disk for Refusing {
+        fn bytes(&self) -> u64 {
+            4096
+        }
+        fn is_read_only(&self) -> bool {
+            false
+        }
+        fn read(&mut self, _: u64, _: &[VolatileSlice<'_>]) -> io::Result<()> {
+            Err(io::Error::from_raw_os_error(self.0))
+        }
+        fn write(&mut self, _: u64, _: &[VolatileSlice<'_>]) -> io::Result<()> {
+            self.flush()
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Err(io::Error::from_raw_os_error(self.0))
+        }
+        fn discard(&mut self, _: u64, _: u64) -> io::Result<()> {
+            self.flush()
+        }
+        fn write_zeroes(&mut self, _: u64, _: u64) -> io::Result<()> {
+            self.flush()
+        }
+    }
+
+    #[test]
+    fn a_full_or_broken_disk_of_the_host_is_an_io_error_and_no_more() {
+        for error in [libc::ENOSPC, libc::EIO] {
+            let mut driver = Driver::start(Box::new(Blk::new(Box::new(Refusing(error)), "full")), u64::MAX);
+            for (kind, writable) in [(request::IN, true), (request::OUT, false), (request::FLUSH, false)] {
+                assert_eq!(send(&mut driver, kind, 0, 512, writable), (1, 1), "{error} {kind}");
+            }
+            driver.put(DATA, Range { sector: 0, sectors: 1, flags: 0 }.as_slice());
+            for kind in [request::DISCARD, request::WRITE_ZEROES] {
+                assert_eq!(send(&mut driver, kind, 0, 16, false), (1, 1), "{error} {kind}");
+            }
+            assert_eq!(send(&mut driver, request::GET_ID, 0, 20, true), (0, 21), "it goes on");
+        }
     }
 
     proptest! {
