@@ -209,18 +209,20 @@ pub(super) fn reader(response: Response<Body>) -> impl Read {
 }
 
 fn failure(error: ureq::Error) -> Failure<String> {
-    let text = error.to_string();
+    use io::ErrorKind::InvalidData;
     match error {
+        ureq::Error::Io(error) if error.kind() == resolver::UNKNOWN => Failure::Lasting(error.to_string()),
         // A certificate that is wrong now is wrong in a second.
-        ureq::Error::Io(error) if [io::ErrorKind::InvalidData, resolver::UNKNOWN].contains(&error.kind()) => {
-            Failure::Lasting(error.to_string())
+        ureq::Error::Io(error) if error.kind() == InvalidData => Failure::Lasting(format!(
+            "{error}: name its authority's certificate with SSL_CERT_FILE, or call the registry insecure in config.toml"
+        )),
+        ureq::Error::Io(error) => Failure::Passing(error.to_string(), None),
+        ureq::Error::Timeout(_) => Failure::Passing("it does not answer in time".into(), None),
+        error @ (ureq::Error::ConnectionFailed | ureq::Error::Protocol(_)) => {
+            Failure::Passing(error.to_string(), None)
         }
-        ureq::Error::Io(_)
-        | ureq::Error::Timeout(_)
-        | ureq::Error::ConnectionFailed
-        | ureq::Error::Protocol(_) => Failure::Passing(text, None),
         ureq::Error::HostNotFound => Failure::Lasting("there is no host of that name".into()),
-        _ => Failure::Lasting(text),
+        other => Failure::Lasting(other.to_string()),
     }
 }
 

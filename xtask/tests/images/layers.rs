@@ -180,6 +180,18 @@ fn the_guest_sees_the_tree_that_an_independent_unpacker_makes() {
     same(&outcome.text(), &outside);
 }
 
+#[test]
+fn the_guest_sees_an_unpacked_directory_as_it_is() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let layout = directory.path().join("layout");
+    with_lister(Packing::Gzip, Holes::Filled).write_layout(&layout, "odd");
+    let outside = unpacked(&layout, directory.path());
+    let reference = format!("dir:{}", directory.path().join("rootfs").display());
+    let outcome = on_qemu(&[&reference, "--", "/lister", "/odd"]).run();
+    outcome.exits(0);
+    same(&outcome.text(), &outside);
+}
+
 /// The tree as umoci, which is none of ours, unpacks it.
 fn unpacked(layout: &Path, scratch: &Path) -> String {
     let rootfs = scratch.join("rootfs");
