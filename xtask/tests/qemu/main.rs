@@ -5,6 +5,7 @@ mod road;
 
 mod errors;
 mod hello;
+mod hostile;
 mod makes;
 mod python;
 mod redis;

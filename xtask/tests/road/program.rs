@@ -9,6 +9,11 @@ pub fn lister() -> PathBuf {
     rust("lister")
 }
 
+/// The program that tries to reach PID 1.
+pub fn hostile() -> PathBuf {
+    rust("hostile")
+}
+
 /// The program that says who it is.
 pub fn whoami() -> PathBuf {
     rust("whoami")
