@@ -31,9 +31,6 @@ pub mod stats;
 pub mod ttrpc;
 pub mod types;
 
-/// [`protobuf`] by the name of what was here before it.
-pub use protobuf as prost;
-
 /// The vsock port on which the guest listens for agent connections (Kata's).
 pub const VSOCK_PORT: u32 = 1024;
 

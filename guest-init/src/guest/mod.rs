@@ -335,6 +335,8 @@ impl System for Guest {
         // SAFETY: PID 1 has one thread.
         match unsafe { fork(0, None) } {
             Ok(Forked::Child) => {
+                // One that has to wait must not keep other containers' pipes open.
+                self.streams = Table::default();
                 let answer = errand::answer(space, request);
                 let answer = answer.map(|payload| [&[0], &payload[..]].concat());
                 let _ = write_all(writer.raw(), &answer.unwrap_or_else(|fault| fault.encode()));
