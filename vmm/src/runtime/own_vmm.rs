@@ -20,6 +20,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+/// How long a process that is asked to stop has for its last words.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// Starts guests on KVM.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OwnVmm;
@@ -65,6 +68,7 @@ impl Launch for OwnVmm {
             socket,
             tail: Tail::default(),
             tell: plan.tell.clone(),
+            asked: control.try_clone().map_err(|error| fault("its socket", error))?,
             child: Mutex::new(Some(child)),
             end: Mutex::new(None),
             ended: Condvar::new(),
@@ -76,7 +80,6 @@ impl Launch for OwnVmm {
         match made {
             Ok(()) => Ok(running),
             Err(error) => {
-                running.stop();
                 running.reap();
                 Err(error)
             }
@@ -108,6 +111,8 @@ struct Running {
     socket: PathBuf,
     tail: Tail,
     tell: Tell,
+    /// Its end tells the process to stop.
+    asked: UnixStream,
     /// Taken by whoever waits for its end: then there is nobody to kill any more.
     child: Mutex<Option<Child>>,
     end: Mutex<Option<End>>,
@@ -241,7 +246,11 @@ impl Guest for Running {
     }
 
     fn stop(&self) {
-        self.reap();
+        // Asked first, it still tells what it has done; then it is killed.
+        let _ = self.asked.shutdown(std::net::Shutdown::Write);
+        if self.wait(LAST_WORDS).is_none() {
+            self.reap();
+        }
     }
 
     fn serial_tail(&self) -> String {
