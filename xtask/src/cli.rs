@@ -32,7 +32,7 @@ enum Command {
     /// Run an image in a virtual machine of its own
     Run(Box<Run>),
     /// Start a guest without a container on QEMU, and print where its agent is spoken to
-    Guest(Bare),
+    Guest(Box<Bare>),
     /// Build a part, or everything that a run needs
     Build {
         /// What to build; nothing: kernel, PID 1 and ferry
@@ -99,7 +99,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Doctor => return Ok(ExitCode::from(u8::from(!setup::doctor(&workshop)))),
         Command::Run(run) => return run::run(&mut workshop, *run),
-        Command::Guest(bare) => return run::bare::bare(&mut workshop, bare),
+        Command::Guest(bare) => return run::bare::bare(&mut workshop, *bare),
         Command::Test(test) => return test::test(&mut workshop, &test),
         Command::Image { what: Images::Lock { update: _, name, recipes } } => {
             setup::prepare(&mut workshop, &[Need::Images])?;

@@ -57,6 +57,7 @@ pub fn bare(workshop: &mut Workshop, bare: Bare) -> Result<ExitCode> {
         serial: Serial::Quiet,
         network: None,
         sandboxed: true,
+        tell: shape.tell,
     };
     let guest = Qemu { tools: &workshop.tools, further: &[] }.launch(&plan)?;
     println!("{}", guest.transport().socket().display());
