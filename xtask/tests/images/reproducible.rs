@@ -28,6 +28,19 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Takes everything out of a checkout but what was built in it.
+fn clear(checkout: &Path) {
+    for entry in fs::read_dir(checkout).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let gone = match (entry.file_name() == "target", path.is_dir()) {
+            (true, _) => continue,
+            (false, true) => fs::remove_dir_all(&path),
+            (false, false) => fs::remove_file(&path),
+        };
+        gone.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+}
+
 #[track_caller]
 fn same_files(one: &Path, other: &Path) {
     let read =
@@ -38,7 +51,11 @@ fn same_files(one: &Path, other: &Path) {
 #[test]
 fn pid_1_and_ferry_are_the_same_from_another_checkout() {
     let directory = tempfile::tempdir().expect("a directory");
-    let elsewhere = directory.path().join("a checkout with a longer name");
+    // What the dependencies of the other one were built to is kept from run to run; its sources are always new.
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let _lock = fs::File::create(kept.join("elsewhere.lock")).and_then(|file| file.lock().map(|()| file));
+    let elsewhere = kept.join("a checkout with a longer name");
+    clear(&elsewhere);
     copy(&checkout(), &elsewhere);
     let other = elsewhere.display().to_string();
     // In the copy, and in the checkout itself, which `--checkout` keeps apart from what cargo is doing there.
