@@ -62,6 +62,7 @@ pub const FOR_TESTS: &[Tool] = &[
     program("musl-gcc", &["musl-tools"]),
     program("skopeo", &["skopeo"]),
     program("docker-registry", &["docker-registry"]),
+    program("passt", &["passt"]),
 ];
 
 /// The host's programs, together with those that were unpacked into the cache.

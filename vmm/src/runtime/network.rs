@@ -9,12 +9,13 @@ mod user;
 pub use options::{parse_network, parse_published};
 
 use crate::agent::network::GuestNetwork;
-use crate::backends::net::{Port, Tap};
+use crate::backends::net::{Passt, Port, Tap};
 use crate::devices::virtio::net::MAX_MTU;
 use crate::machine::NetworkConfig;
 use ferry_init::api::types::{Interface, IpAddress, IpFamily, Route};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::net::UnixStream;
 
 /// What is asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -95,6 +96,9 @@ pub enum NetworkError {
     /// `passt` did not start.
     #[error("passt did not start: {0}")]
     Passt(String),
+    /// The socket to `passt` cannot be used.
+    #[error("passt's socket cannot be used: {0}")]
+    Socket(std::io::Error),
     /// The tap cannot be used.
     #[error(transparent)]
     Tap(#[from] crate::backends::net::TapError),
@@ -161,7 +165,10 @@ pub fn open(
     on_lost: impl FnOnce(String) + Send + 'static,
 ) -> Result<NetworkConfig, NetworkError> {
     let (what, mtu, ports): (_, _, Vec<Box<dyn Port>>) = match &plan.way {
-        Way::User(published) => ("passt".to_owned(), MAX_MTU, vec![Box::new(user::start(published)?)]),
+        Way::User(published) => {
+            let passt = Passt::new(user::start(published)?).map_err(NetworkError::Socket)?;
+            ("passt".to_owned(), MAX_MTU, vec![Box::new(passt)])
+        }
         Way::Tap(options) => {
             let taps = Tap::open(&options.name, options.queues)?;
             let ports = taps.into_iter().map(|tap| Box::new(tap) as Box<dyn Port>).collect();
@@ -171,6 +178,23 @@ pub fn open(
     let on_lost =
         move |error| on_lost(format!("{what} is gone ({error}): the container goes on without a network"));
     Ok(NetworkConfig { mac: plan.mac, mtu, ports, on_lost: Box::new(on_lost) })
+}
+
+/// The card's other end, for a machine that makes its card itself.
+#[derive(Debug)]
+pub enum OtherEnd {
+    /// Frames with their lengths (32 bits, big-endian) in front: `passt` serves it, and ends with it.
+    Stream(UnixStream),
+    /// The host's tap of this name.
+    Tap(String),
+}
+
+/// Makes the other end as [`open`] does, without ferry's own frame path.
+pub fn other_end(plan: &Plan) -> Result<OtherEnd, NetworkError> {
+    match &plan.way {
+        Way::User(published) => user::start(published).map(OtherEnd::Stream),
+        Way::Tap(options) => Ok(OtherEnd::Tap(options.name.clone())),
+    }
 }
 
 impl Plan {

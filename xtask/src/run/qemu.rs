@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -17,6 +17,7 @@ use ferry_images::Segment;
 use ferry_vmm::agent::{Transport, printable};
 use ferry_vmm::machine::cmdline::{self, Processor};
 use ferry_vmm::runtime::guest::{Contents, End, Guest, Launch, LaunchError, Plan, Reason, Serial};
+use ferry_vmm::runtime::network::{self, OtherEnd};
 
 use crate::tools::Tools;
 
@@ -39,6 +40,10 @@ const TAIL: u64 = 16 << 10;
 const PANIC: &str = "Kernel panic - not syncing: ";
 
 impl Launch for Qemu<'_> {
+    fn has_network(&self) -> bool {
+        true
+    }
+
     fn launch(&self, plan: &Plan) -> Result<Arc<dyn Guest>, LaunchError> {
         self.start(plan)
             .map(|guest| Arc::new(guest) as Arc<dyn Guest>)
@@ -84,6 +89,20 @@ impl Qemu<'_> {
             qemu.arg("-drive").arg(format!("if=none,id={serial},file={},format={format}", descriptor(&file)));
             qemu.arg("-device").arg(format!("virtio-blk-device,drive={serial},serial={serial}"));
             given.push(file);
+        }
+        if let Some(network) = &plan.network {
+            let backend = match network::other_end(network).map_err(io::Error::other)? {
+                OtherEnd::Stream(socket) => {
+                    let socket = File::from(OwnedFd::from(socket));
+                    let backend = format!("stream,server=off,addr.type=fd,addr.str={}", socket.as_raw_fd());
+                    given.push(socket);
+                    backend
+                }
+                OtherEnd::Tap(name) => format!("tap,ifname={name},script=no,downscript=no"),
+            };
+            let mac = network.mac.map(|byte| format!("{byte:02x}")).join(":");
+            qemu.args(["-netdev", &format!("{backend},id=network")]);
+            qemu.args(["-device", &format!("virtio-net-device,netdev=network,mac={mac}")]);
         }
         qemu.args(self.further);
         qemu.stdin(Stdio::null()).stdout(complaints.try_clone()?).stderr(complaints.try_clone()?);

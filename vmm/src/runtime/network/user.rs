@@ -3,7 +3,6 @@
 //! It ends with the socket. It maps no address to the host's loopback, and answers no DHCP: the guest is told its addresses.
 
 use super::{NetworkError, Protocol, Published};
-use crate::backends::net::Passt;
 use crate::devices::virtio::net::MAX_MTU;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
@@ -40,8 +39,8 @@ pub(super) fn addresses() -> (Vec<(IpAddr, u8)>, Option<IpAddr>, Vec<IpAddr>, u1
     (vec![(ADDRESS.into(), PREFIX)], Some(GATEWAY.into()), vec![DNS.into()], MAX_MTU)
 }
 
-/// Starts it and waits until it serves.
-pub(super) fn start(published: &[Published]) -> Result<Passt, NetworkError> {
+/// Starts it and waits until it serves; the socket is its.
+pub(super) fn start(published: &[Published]) -> Result<UnixStream, NetworkError> {
     let fault = |what: &str, error: std::io::Error| NetworkError::Passt(format!("{what}: {error}"));
     let program = program().ok_or(NetworkError::NoPasst)?;
     let (ours, theirs) = UnixStream::pair().map_err(|error| fault("no socket", error))?;
@@ -60,7 +59,7 @@ pub(super) fn start(published: &[Published]) -> Result<Passt, NetworkError> {
     if !output.status.success() {
         return Err(NetworkError::Passt(last_line(&output.stderr)));
     }
-    Passt::new(ours).map_err(|error| fault("its socket", error))
+    Ok(ours)
 }
 
 fn arguments(fd: i32, published: &[Published]) -> Vec<String> {
