@@ -2,6 +2,7 @@
 
 use super::{FAILED, Fault, Global, print};
 use crate::agent::{self, Client, Patience};
+use crate::runtime::directory;
 use crate::runtime::monitor::client::{Connection, ask};
 use crate::runtime::monitor::protocol::Request;
 use crate::runtime::own_vmm::transport_in;
@@ -59,7 +60,7 @@ pub fn agent(container: &Listed) -> Result<Client, Fault> {
         return Err(Fault::new(format_args!("container {} is not running", record.name)));
     }
     let patience = Patience { since: Instant::now(), limit: PATIENCE, alive: &|| container.is_alive() };
-    agent::connect(&transport_in(&record.runtime_directory), &patience)
+    agent::connect(&transport_in(&directory::of_vm(&record.runtime_directory)), &patience)
         .map_err(|error| Fault::new(format_args!("container {}: {error}", record.name)))
 }
 

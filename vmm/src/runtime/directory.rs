@@ -1,7 +1,7 @@
 //! A run's private directory for sockets: mode 0700, short enough a path for `sockaddr_un`, gone after the run.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Bytes of `sun_path`, its terminating zero included.
@@ -10,6 +10,17 @@ const SUN_PATH: usize = 108;
 const LONGEST_NAME: usize = 24;
 /// What a directory's own name takes, with its slash.
 const OWN_NAME: usize = 16;
+
+/// The part of a run's directory that its VM's process has for its own, and sees as its root: what other commands use is
+/// beside it, out of a hostile machine's reach.
+pub fn of_vm(run: &Path) -> PathBuf {
+    run.join("vm")
+}
+
+/// Makes the part of a run's directory that is its VM's.
+pub fn make_for_vm(run: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().mode(0o700).create(of_vm(run))
+}
 
 /// Makes the directory, in the first of the usual places that can hold it: `$XDG_RUNTIME_DIR`, `$TMPDIR` or `/tmp`, and
 /// `fallback` (which is made where missing: an empty root has nothing of the kind).
@@ -50,6 +61,9 @@ mod tests {
         let directory = make_in(&place.path().join("made"), true).unwrap();
         assert_eq!(std::fs::metadata(directory.path()).unwrap().permissions().mode() & 0o777, 0o700);
         assert!(make_in(&place.path().join("missing"), false).is_err());
+        make_for_vm(directory.path()).unwrap();
+        let of_vm = std::fs::metadata(of_vm(directory.path())).unwrap();
+        assert_eq!(of_vm.permissions().mode() & 0o777, 0o700);
         let path = directory.path().to_owned();
         drop(directory);
         assert!(!path.exists());

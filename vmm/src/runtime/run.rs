@@ -204,6 +204,8 @@ pub fn run(request: &Request, host: &Host<'_>) -> Result<u8, Failure> {
     let made = made(request, &container)?;
     let sockets = directory::make(&host.containers.root().join("run"))
         .map_err(|error| Failure::early(format!("no place for the run's sockets: {error}")))?;
+    directory::make_for_vm(sockets.path())
+        .map_err(|error| Failure::early(format!("no place for the VM's sockets: {error}")))?;
     let at_exit = sockets.path().to_owned();
     host.interrupts.at_exit(Box::new(move || drop(std::fs::remove_dir_all(at_exit))));
 
@@ -304,7 +306,7 @@ impl Life<'_> {
             cmdline_extra: cmdline(shape),
             kernel: shape.kernel.clone(),
             initrd: shape.initrd.clone(),
-            directory: self.sockets.to_owned(),
+            directory: directory::of_vm(self.sockets),
             serial: shape.serial,
             sandboxed: shape.sandboxed,
             tell: shape.tell.clone(),

@@ -17,7 +17,10 @@ struct Outcome {
 impl Outcome {
     /// Directories of containers, and of sockets.
     fn left(&self) -> usize {
-        let sockets = self.guest.as_ref().is_some_and(|guest| guest.socket.parent().unwrap().exists());
+        let sockets = self
+            .guest
+            .as_ref()
+            .is_some_and(|guest| guest.socket.parent().unwrap().parent().unwrap().exists());
         let containers = self.containers.root().join("containers");
         std::fs::read_dir(containers).map_or(0, Iterator::count) + usize::from(sockets)
     }
