@@ -3,6 +3,8 @@
 #[path = "../road/mod.rs"]
 mod road;
 
+mod detached;
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;
