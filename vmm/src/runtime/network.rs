@@ -7,6 +7,7 @@ mod options;
 mod user;
 
 pub use options::{parse_network, parse_published};
+pub use user::is_installed as passt_is_installed;
 
 use crate::agent::network::GuestNetwork;
 use crate::backends::net::{Passt, Port, Tap};

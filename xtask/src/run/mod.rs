@@ -18,6 +18,7 @@ use ferry_vmm::cli::run::{ContainerArgs, MachineArgs, prepare};
 use ferry_vmm::machine;
 use ferry_vmm::runtime::guest::Launch;
 use ferry_vmm::runtime::interrupt::{Forwarding, Interrupts};
+use ferry_vmm::runtime::network::{Wanted, passt_is_installed};
 use ferry_vmm::runtime::own_vmm::OwnVmm;
 use ferry_vmm::runtime::restart::Restart;
 use ferry_vmm::runtime::run::{self as container, Host, Mode, Ready, Request, Shape, Stop};
@@ -82,6 +83,11 @@ pub fn run(workshop: &mut Workshop, run: Run) -> Result<ExitCode> {
         On::Kvm => format!("on ferry with KVM: {why}"),
         _ => format!("on QEMU without KVM: {why}"),
     });
+    if shape.network == Wanted::default() && !passt_is_installed() {
+        workshop
+            .report
+            .say("passt is not installed, so the container has no network (--network none says so)");
+    }
 
     let interrupts = Interrupts::install(Forwarding::ToContainer)?;
     let Prepared { reference, kernel, initrd } = prepared;

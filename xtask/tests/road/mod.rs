@@ -252,6 +252,7 @@ fn is_news(line: &str) -> bool {
         "once, before ",
         "  ",
         "all of it is kept ",
+        "passt is not installed",
     ];
     beginnings.iter().any(|beginning| words.starts_with(beginning)) || words.contains(" is the recipe ")
 }

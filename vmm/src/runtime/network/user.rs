@@ -29,7 +29,7 @@ fn program() -> Option<PathBuf> {
 }
 
 /// Whether there is such a network here.
-pub(super) fn is_installed() -> bool {
+pub fn is_installed() -> bool {
     program().is_some()
 }
 
