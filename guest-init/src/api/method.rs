@@ -6,6 +6,8 @@ pub const AGENT_SERVICE: &str = "grpc.AgentService";
 pub const HEALTH_SERVICE: &str = "grpc.Health";
 /// The service of what Kata's agent has no call for.
 pub const FERRY_SERVICE: &str = "ferry.v1.Containers";
+/// The service of an appliance's services.
+pub const SUPERVISOR_SERVICE: &str = "ferry.v1.Supervisor";
 
 macro_rules! methods {
     ($service:literal: $($constant:ident = $name:literal,)*) => {
@@ -72,4 +74,15 @@ methods! { "ferry.v1.Containers":
     READ_DIR = "ReadDir",
     READ_FILE = "ReadFile",
     KERNEL_LOG = "KernelLog",
+}
+
+methods! { "ferry.v1.Supervisor":
+    LIST_SERVICES = "ListServices",
+    SERVICE_LOG = "ServiceLog",
+    START_SERVICE = "StartService",
+    STOP_SERVICE = "StopService",
+    RESTART_SERVICE = "RestartService",
+    PROBE = "Probe",
+    END_APPLIANCE = "EndAppliance",
+    WAIT_END = "WaitEnd",
 }

@@ -20,6 +20,7 @@
 //! ```
 
 pub mod agent;
+pub mod appliance;
 pub mod ferry;
 pub mod frame;
 pub mod guest;
