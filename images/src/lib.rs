@@ -20,6 +20,7 @@ pub mod reference;
 pub mod registry;
 pub mod source;
 pub mod store;
+pub mod verity;
 
 pub use config::ImageConfig;
 pub use digest::{DiffId, Digest};
