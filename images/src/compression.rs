@@ -1,6 +1,6 @@
 //! The compressions that layers, archives and packages come in.
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 
 /// How bytes are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,13 +25,19 @@ impl Compression {
 
     /// A reader of what `inner` holds, all its members or frames one after another.
     pub(crate) fn decoder<'a>(self, inner: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+        match self {
+            Self::None => Ok(Box::new(inner)),
+            _ => self.buffered(BufReader::with_capacity(1 << 17, inner)),
+        }
+    }
+
+    /// The same of what is in a buffer already.
+    pub(crate) fn buffered<'a>(self, inner: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
         Ok(match self {
             Self::None => Box::new(inner),
-            Self::Gzip => {
-                Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(1 << 17, inner)))
-            }
-            Self::Zstd => Box::new(zstd::Decoder::new(inner)?),
-            Self::Xz => Box::new(liblzma::read::XzDecoder::new_multi_decoder(inner)),
+            Self::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(inner)),
+            Self::Zstd => Box::new(zstd::Decoder::with_buffer(inner)?),
+            Self::Xz => Box::new(liblzma::bufread::XzDecoder::new_multi_decoder(inner)),
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::BufRead;
 use std::os::unix::fs::FileExt;
 
 use xxhash_rust::xxh3::Xxh3Default;
@@ -46,7 +46,7 @@ impl<'a> Blocks<'a> {
     }
 
     /// Stores the data of `entry`, a file, which `archive` yields next.
-    pub fn store<R: Read>(
+    pub fn store<R: BufRead>(
         &mut self,
         archive: &mut Archive<R>,
         entry: &Entry,
@@ -86,7 +86,7 @@ impl<'a> Blocks<'a> {
     }
 
     /// A file whose data are all in the archive: chunks that hold nothing but zeros become holes.
-    fn store_chunks<R: Read>(
+    fn store_chunks<R: BufRead>(
         &mut self,
         archive: &mut Archive<R>,
         size: u64,
@@ -105,7 +105,7 @@ impl<'a> Blocks<'a> {
     }
 
     /// A sparse file: chunks without data in the archive become holes, too.
-    fn store_segments<R: Read>(
+    fn store_segments<R: BufRead>(
         &mut self,
         archive: &mut Archive<R>,
         size: u64,
@@ -145,7 +145,7 @@ impl<'a> Blocks<'a> {
     }
 
     /// Copies so many bytes of the archive's data.
-    fn copy<R: Read>(&mut self, archive: &mut Archive<R>, mut length: u64) -> Result<(), Error> {
+    fn copy<R: BufRead>(&mut self, archive: &mut Archive<R>, mut length: u64) -> Result<(), Error> {
         while length != 0 {
             let piece = archive.data()?;
             let step = piece.len().min(length.min(CHUNK) as usize);

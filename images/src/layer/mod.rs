@@ -22,6 +22,7 @@
 mod apply;
 mod blocks;
 pub(crate) mod marks;
+mod packed;
 mod tar;
 pub(crate) mod way;
 
@@ -31,9 +32,11 @@ pub(crate) mod fixture;
 mod tests;
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufRead};
 
 use crate::erofs::{format, write};
+
+pub use packed::{Unpacked, convert_packed, discard};
 
 /// How much a layer may hold. What is beyond is an error, before memory or disk is spent on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +125,7 @@ impl From<write::Error> for Error {
 ///
 /// The stream is read to its very end, so that a reader around it can check a digest; an error of the reader
 /// comes back as [`Error::Read`]. After an error `out` holds nothing of use.
-pub fn convert(tar: impl Read, out: &File, limits: &Limits) -> Result<Layer, Error> {
+pub fn convert(tar: impl BufRead, out: &File, limits: &Limits) -> Result<Layer, Error> {
     out.set_len(0).map_err(Error::Write)?;
     let mut archive = tar::Archive::new(tar, limits.archive);
     // The superblock's block is written last.

@@ -1,3 +1,5 @@
+use std::io::Read;
+
 use proptest::prelude::*;
 
 use super::fixture::{Header, Tar, converted, read_file, told};
@@ -326,7 +328,8 @@ fn the_stream_is_read_to_its_end_and_its_error_passed_on() {
         }
     }
     let archive = [Tar::new().file("a", b"b").end(), vec![7; 1 << 20]].concat();
-    let error = convert(Failing(&archive), &tempfile::tempfile().unwrap(), &Limits::default()).unwrap_err();
+    let stream = io::BufReader::new(Failing(&archive));
+    let error = convert(stream, &tempfile::tempfile().unwrap(), &Limits::default()).unwrap_err();
     assert_eq!(error.to_string(), "wrong digest");
 }
 

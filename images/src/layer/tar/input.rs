@@ -1,29 +1,20 @@
-//! The archive's bytes, through a buffer.
+//! The archive's bytes, counted.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead};
 
 use super::header::BLOCK;
 use crate::layer::Error;
 
-/// Large enough that reading is done in few calls, small enough to stay in a cache.
-const CAPACITY: usize = 256 << 10;
-
 pub(super) struct Input<R> {
     reader: R,
-    buffer: Box<[u8]>,
-    start: usize,
-    end: usize,
     /// Bytes consumed so far.
     offset: u64,
-    /// Bytes that may still be read.
-    room: u64,
     limit: u64,
 }
 
-impl<R: Read> Input<R> {
+impl<R: BufRead> Input<R> {
     pub fn new(reader: R, limit: u64) -> Input<R> {
-        let buffer = vec![0; CAPACITY].into_boxed_slice();
-        Input { reader, buffer, start: 0, end: 0, offset: 0, room: limit, limit }
+        Input { reader, offset: 0, limit }
     }
 
     /// Where in the archive this is, in bytes.
@@ -49,57 +40,57 @@ impl<R: Read> Input<R> {
         }
     }
 
-    /// At least `wanted` bytes (at most a block of them).
-    pub fn fill(&mut self, wanted: usize) -> Result<&[u8], Error> {
-        if !self.have(wanted)? {
-            return Err(self.truncated());
+    /// What can be had at once: nothing where the archive ends, and nowhere else.
+    fn available(&mut self) -> Result<&[u8], Error> {
+        // Asked twice, since the borrow checker does not see that an error ends the loop; a buffer that is filled is not
+        // filled again.
+        loop {
+            match self.reader.fill_buf() {
+                Ok(_) => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::Read(error)),
+            }
         }
-        Ok(&self.buffer[self.start..self.end])
+        let bytes = self.reader.fill_buf().map_err(Error::Read)?;
+        if bytes.len() as u64 > self.limit.saturating_sub(self.offset) {
+            return Err(Error::Limit { what: "bytes", limit: self.limit });
+        }
+        Ok(bytes)
     }
 
-    /// Reads until there are `wanted` bytes in the buffer, or until the end: then the answer is no.
-    fn have(&mut self, wanted: usize) -> Result<bool, Error> {
-        while self.end - self.start < wanted {
-            if self.start == self.end {
-                (self.start, self.end) = (0, 0);
-            } else if self.start + wanted > self.buffer.len() {
-                self.buffer.copy_within(self.start..self.end, 0);
-                (self.start, self.end) = (0, self.end - self.start);
-            }
-            let read = match self.reader.read(&mut self.buffer[self.end..]) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                read => read.map_err(Error::Read)?,
-            };
-            if read == 0 {
-                return Ok(false);
-            }
-            let room = self.room.checked_sub(read as u64);
-            self.room = room.ok_or(Error::Limit { what: "bytes", limit: self.limit })?;
-            self.end += read;
+    /// At least one byte.
+    pub fn fill(&mut self) -> Result<&[u8], Error> {
+        if self.available()?.is_empty() {
+            return Err(self.truncated());
         }
-        Ok(true)
+        self.available()
     }
 
     pub fn consume(&mut self, length: usize) {
-        self.start += length;
+        self.reader.consume(length);
         self.offset += length as u64;
-        debug_assert!(self.start <= self.end);
     }
 
     /// The next block of the archive; nothing where it ends.
     pub fn block(&mut self) -> Result<Option<[u8; BLOCK]>, Error> {
-        if !self.have(BLOCK)? {
-            return if self.start == self.end { Ok(None) } else { Err(self.truncated()) };
-        }
         let mut block = [0; BLOCK];
-        block.copy_from_slice(&self.buffer[self.start..self.start + BLOCK]);
-        self.consume(BLOCK);
+        let mut filled = 0;
+        while filled < BLOCK {
+            let bytes = self.available()?;
+            if bytes.is_empty() {
+                return if filled == 0 { Ok(None) } else { Err(self.truncated()) };
+            }
+            let step = bytes.len().min(BLOCK - filled);
+            block[filled..filled + step].copy_from_slice(&bytes[..step]);
+            self.consume(step);
+            filled += step;
+        }
         Ok(Some(block))
     }
 
     pub fn skip(&mut self, mut length: u64) -> Result<(), Error> {
         while length != 0 {
-            let available = self.fill(1)?.len();
+            let available = self.fill()?.len();
             let step = length.min(available as u64);
             self.consume(step as usize);
             length -= step;
@@ -110,9 +101,9 @@ impl<R: Read> Input<R> {
     /// Reads to the stream's end: whoever checks a digest around it wants to see all of it.
     pub fn drain(&mut self) -> Result<(), Error> {
         loop {
-            self.consume(self.end - self.start);
-            if !self.have(1)? {
-                return Ok(());
+            match self.available()?.len() {
+                0 => return Ok(()),
+                length => self.consume(length),
             }
         }
     }

@@ -10,7 +10,7 @@ mod number;
 mod pax;
 mod sparse;
 
-use std::io::Read;
+use std::io::BufRead;
 
 use super::Error;
 use header::{BLOCK, Header};
@@ -69,7 +69,7 @@ const LARGEST_EXTENSION: u64 = 1 << 20;
 /// More extended headers than this before one entry are refused: they would be an endless archive of nothing.
 const MOST_EXTENSIONS: usize = 64;
 
-impl<R: Read> Archive<R> {
+impl<R: BufRead> Archive<R> {
     /// The archive that `reader` yields; at most `limit` bytes are taken from it.
     pub fn new(reader: R, limit: u64) -> Archive<R> {
         Archive { input: Input::new(reader, limit), globals: Globals::default(), left: 0, padding: 0 }
@@ -119,7 +119,7 @@ impl<R: Read> Archive<R> {
             return Ok(&[]);
         }
         let left = self.left;
-        let available = self.input.fill(1)?;
+        let available = self.input.fill()?;
         let length = (available.len() as u64).min(left) as usize;
         Ok(&available[..length])
     }
