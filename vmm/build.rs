@@ -1,6 +1,7 @@
 //! Embeds the guest kernel and initrd that `FERRY_KERNEL` and `FERRY_INITRD` name at build time.
 //!
-//! Both are optional: without them the binary is built bare and takes the two files at run time.
+//! Both are optional: without them the binary is built bare and takes the two files at run time. A static program, which is
+//! what users are given, is linked without what only unwinding needs, and with functions of the same code only once.
 
 use std::path::Path;
 use std::{env, fs};
@@ -26,6 +27,17 @@ fn main() {
             }
             None => source += &format!("static {name}: Option<&Pages<[u8]>> = None;\n"),
         }
+    }
+    if env::var("CARGO_CFG_TARGET_FEATURE").is_ok_and(|features| features.contains("crt-static")) {
+        println!("cargo::rerun-if-changed=static.ld");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("static.ld");
+        // One word to the linker each, whatever is in the path.
+        for word in ["-T", &script.display().to_string()] {
+            println!("cargo::rustc-link-arg-bins=-Xlinker");
+            println!("cargo::rustc-link-arg-bins={word}");
+        }
+        println!("cargo::rustc-link-arg-bins=-Wl,--no-eh-frame-hdr");
+        println!("cargo::rustc-link-arg-bins=-Wl,--icf=all");
     }
     let out = env::var_os("OUT_DIR").expect("cargo sets OUT_DIR");
     fs::write(Path::new(&out).join("payload.rs"), source).expect("OUT_DIR is writable");
