@@ -13,6 +13,7 @@ mod info;
 mod lifecycle;
 mod log;
 mod logs;
+mod metrics;
 mod progress;
 mod pull;
 mod rmi;

@@ -2,7 +2,7 @@
 
 use super::containers::table;
 use super::target::{agent, find};
-use super::{Fault, Global, print};
+use super::{Fault, Global, metrics, print};
 use crate::agent::Client;
 use crate::runtime::size::human_size;
 use crate::runtime::state::{Listed, short};
@@ -17,6 +17,9 @@ pub struct StatsArgs {
     /// Show it once
     #[arg(long)]
     no_stream: bool,
+    /// Show, once, what the VMs have done: exits of each vCPU by cause, each device's work, as Prometheus text or as JSON
+    #[arg(long)]
+    metrics: bool,
     /// How it is shown
     #[arg(long, value_enum, default_value = "table", value_name = "FORMAT")]
     format: Format,
@@ -72,6 +75,9 @@ pub fn stats(args: &StatsArgs) -> Result<u8, Fault> {
         }
         false => args.containers.iter().map(|wanted| find(wanted)).collect::<Result<Vec<_>, _>>()?,
     };
+    if args.metrics {
+        return metrics::show(&wanted, args.format == Format::Json);
+    }
     let mut watched = Vec::new();
     for container in wanted {
         let client = agent(&container)?;

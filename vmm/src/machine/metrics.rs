@@ -3,7 +3,6 @@
 //! Numbers only grow. They are read without stopping anything, so two of them may be a moment apart.
 
 use crate::devices::virtio::transport::Counts;
-use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Why a vCPU left the guest, counted. Kicks of queues are not here: they cost no exit to this program.
@@ -19,6 +18,8 @@ pub struct Exits {
     pub register_writes: AtomicU64,
     /// Signals, and instructions completed for KVM.
     pub others: AtomicU64,
+    /// Processor time of this process, in nanoseconds, when the vCPU was run for the first time.
+    pub first_run: AtomicU64,
 }
 
 impl Exits {
@@ -26,6 +27,14 @@ impl Exits {
     pub(super) fn count(counter: &AtomicU64) {
         // The owner is the only one that writes: no locked instruction is needed.
         counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// The guest is entered for the first time.
+    pub(super) fn first_run(&self) {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the structure is complete. Where the clock is not there, the time stays zero.
+        unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
+        self.first_run.store(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64, Ordering::Relaxed);
     }
 
     fn values(&self) -> [(&'static str, u64); 5] {
@@ -41,7 +50,7 @@ impl Exits {
 }
 
 /// A device type's name (virtio specification, section 5).
-fn name(kind: u32) -> &'static str {
+pub(super) fn name(kind: u32) -> &'static str {
     match kind {
         1 => "net",
         2 => "blk",
@@ -64,14 +73,23 @@ pub struct Metrics {
     pub vcpus: Vec<Vec<(&'static str, u64)>>,
     /// For each device, in the order of their slots.
     pub devices: Vec<Counts>,
+    /// Processor time of the machine's process when its first vCPU entered the guest, in nanoseconds; 0 before that.
+    pub first_run: u64,
 }
 
 impl Metrics {
     pub(super) fn new<'a>(exits: impl Iterator<Item = &'a Exits>, devices: Vec<Counts>) -> Self {
-        Self { vcpus: exits.map(|exits| exits.values().to_vec()).collect(), devices }
+        let mut first_run = 0;
+        let vcpus = exits.map(|exits| {
+            if first_run == 0 {
+                first_run = exits.first_run.load(Ordering::Relaxed);
+            }
+            exits.values().to_vec()
+        });
+        Self { vcpus: vcpus.collect(), devices, first_run }
     }
 
-    /// One JSON object: `{"vcpus":[{…}],"devices":[{"device":"blk",…}]}`.
+    /// One JSON object: `{"vcpus":[{…}],"devices":[{"device":"blk",…}],"cpu_ns_to_first_run":…}`.
     pub fn to_json(&self) -> String {
         let object = |first: Option<String>, values: &[(&str, u64)]| {
             let values = values.iter().map(|(name, value)| format!("\"{name}\":{value}"));
@@ -81,29 +99,12 @@ impl Metrics {
         let device =
             |counts: &Counts| object(Some(format!("\"device\":\"{}\"", name(counts.kind))), &values(counts));
         let devices: Vec<_> = self.devices.iter().map(device).collect();
-        format!("{{\"vcpus\":[{}],\"devices\":[{}]}}", vcpus.join(","), devices.join(","))
-    }
-
-    /// The text form that Prometheus reads.
-    pub fn to_prometheus(&self) -> String {
-        let mut text = String::from("# TYPE ferry_vcpu_exits_total counter\n");
-        // Writing to a string cannot fail.
-        for (id, values) in self.vcpus.iter().enumerate() {
-            for (reason, value) in values {
-                let _ = writeln!(text, "ferry_vcpu_exits_total{{vcpu=\"{id}\",reason=\"{reason}\"}} {value}");
-            }
-        }
-        for metric in 0..3 {
-            for (slot, counts) in self.devices.iter().enumerate() {
-                let (what, value) = values(counts)[metric];
-                if slot == 0 {
-                    let _ = writeln!(text, "# TYPE ferry_device_{what}_total counter");
-                }
-                let labels = format!("slot=\"{slot}\",device=\"{}\"", name(counts.kind));
-                let _ = writeln!(text, "ferry_device_{what}_total{{{labels}}} {value}");
-            }
-        }
-        text
+        format!(
+            "{{\"vcpus\":[{}],\"devices\":[{}],\"cpu_ns_to_first_run\":{}}}",
+            vcpus.join(","),
+            devices.join(","),
+            self.first_run
+        )
     }
 }
 
@@ -115,6 +116,7 @@ mod tests {
         let exits = Exits::default();
         Exits::count(&exits.port_writes);
         Exits::count(&exits.port_writes);
+        exits.first_run.store(9, Ordering::Relaxed);
         let blk = Counts { kind: 2, kicks: 3, requests: 7, interrupts: 5 };
         Metrics::new([&exits].into_iter(), vec![blk, Counts { kind: 4, ..Counts::default() }])
     }
@@ -125,16 +127,8 @@ mod tests {
             example().to_json(),
             "{\"vcpus\":[{\"port_reads\":0,\"port_writes\":2,\"register_reads\":0,\"register_writes\":0,\"others\":0}],\
              \"devices\":[{\"device\":\"blk\",\"kicks\":3,\"requests\":7,\"interrupts\":5},\
-             {\"device\":\"rng\",\"kicks\":0,\"requests\":0,\"interrupts\":0}]}"
+             {\"device\":\"rng\",\"kicks\":0,\"requests\":0,\"interrupts\":0}],\"cpu_ns_to_first_run\":9}"
         );
-        assert_eq!(Metrics::default().to_json(), "{\"vcpus\":[],\"devices\":[]}");
-    }
-
-    #[test]
-    fn are_lines_that_prometheus_reads() {
-        let text = example().to_prometheus();
-        assert!(text.contains("ferry_vcpu_exits_total{vcpu=\"0\",reason=\"port_writes\"} 2\n"));
-        assert!(text.contains("# TYPE ferry_device_requests_total counter\nferry_device_requests_total{slot=\"0\",device=\"blk\"} 7\n"));
-        assert_eq!(text.matches("# TYPE").count(), 4);
+        assert_eq!(Metrics::default().to_json(), "{\"vcpus\":[],\"devices\":[],\"cpu_ns_to_first_run\":0}");
     }
 }

@@ -41,6 +41,7 @@ pub struct Connection {
     stream: UnixStream,
     name: String,
     pid: u32,
+    told: Option<String>,
 }
 
 /// Connects to a container's monitor and asks.
@@ -80,7 +81,10 @@ pub fn ask(container: &Listed, request: &Request) -> Result<Connection, AskError
     };
     stream.set_read_timeout(None).map_err(silent)?;
     match answer {
-        Answer::Done => Ok(Connection { stream, name: record.name.clone(), pid: record.pid }),
+        Answer::Done => Ok(Connection { stream, name: record.name.clone(), pid: record.pid, told: None }),
+        Answer::Told(text) => {
+            Ok(Connection { stream, name: record.name.clone(), pid: record.pid, told: Some(text) })
+        }
         Answer::Refused(reason) => Err(AskError::Refused { name: record.name.clone(), reason }),
     }
 }
@@ -97,6 +101,11 @@ pub enum News {
 }
 
 impl Connection {
+    /// What was asked for.
+    pub fn told(self) -> Option<String> {
+        self.told
+    }
+
     /// The next news; after [`News::Exit`] there are none.
     pub fn next(&self) -> Result<News, AskError> {
         let fault = |error| AskError::Silent { name: self.name.clone(), pid: self.pid, error };

@@ -228,7 +228,9 @@ impl Monitor {
     /// Does what is asked, and says how that went.
     fn perform(self: &Arc<Self>, request: &Request) -> Answer {
         lock(&self.situation).busy += 1;
+        let mut told = None;
         let done = match request {
+            Request::Metrics => self.metrics().map(|text| told = Some(text)),
             Request::Signal { number } => self.signal(*number),
             Request::Stop { seconds } => self.stop(*seconds),
             Request::Pause => self.freeze(Status::Paused),
@@ -240,9 +242,14 @@ impl Monitor {
         lock(&self.situation).busy -= 1;
         self.changed.notify_all();
         match done {
-            Ok(()) => Answer::Done,
+            Ok(()) => told.map_or(Answer::Done, Answer::Told),
             Err(reason) => Answer::Refused(reason),
         }
+    }
+
+    fn metrics(&self) -> Result<String, String> {
+        let guest = lock(&self.situation).guest.clone().ok_or("its VM is not there yet")?;
+        guest.metrics().ok_or_else(|| "its VM does not tell what it has done".to_owned())
     }
 
     fn signal(&self, number: u8) -> Result<(), String> {

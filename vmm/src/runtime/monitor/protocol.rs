@@ -34,6 +34,8 @@ pub enum Request {
         /// The time it has.
         seconds: Option<u32>,
     },
+    /// What its machine has done so far.
+    Metrics,
     /// Freezes its processes.
     Pause,
     /// Lets them go on.
@@ -60,6 +62,8 @@ pub enum Request {
 pub enum Answer {
     /// It is done; for the two requests that go on, it has begun.
     Done,
+    /// It is done, and this is what was asked for.
+    Told(String),
     /// It is not, for this reason: a sentence without the container's name.
     Refused(String),
 }
