@@ -6,3 +6,4 @@ pub mod reactor;
 pub mod reset;
 pub mod serial;
 pub mod virtio;
+pub mod vmgenid;

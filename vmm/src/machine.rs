@@ -12,6 +12,9 @@ mod ending;
 mod entry;
 mod explain;
 pub mod fdt;
+#[cfg(feature = "gdb")]
+pub mod gdb;
+mod hold;
 pub mod kernel;
 pub mod layout;
 pub mod memory;
@@ -20,18 +23,21 @@ mod probe;
 mod vcpu;
 
 pub use crate::devices::serial::Output;
+pub use cpuid::Model;
 pub use probe::{Kvm, ProbeError, probe};
 
 use crate::backends::disk::Disk;
 use crate::backends::net::Port;
 use crate::devices::reactor::Reactor;
 use crate::devices::serial::Tail;
-use crate::devices::virtio::Transport;
 use crate::devices::virtio::net::OnLost;
 use crate::devices::virtio::transport::Counts;
+use crate::devices::virtio::{Memory, Transport};
 use crate::payload::Embedded;
 use crate::sandbox::{Lock, Role, SandboxError};
 use ending::Ending;
+use hold::Hold;
+use kvm_bindings::{kvm_cpuid_entry2, kvm_regs, kvm_sregs};
 use kvm_ioctls::VmFd;
 use metrics::{Exits, Metrics};
 use std::fs::File;
@@ -79,6 +85,23 @@ pub struct Config {
     pub console: Option<ConsoleConfig>,
     /// Whether the machine's threads lock themselves in before the guest's first instruction.
     pub sandbox: Sandbox,
+    /// What the guest's processors are like.
+    pub cpu: Model,
+    /// Where guest memory comes from.
+    pub backing: Backing,
+    /// Where a debugger is awaited before the guest's first instruction, if one is.
+    #[cfg(feature = "gdb")]
+    pub gdb: Option<gdb::Socket>,
+}
+
+/// Where guest memory comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(serde::Serialize, serde::Deserialize))]
+pub struct Backing {
+    /// From the host's reserve of huge pages of 2 MiB.
+    pub huge_pages: bool,
+    /// All of it at once, before the guest starts, and not when it is touched.
+    pub prefault: bool,
 }
 
 impl Config {
@@ -97,6 +120,10 @@ impl Config {
             balloon: false,
             console: None,
             sandbox: Sandbox::Locked,
+            cpu: Model::Host,
+            backing: Backing::default(),
+            #[cfg(feature = "gdb")]
+            gdb: None,
         }
     }
 }
@@ -195,8 +222,19 @@ pub enum Error {
     #[error("{0} vCPUs: it must be between 1 and {max}", max = layout::MAX_VCPUS)]
     Vcpus(u8),
     /// There are more virtio devices than interrupt lines for them.
-    #[error("{0} virtio devices: there are interrupt lines for {max}", max = layout::MAX_VIRTIO_DEVICES)]
-    Devices(usize),
+    #[error(
+        "no interrupt line is left for the {device}: a machine has lines for {max} devices, and this one would have {count}",
+        max = layout::MAX_VIRTIO_DEVICES
+    )]
+    Devices {
+        /// The first device without a line.
+        device: String,
+        /// How many devices there would be.
+        count: usize,
+    },
+    /// The host's processor is not what the guest's is to be.
+    #[error(transparent)]
+    Cpu(#[from] cpuid::Lacking),
     /// Guest memory could not be made or filled.
     #[error(transparent)]
     Memory(#[from] memory::MemoryError),
@@ -249,6 +287,9 @@ pub struct Machine {
     left: Arc<Mutex<Left>>,
     exits: Arc<[Arc<Exits>]>,
     ending: Arc<Ending>,
+    hold: Arc<Hold>,
+    #[cfg(feature = "gdb")]
+    gdb: Option<gdb::Socket>,
     tail: Tail,
     sandbox: Sandbox,
 }
@@ -263,6 +304,7 @@ impl Machine {
     pub fn handle(&self) -> Handle {
         Handle {
             ending: self.ending.clone(),
+            hold: self.hold.clone(),
             tail: self.tail.clone(),
             transports: Arc::downgrade(&self.transports),
             left: self.left.clone(),
@@ -281,10 +323,20 @@ impl Machine {
         Ok(tree)
     }
 
+    /// What a vCPU's CPUID leaves say, as KVM has taken them.
+    pub fn cpuid(&self, vcpu: usize) -> Result<Vec<kvm_cpuid_entry2>, Error> {
+        let vcpu = self.vcpus.get(vcpu).ok_or(Error::Internal("there is no such vCPU"))?;
+        Ok(vcpu.cpuid()?.as_slice().to_vec())
+    }
+
     /// Runs the guest until it ends or is stopped.
     pub fn run(mut self) -> Result<Exit, Error> {
         vcpu::install_kick().map_err(Error::system("install a signal handler"))?;
-        let Self { vcpus, buses, reactors, ending, tail, sandbox, .. } = &mut self;
+        #[cfg(feature = "gdb")]
+        let (gdb, memory) = (self.gdb.take(), self.memory.clone());
+        let Self { vcpus, buses, reactors, ending, hold, tail, sandbox, .. } = &mut self;
+        #[cfg(feature = "gdb")]
+        let vcpu_count = vcpus.len();
         let (mut device_lock, mut vcpu_lock, mut main_lock) = (None, None, None);
         if *sandbox != Sandbox::Open {
             crate::sandbox::install_report().map_err(Error::system("install a signal handler"))?;
@@ -307,10 +359,25 @@ impl Machine {
                     break;
                 }
                 let (lock, gate, buses) = (vcpu_lock.clone(), gate.clone(), buses.clone());
-                match VcpuThread::spawn(number, vcpu, lock, gate, buses, ending.clone()) {
+                match VcpuThread::spawn(number, vcpu, lock, gate, buses, ending.clone(), hold.clone()) {
                     Ok(thread) => threads.push(thread),
                     Err(error) => started = Err(Error::system("start a vCPU's thread")(error)),
                 }
+            }
+            #[cfg(feature = "gdb")]
+            if let (Some(socket), Ok(())) = (gdb, &started) {
+                let (gate, locked) = (gate.clone(), *sandbox != Sandbox::Open);
+                let (hold, ending) = (&*hold, &*ending);
+                let thread = std::thread::Builder::new().name("gdb".into()).spawn_scoped(scope, move || {
+                    let lock = if locked { Some(Lock::new(Role::Debugger)) } else { None };
+                    let entered = lock.map_or(Ok(()), |lock| lock.and_then(|lock| lock.enter()));
+                    drop(gate.lock());
+                    // Without the debugger that was asked for the guest would wait for ever.
+                    if entered.is_err() || gdb::serve(&socket, hold, &memory, vcpu_count).is_err() {
+                        ending.set(Exit::Killed);
+                    }
+                });
+                started = thread.map(drop).map_err(Error::system("start the debugger's thread"));
             }
             if let Err(error) = started {
                 ending.set(Exit::Killed);
@@ -321,10 +388,12 @@ impl Machine {
                 problem.get_or_insert(error.into());
             }
             drop(closed);
-            let exit = ending.wait(|| {
+            let explain = || {
                 let output = tail.text();
                 explain::panic_text(&output).unwrap_or(explain::last_lines(&output)).to_owned()
-            });
+            };
+            let exit = ending.wait(explain, || threads.iter().for_each(VcpuThread::kick));
+            hold.release_for_good();
             for thread in &threads {
                 thread.kick();
             }
@@ -359,6 +428,7 @@ impl Machine {
 #[derive(Clone)]
 pub struct Handle {
     ending: Arc<Ending>,
+    hold: Arc<Hold>,
     tail: Tail,
     transports: Weak<[Arc<Transport>]>,
     left: Arc<Mutex<Left>>,
@@ -369,6 +439,23 @@ impl Handle {
     /// Ends the run: [`Machine::run`] returns [`Exit::Killed`] unless the guest ended first.
     pub fn stop(&self) {
         self.ending.set(Exit::Killed);
+    }
+
+    /// Takes every vCPU out of the guest, and returns when none is in it any more: the guest stands still until
+    /// [`Handle::resume`]. False when the run is over. A machine that does not run yet starts paused.
+    pub fn pause(&self) -> bool {
+        self.hold.pause()
+    }
+
+    /// Lets a paused guest go on. To its clock the pause is time that has passed.
+    pub fn resume(&self) {
+        self.hold.resume();
+    }
+
+    /// Looks at the registers of all vCPUs and at the guest's memory while the guest stands still. Nothing when the run is
+    /// over, or has not begun.
+    pub fn while_held<T>(&self, look: impl FnOnce(&[(kvm_regs, kvm_sregs)], &Memory) -> T) -> Option<T> {
+        self.hold.while_held(look)
     }
 
     /// The last part of the guest's serial output.

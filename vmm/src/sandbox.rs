@@ -13,7 +13,7 @@ mod enclosure;
 mod lock;
 
 pub use enclosure::{Enclosed, enclose};
-pub use lock::{Lock, Role, STOPPED, install_report};
+pub use lock::{Lock, Role, STOPPED, install_report, system_calls};
 
 use std::io;
 use thiserror::Error;

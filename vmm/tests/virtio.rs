@@ -264,20 +264,3 @@ fn a_host_program_talks_to_the_guest_through_vsock() {
     assert_eq!(output, b"pong");
     assert!(!socket.exists(), "the socket's file is left behind");
 }
-
-#[test]
-fn a_device_too_many_is_refused_by_number() {
-    if !kvm() {
-        return;
-    }
-    let disks = |count: usize| {
-        let disk = || Box::new(Raw::from_file(tempfile::tempfile().unwrap(), Access::ReadOnly).unwrap());
-        (0..count).map(|n| DiskConfig { serial: n.to_string(), backend: disk() }).collect::<Vec<_>>()
-    };
-    // With the source of randomness that every machine has, nineteen.
-    run(start(Script::default(), 18, 1), |config| config.disks = disks(18));
-    let mut config = Config { memory_mib: 16, ..Config::new(Script::default().reset().kernel()) };
-    config.disks = disks(19);
-    let error = Machine::new(config).err().unwrap().to_string();
-    assert_eq!(error, "20 virtio devices: there are interrupt lines for 19");
-}

@@ -7,6 +7,7 @@ use super::pull::{self, When};
 use super::settings::Settings;
 use super::{FAILED, Fault, Global};
 use crate::agent::Signal;
+use crate::machine::{Backing, Model};
 use crate::runtime::command::Entrypoint;
 use crate::runtime::environment;
 use crate::runtime::guest::{Launch, Serial, Tell};
@@ -159,6 +160,18 @@ pub struct MachineArgs {
     /// Let a port of the host lead to one of the guest's: [ADDRESS:]HOST:GUEST[/udp]
     #[arg(short, long, value_name = "PORTS", value_parser = parse_published, help_heading = "Network")]
     pub publish: Vec<Published>,
+    /// What the processors are like: host, or x86-64-v2 or x86-64-v3 with no later instructions [default: host]
+    #[arg(long, value_name = "MODEL", value_parser = str::parse::<Model>)]
+    pub cpu: Option<Model>,
+    /// Take the memory from the host's reserve of huge pages (sysctl vm.nr_hugepages)
+    #[arg(long)]
+    pub hugepages: bool,
+    /// Have all of the memory before the VM starts, and not when it is touched
+    #[arg(long)]
+    pub prefault: bool,
+    /// Wait for gdb at this socket before the VM starts: gdb -ex 'target remote SOCKET'
+    #[arg(long, value_name = "SOCKET")]
+    pub gdb: Option<PathBuf>,
     /// Boot this kernel (an ELF vmlinux)
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
@@ -316,6 +329,9 @@ impl MachineArgs {
             initrd: self.initrd.clone(),
             serial: defaults.serial,
             sandboxed: !self.no_sandbox,
+            cpu: self.cpu.unwrap_or(defaults.cpu),
+            backing: Backing { huge_pages: self.hugepages, prefault: self.prefault },
+            gdb: self.gdb.clone(),
             tell: Tell { report: self.report.clone(), exits: self.trace.is_some() },
         }
     }

@@ -96,7 +96,7 @@ impl Reactor {
     }
 
     /// Whether anything is ready.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzz"))]
     pub(crate) fn is_ready(&self) -> io::Result<bool> {
         Ok(self.epoll.wait(0, &mut [EpollEvent::default(); 1])? > 0)
     }

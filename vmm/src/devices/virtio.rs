@@ -11,8 +11,9 @@ pub mod interrupt;
 pub mod net;
 pub mod queue;
 pub mod rng;
-#[cfg(test)]
-pub(crate) mod testing;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod testing;
 pub mod transport;
 pub mod vsock;
 

@@ -2,12 +2,15 @@
 
 use super::boot_params::BootParams;
 use super::ending::Ending;
+#[cfg(feature = "gdb")]
+use super::hold::Debugger;
+use super::hold::Hold;
 use super::layout::Slot;
 use super::memory::{self, Source};
 use super::vcpu::{Buses, Vcpu};
 use super::{
     Config, ConsoleConfig, DiskConfig, Error, Exit, Image, Machine, NetworkConfig, VsockConfig, cmdline,
-    entry, fdt, kernel, layout, probe,
+    cpuid, entry, fdt, kernel, layout, metrics, probe,
 };
 use crate::devices::bus::Bus;
 use crate::devices::panic::Pvpanic;
@@ -22,6 +25,7 @@ use crate::devices::virtio::net::Net;
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::transport::{Transport, register};
 use crate::devices::virtio::vsock::Vsock;
+use crate::devices::vmgenid::Vmgenid;
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
 use kvm_ioctls::{IoEventAddress, VmFd};
 use std::io;
@@ -34,19 +38,29 @@ pub(super) fn build(config: Config) -> Result<Machine, Error> {
         return Err(Error::Vcpus(config.vcpus));
     }
     let features = probe()?;
+    #[cfg(feature = "gdb")]
+    let debugger = match config.gdb {
+        Some(_) => {
+            let bell = EventFd::new(EFD_NONBLOCK).map_err(Error::system("make an event descriptor"))?;
+            Some(Debugger { bell, steps_to_watch: features.emulates_ring0 })
+        }
+        None => None,
+    };
+    #[cfg(not(feature = "gdb"))]
+    let debugger = None;
     let kvm = super::probe::open()?;
     let vm = kvm.create_vm().map_err(Error::kvm("create a VM"))?;
     vm.set_identity_map_address(layout::KVM_IDENTITY_MAP).map_err(Error::kvm("place its identity map"))?;
     vm.set_tss_address(layout::KVM_TSS as usize).map_err(Error::kvm("place its task state segment"))?;
     vm.create_irq_chip().map_err(Error::kvm("create interrupt controllers"))?;
 
-    let memory = memory::allocate(config.memory_mib)?;
+    let memory = memory::allocate_from(config.memory_mib, config.backing)?;
     give_memory(&vm, &memory)?;
 
     let ending = Arc::new(Ending::default());
     let tail = Tail::default();
     let ports = port_bus(&vm, config.serial, &tail, &ending)?;
-    let mut memory_bus = memory_bus(&ending);
+    let mut memory_bus = memory_bus(&vm, &ending)?;
     let mut devices = devices(config.disks, config.networks, config.vsock, config.console)?;
     if config.balloon {
         devices.push(Box::new(Balloon));
@@ -65,12 +79,17 @@ pub(super) fn build(config: Config) -> Result<Machine, Error> {
     let tree =
         fdt::describe(config.vcpus, &slots).map_err(|_| Error::Internal("the device tree does not close"))?;
     let cmdline = cmdline::for_ferry(processor, &config.cmdline_extra);
-    let seed = random_seed()?;
+    let seed = random()?;
     BootParams { cmdline: &cmdline, initrd, tree: &tree, seed }.write(&memory)?;
     entry::write_tables(&memory).map_err(|_| Error::Internal("no memory for the page tables"))?;
 
-    let supported =
+    if config.backing.prefault {
+        memory::prefault(&memory)?;
+    }
+
+    let mut supported =
         kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("tell the supported features"))?;
+    cpuid::apply(config.cpu, &mut supported)?;
     let mut vcpus = Vec::with_capacity(config.vcpus.into());
     for id in 0..config.vcpus {
         let fd = vm.create_vcpu(id.into()).map_err(Error::kvm("create a vCPU"))?;
@@ -78,6 +97,7 @@ pub(super) fn build(config: Config) -> Result<Machine, Error> {
     }
     let exits = vcpus.iter().map(Vcpu::exits).collect();
     vcpus[0].start_at(kernel.entry)?;
+    let hold = Arc::new(Hold::new(vcpus.len(), memory.clone(), ending.clone(), debugger));
     let buses = Arc::new(Buses { ports, memory: memory_bus });
     Ok(Machine {
         vcpus,
@@ -89,6 +109,9 @@ pub(super) fn build(config: Config) -> Result<Machine, Error> {
         left: Arc::default(),
         exits,
         ending,
+        hold,
+        #[cfg(feature = "gdb")]
+        gdb: config.gdb,
         tail,
         sandbox: config.sandbox,
     })
@@ -128,12 +151,16 @@ fn port_bus(vm: &VmFd, output: Output, tail: &Tail, ending: &Arc<Ending>) -> Res
     Ok(ports)
 }
 
-fn memory_bus(ending: &Arc<Ending>) -> Bus {
+fn memory_bus(vm: &VmFd, ending: &Arc<Ending>) -> Result<Bus, Error> {
     let mut bus = Bus::default();
     let on_panic = ending.clone();
     let register = Pvpanic::new(Box::new(move || on_panic.panicked()));
     bus.add(layout::PVPANIC, layout::PVPANIC_SIZE, Arc::new(register));
-    bus
+    let line = EventFd::new(EFD_NONBLOCK).map_err(Error::system("make an event descriptor"))?;
+    vm.register_irqfd(&line, layout::VMGENID_GSI).map_err(Error::kvm("connect an interrupt line"))?;
+    let generation = Vmgenid::new(random()?, line);
+    bus.add(layout::VMGENID, layout::VMGENID_SIZE, Arc::new(generation));
+    Ok(bus)
 }
 
 /// The virtio devices, in the order in which the guest finds them.
@@ -191,7 +218,8 @@ fn attach(
     let count = devices.len();
     let (mut slots, mut transports) = (Vec::with_capacity(count), Vec::with_capacity(count));
     for (number, device) in devices.into_iter().enumerate() {
-        let slot = Slot::new(number).ok_or(Error::Devices(count))?;
+        let lacking = || Error::Devices { device: format!("{} device", metrics::name(device.id())), count };
+        let slot = Slot::new(number).ok_or_else(lacking)?;
         let served_by = match device.waits_for_disks() {
             true => {
                 reactors.push(reactor()?);
@@ -217,12 +245,12 @@ fn attach(
 }
 
 /// Random bytes from the host's kernel.
-fn random_seed() -> Result<[u8; 32], Error> {
-    let mut seed = [0; 32];
+fn random<const N: usize>() -> Result<[u8; N], Error> {
+    let mut bytes = [0; N];
     // SAFETY: the buffer is as long as said.
-    let filled = unsafe { libc::getrandom(seed.as_mut_ptr().cast(), seed.len(), 0) };
-    match filled {
-        32 => Ok(seed),
+    let filled = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), N, 0) };
+    match usize::try_from(filled) {
+        Ok(filled) if filled == N => Ok(bytes),
         _ => Err(Error::system("read random bytes")(io::Error::last_os_error())),
     }
 }

@@ -2,6 +2,10 @@
 //!
 //! See Intel's SDM volume 2 (CPUID) and AMD's APM volume 3, appendix E.
 
+mod model;
+
+pub use model::{Lacking, Model, apply};
+
 use kvm_bindings::CpuId;
 
 /// Leaf 1, ECX: a hypervisor is present.

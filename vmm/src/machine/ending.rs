@@ -12,6 +12,7 @@ const PANIC_GRACE: Duration = Duration::from_secs(10);
 struct State {
     exit: Option<Exit>,
     panicked: Option<Instant>,
+    kick: bool,
 }
 
 /// The end of a run, once it is known.
@@ -42,15 +43,27 @@ impl Ending {
         self.changed.notify_all();
     }
 
+    /// Asks whoever waits for the end to take the vCPUs out of the guest for a moment.
+    pub fn kick(&self) {
+        self.state().kick = true;
+        self.changed.notify_all();
+    }
+
     /// Whether the run has ended.
     pub fn is_over(&self) -> bool {
         self.over.load(Ordering::Acquire)
     }
 
-    /// Waits for the end. A reset after a reported panic is a panic, for which `explain` finds the words.
-    pub fn wait(&self, explain: impl Fn() -> String) -> Exit {
+    /// Waits for the end, and kicks the vCPUs with `kick` where somebody asks for that. A reset after a reported panic is a
+    /// panic, for which `explain` finds the words.
+    pub fn wait(&self, explain: impl Fn() -> String, kick: impl Fn()) -> Exit {
         let mut state = self.state();
         loop {
+            if std::mem::take(&mut state.kick) {
+                drop(state);
+                kick();
+                state = self.state();
+            }
             match (&state.exit, state.panicked) {
                 (Some(Exit::Reset), Some(_)) => return Exit::GuestPanic(explain()),
                 (Some(exit), _) => return exit.clone(),
@@ -81,7 +94,7 @@ mod tests {
         ending.set(Exit::Reset);
         ending.set(Exit::Killed);
         assert!(ending.is_over());
-        assert_eq!(ending.wait(String::new), Exit::Reset);
+        assert_eq!(ending.wait(String::new, || ()), Exit::Reset);
     }
 
     #[test]
@@ -89,7 +102,7 @@ mod tests {
         let ending = Ending::default();
         ending.panicked();
         ending.set(Exit::Reset);
-        assert_eq!(ending.wait(|| "why".into()), Exit::GuestPanic("why".into()));
+        assert_eq!(ending.wait(|| "why".into(), || ()), Exit::GuestPanic("why".into()));
     }
 
     #[test]
@@ -97,14 +110,23 @@ mod tests {
         let ending = Ending::default();
         ending.panicked();
         ending.set(Exit::Killed);
-        assert_eq!(ending.wait(String::new), Exit::Killed);
+        assert_eq!(ending.wait(String::new, || ()), Exit::Killed);
+    }
+
+    #[test]
+    fn kicks_when_asked_and_waits_on() {
+        let ending = std::sync::Arc::new(Ending::default());
+        let waiting = ending.clone();
+        let thread = std::thread::spawn(move || waiting.wait(String::new, || waiting.set(Exit::Reset)));
+        ending.kick();
+        assert_eq!(thread.join().unwrap(), Exit::Reset);
     }
 
     #[test]
     fn wakes_who_waits() {
         let ending = std::sync::Arc::new(Ending::default());
         let waiting = ending.clone();
-        let thread = std::thread::spawn(move || waiting.wait(String::new));
+        let thread = std::thread::spawn(move || waiting.wait(String::new, || ()));
         ending.set(Exit::Killed);
         assert_eq!(thread.join().unwrap(), Exit::Killed);
     }

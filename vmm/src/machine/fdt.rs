@@ -66,6 +66,13 @@ pub fn describe(vcpus: u8, slots: &[Slot]) -> Result<Vec<u8>, Error> {
     tree.property_array_u32("reg", &[layout::PVPANIC as u32, layout::PVPANIC_SIZE as u32])?;
     tree.end_node(panic)?;
 
+    let generation = tree.begin_node(&format!("vmgenid@{:x}", layout::VMGENID))?;
+    tree.property_string("compatible", "microsoft,vmgenid")?;
+    tree.property_array_u32("reg", &[layout::VMGENID as u32, layout::VMGENID_SIZE as u32])?;
+    tree.property_u32("interrupt-parent", IOAPIC_PHANDLE)?;
+    tree.property_array_u32("interrupts", &[layout::VMGENID_GSI, EDGE_RISING])?;
+    tree.end_node(generation)?;
+
     tree.end_node(bus)?;
     tree.end_node(root)?;
     tree.finish()
@@ -111,7 +118,8 @@ mod tests {
                 "interrupt-controller@fec00000",
                 "virtio@d0000000",
                 "virtio@d0001000",
-                "pvpanic@d0100000"
+                "pvpanic@d0100000",
+                "vmgenid@d0101000"
             ]
         );
     }

@@ -9,6 +9,7 @@
 //! 0xc000_0000            end of low RAM, at most: the hole begins
 //! 0xd000_0000            virtio-mmio slots, one page each
 //! 0xd010_0000            pvpanic
+//! 0xd010_1000            VM generation ID
 //! 0xfec0_0000            I/O APIC          0xfee0_0000  local APIC
 //! 0xfffb_c000            KVM's own pages
 //! 0x1_0000_0000          the rest of the RAM
@@ -62,6 +63,10 @@ pub const VIRTIO_MMIO_SIZE: u64 = 0x200;
 pub const PVPANIC: u64 = 0xd010_0000;
 /// Its size.
 pub const PVPANIC_SIZE: u64 = 2;
+/// The VM generation ID.
+pub const VMGENID: u64 = 0xd010_1000;
+/// Its size.
+pub const VMGENID_SIZE: u64 = 16;
 /// The I/O APIC, where KVM has it.
 pub const IOAPIC: u64 = 0xfec0_0000;
 /// The local APICs, where KVM has them.
@@ -80,13 +85,16 @@ pub const KEYBOARD_RESET: u8 = 0xfe;
 /// The port at which a test guest leaves a byte and ends the run.
 pub const TEST_EXIT_PORT: u16 = 0x501;
 
+/// The interrupt line of the VM generation ID: a PC's second serial port has it, which is not there.
+pub const VMGENID_GSI: u32 = 3;
 /// COM1's interrupt line.
 pub const SERIAL_GSI: u32 = 4;
 /// The first interrupt line of a virtio device.
 pub const FIRST_VIRTIO_GSI: u32 = 5;
 /// All interrupt lines: the pins of KVM's I/O APIC.
 pub const GSIS: u32 = 24;
-/// The most virtio devices: each has a line of its own, and 0 to 4 are spoken for (timer, keyboard, cascade, COM2, COM1).
+/// The most virtio devices: each has a line of its own, and 0 to 4 are spoken for (timer, keyboard, cascade, VM
+/// generation ID, COM1).
 pub const MAX_VIRTIO_DEVICES: usize = (GSIS - FIRST_VIRTIO_GSI) as usize;
 
 /// A virtio-mmio slot.

@@ -1,15 +1,17 @@
 //! Guest RAM: anonymous memory private to this process, into which files and parts of the binary can be mapped
 //! copy-on-write instead of being copied.
 
-use super::Image;
 use super::layout::{self, PAGE};
+use super::{Backing, Image};
 use crate::payload::Embedded;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use thiserror::Error;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MmapRegion,
+};
 
 /// Why guest memory could not be made or filled.
 #[derive(Debug, Error)]
@@ -25,6 +27,21 @@ pub enum MemoryError {
         /// What the system said.
         source: io::Error,
     },
+    /// The host's reserve of huge pages is too small.
+    #[error(
+        "the host has no {mib} MiB of free huge pages: {source} (reserve {pages} of 2 MiB with `sysctl vm.nr_hugepages`, \
+         or leave --hugepages out)",
+        pages = mib.div_ceil(2)
+    )]
+    NoHugePages {
+        /// The amount asked for.
+        mib: u64,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Not all of the memory could be had at once.
+    #[error("the host does not give all of the guest's memory at once (--prefault): {0}")]
+    NoPages(io::Error),
     /// Something does not fit.
     #[error("too little memory: {what} needs {needed_mib} MiB of guest memory (--memory)")]
     TooLittle {
@@ -43,19 +60,56 @@ pub enum MemoryError {
     },
 }
 
+/// The size of a huge page in MiB.
+const HUGE_PAGE_MIB: u64 = 2;
+
 /// Makes the guest's RAM. Pages come into being when they are touched.
 pub fn allocate(memory_mib: u64) -> Result<GuestMemoryMmap, MemoryError> {
+    allocate_from(memory_mib, Backing::default())
+}
+
+/// Makes the guest's RAM of this kind.
+pub fn allocate_from(memory_mib: u64, backing: Backing) -> Result<GuestMemoryMmap, MemoryError> {
     if !(layout::MIN_MEMORY_MIB..=layout::MAX_MEMORY_MIB).contains(&memory_mib) {
         return Err(MemoryError::Amount(memory_mib));
     }
-    let ranges: Vec<_> = layout::ram(memory_mib)
+    let mib = memory_mib.next_multiple_of(if backing.huge_pages { HUGE_PAGE_MIB } else { 1 });
+    let (mut flags, mut huge) = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, false);
+    match backing.huge_pages {
+        // Reserved when they are mapped: a guest is not to die of a page that is not there any more.
+        true => (flags, huge) = (flags | libc::MAP_HUGETLB | libc::MAP_HUGE_2MB, true),
+        // More than the host has may be mapped, as long as it is not touched.
+        false => flags |= libc::MAP_NORESERVE,
+    }
+    let refused = |error: &dyn std::fmt::Display| {
+        let source = io::Error::other(error.to_string());
+        match huge {
+            true => MemoryError::NoHugePages { mib, source },
+            false => MemoryError::NoSpace { mib, source },
+        }
+    };
+    let regions: Result<Vec<_>, MemoryError> = layout::ram(mib)
         .into_iter()
-        .map(|(address, size)| (GuestAddress(address), size as usize))
+        .map(|(address, size)| {
+            let access = libc::PROT_READ | libc::PROT_WRITE;
+            let mapping = MmapRegion::build(None, size as usize, access, flags).map_err(|e| refused(&e))?;
+            GuestRegionMmap::new(mapping, GuestAddress(address))
+                .ok_or_else(|| refused(&"an address that is none"))
+        })
         .collect();
-    GuestMemoryMmap::from_ranges(&ranges).map_err(|error| MemoryError::NoSpace {
-        mib: memory_mib,
-        source: io::Error::other(error.to_string()),
-    })
+    GuestMemoryMmap::from_regions(regions?).map_err(|error| refused(&error))
+}
+
+/// Has the host give all of the memory now: what it has not got is missed here, and not by the guest.
+pub fn prefault(memory: &GuestMemoryMmap) -> Result<(), MemoryError> {
+    for region in memory.iter() {
+        let (start, length) = (region.as_ptr(), region.len() as usize);
+        // SAFETY: the range is this process's own, readable and writable; its contents stay as they are.
+        if unsafe { libc::madvise(start.cast(), length, libc::MADV_POPULATE_WRITE) } != 0 {
+            return Err(MemoryError::NoPages(io::Error::last_os_error()));
+        }
+    }
+    Ok(())
 }
 
 /// An image opened for loading: its length is known and any part of it can be put into guest memory.
@@ -233,6 +287,29 @@ mod tests {
         assert!(memory.write_obj(1u8, GuestAddress(layout::HOLE_START)).is_err());
         assert!(memory.write_obj(1u8, GuestAddress(layout::HOLE_END + (1 << 30))).is_err());
         assert!(memory.write_obj(1u16, GuestAddress(layout::HOLE_START - 1)).is_err());
+    }
+
+    #[test]
+    fn gives_all_of_it_at_once_where_asked() {
+        let memory = allocate(16).unwrap();
+        memory.write_obj(7u8, GuestAddress(0x1234)).unwrap();
+        prefault(&memory).unwrap();
+        let region = memory.iter().next().unwrap();
+        let mut pages = vec![0u8; 16 << 8];
+        // SAFETY: the range is mapped, and there is a byte for each page of it.
+        let looked = unsafe { libc::mincore(region.as_ptr().cast(), 16 << 20, pages.as_mut_ptr()) };
+        assert_eq!(looked, 0);
+        assert!(pages.iter().all(|page| page & 1 == 1));
+        assert_eq!(memory.read_obj::<u8>(GuestAddress(0x1234)).unwrap(), 7);
+    }
+
+    #[test]
+    fn huge_pages_that_are_not_there_are_told_with_the_way_out() {
+        let backing = Backing { huge_pages: true, prefault: false };
+        // No host reserves that many.
+        let error = allocate_from(1 << 20, backing).unwrap_err();
+        assert!(error.to_string().contains("vm.nr_hugepages"), "{error}");
+        assert!(error.to_string().contains("524288"), "{error}");
     }
 
     #[test]

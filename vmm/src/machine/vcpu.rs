@@ -1,11 +1,12 @@
 //! One vCPU: its state at entry, and the loop that runs it and deals with what comes out.
 
 use super::ending::Ending;
+use super::hold::{Hold, Stop};
 use super::metrics::Exits;
 use super::{Error, Exit, cpuid, entry, explain};
 use crate::devices::bus::Bus;
 use crate::sandbox::Lock;
-use kvm_bindings::{CpuId, Msrs, kvm_msr_entry};
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_debug_exit_arch, kvm_msr_entry};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use std::cell::Cell;
 use std::io;
@@ -22,6 +23,9 @@ const LINTS: [(usize, u32); 2] = [(0x350, 7 << 8), (0x360, 4 << 8)];
 /// `KVM_INTERNAL_ERROR_EMULATION`: an instruction that KVM's emulator does not know.
 const EMULATION_FAILURE: u32 = 1;
 
+/// #BP, the exception of `int3`.
+const BREAKPOINT: u32 = 3;
+
 /// The buses a vCPU's accesses go to.
 pub struct Buses {
     /// Ports.
@@ -32,6 +36,7 @@ pub struct Buses {
 
 /// A vCPU that belongs to the thread that runs it.
 pub struct Vcpu {
+    number: usize,
     fd: VcpuFd,
     exits: Arc<Exits>,
 }
@@ -63,12 +68,17 @@ impl Vcpu {
             }
         }
         fd.set_lapic(&lapic).map_err(step("set up the local APIC"))?;
-        Ok(Self { fd, exits: Arc::default() })
+        Ok(Self { number: id.into(), fd, exits: Arc::default() })
     }
 
     /// Its exits, counted.
     pub fn exits(&self) -> Arc<Exits> {
         self.exits.clone()
+    }
+
+    /// Its CPUID leaves, as KVM has them.
+    pub fn cpuid(&self) -> Result<CpuId, Error> {
+        self.fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("tell the CPUID leaves"))
     }
 
     /// Makes this the boot processor, which starts at `entry` in 64-bit mode.
@@ -80,36 +90,61 @@ impl Vcpu {
     }
 
     /// Runs the vCPU until the machine's run is over, and ends the run itself where the guest does.
-    pub fn run(&mut self, buses: &Buses, ending: &Ending) -> Result<(), Error> {
+    pub fn run(&mut self, buses: &Buses, ending: &Ending, hold: &Hold) -> Result<(), Error> {
         let _kickable = Kickable::new(&mut self.fd);
         let exits = self.exits.clone();
+        // An access that KVM completes when the vCPU is run again: before that its registers are those before.
+        let mut access_pending = false;
+        exits.first_run();
         while !ending.is_over() {
+            if hold.is_wanted() {
+                if access_pending {
+                    self.fd.set_kvm_immediate_exit(1);
+                } else if hold.stay(self.number, &mut self.fd) {
+                    // Where the guest uses KVM's clock, its watchdogs learn that time has passed without it.
+                    let _ = self.fd.kvmclock_ctrl();
+                    continue;
+                }
+            }
             match self.fd.run() {
                 Ok(VcpuExit::IoOut(port, data)) => {
                     Exits::count(&exits.port_writes);
                     buses.ports.write(port.into(), data);
+                    access_pending = true;
                 }
                 Ok(VcpuExit::IoIn(port, data)) => {
                     Exits::count(&exits.port_reads);
                     buses.ports.read(port.into(), data);
+                    access_pending = true;
                 }
                 Ok(VcpuExit::MmioWrite(address, data)) => {
                     Exits::count(&exits.register_writes);
                     buses.memory.write(address, data);
+                    access_pending = true;
                 }
                 Ok(VcpuExit::MmioRead(address, data)) => {
                     Exits::count(&exits.register_reads);
                     buses.memory.read(address, data);
+                    access_pending = true;
                 }
                 Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => Exits::count(&exits.others),
+                Ok(VcpuExit::Debug(debug)) => {
+                    Exits::count(&exits.others);
+                    access_pending = false;
+                    self.debugged(debug, hold);
+                }
                 Ok(VcpuExit::Shutdown) => {
-                    ending.set(Exit::TripleFault { detail: explain::registers(&self.fd) });
+                    let detail = explain::registers(&self.fd);
+                    self.last_look(hold);
+                    ending.set(Exit::TripleFault { detail });
                 }
                 Ok(VcpuExit::SystemEvent(..)) => ending.set(Exit::Reset),
                 Ok(VcpuExit::InternalError) => {
                     Exits::count(&exits.others);
-                    if !self.complete_instruction() {
-                        ending.set(self.internal_error());
+                    if !self.complete_instruction(hold) {
+                        let exit = self.internal_error();
+                        self.last_look(hold);
+                        ending.set(exit);
                     }
                 }
                 Ok(other) => {
@@ -118,12 +153,41 @@ impl Vcpu {
                 }
                 Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
                     Exits::count(&exits.others);
+                    access_pending = false;
                     self.fd.set_kvm_immediate_exit(0);
                 }
                 Err(error) => return Err(Error::kvm("run a vCPU")(error)),
             }
         }
         Ok(())
+    }
+
+    /// Lets a debugger, if there is one, look at a guest that is about to end.
+    fn last_look(&mut self, hold: &Hold) {
+        if hold.stopped(self.number, Stop::Fatal) {
+            hold.stay(self.number, &mut self.fd);
+        }
+    }
+
+    /// Tells the debugger why this vCPU has stopped, unless it is none of its business.
+    fn debugged(&mut self, debug: kvm_debug_exit_arch, hold: &Hold) {
+        /// DR6: the condition of a debug register was met; a step was made.
+        const WATCHED: u64 = 0xf;
+        const STEPPED: u64 = 1 << 14;
+        let stop = match debug.exception {
+            BREAKPOINT if hold.has_breakpoint(debug.pc) => Stop::Breakpoint,
+            BREAKPOINT => {
+                self.skip_byte(Some(BREAKPOINT as u8));
+                return;
+            }
+            _ if debug.dr6 & WATCHED != 0 => Stop::Watched((debug.dr6 & WATCHED) as u8),
+            _ if debug.dr6 & STEPPED != 0 => match hold.stepped(self.number) {
+                Some(stop) => stop,
+                None => return,
+            },
+            _ => return,
+        };
+        hold.stopped(self.number, stop);
     }
 
     /// What KVM said in its run page of an emulation failure: its reason and the instruction's bytes.
@@ -145,27 +209,41 @@ impl Vcpu {
     }
 
     /// Completes an instruction that KVM's emulator does not know and that has no effect here or a simple one: `fwait`
-    /// with no exception pending, and `int3`.
-    fn complete_instruction(&mut self) -> bool {
-        /// #BP.
-        const BREAKPOINT: u8 = 3;
+    /// with no exception pending, and `int3`, which may be a debugger's breakpoint.
+    fn complete_instruction(&mut self, hold: &Hold) -> bool {
         let (suberror, instruction, _) = self.failure();
-        let breakpoint = match instruction.first() {
-            _ if suberror != EMULATION_FAILURE => return false,
-            Some(0x9b) => false,
-            Some(0xcc) => true,
-            _ => return false,
-        };
-        let (Ok(mut registers), Ok(mut events)) = (self.fd.get_regs(), self.fd.get_vcpu_events()) else {
-            return false;
-        };
+        match instruction.first() {
+            _ if suberror != EMULATION_FAILURE => false,
+            Some(0x9b) => self.skip_byte(None),
+            Some(0xcc) => match self.fd.get_regs() {
+                Ok(registers) if hold.has_breakpoint(registers.rip) => {
+                    self.take_exception_back().is_ok() && hold.stopped(self.number, Stop::Breakpoint)
+                }
+                _ => self.skip_byte(Some(BREAKPOINT as u8)),
+            },
+            _ => false,
+        }
+    }
+
+    /// Goes one byte on, and into an exception's handler if there is one.
+    fn skip_byte(&mut self, exception: Option<u8>) -> bool {
+        let Ok(mut registers) = self.fd.get_regs() else { return false };
         registers.rip = registers.rip.wrapping_add(1);
-        // KVM has queued an invalid-opcode exception for the instruction: it is replaced or taken back.
-        events.exception.injected = u8::from(breakpoint);
+        self.fd.set_regs(&registers).is_ok() && self.set_exception(exception).is_ok()
+    }
+
+    /// KVM has queued an invalid-opcode exception for an instruction that it does not know.
+    fn take_exception_back(&mut self) -> Result<(), kvm_ioctls::Error> {
+        self.set_exception(None)
+    }
+
+    fn set_exception(&mut self, exception: Option<u8>) -> Result<(), kvm_ioctls::Error> {
+        let mut events = self.fd.get_vcpu_events()?;
+        events.exception.injected = u8::from(exception.is_some());
         events.exception.pending = 0;
-        events.exception.nr = BREAKPOINT;
+        events.exception.nr = exception.unwrap_or_default();
         events.exception.has_error_code = 0;
-        self.fd.set_regs(&registers).is_ok() && self.fd.set_vcpu_events(&events).is_ok()
+        self.fd.set_vcpu_events(&events)
     }
 
     fn internal_error(&mut self) -> Exit {
@@ -248,11 +326,14 @@ impl VcpuThread {
         gate: Arc<Mutex<()>>,
         buses: Arc<Buses>,
         ending: Arc<Ending>,
+        hold: Arc<Hold>,
     ) -> io::Result<Self> {
         let run = move || {
             let locked = lock.map_or(Ok(()), |lock| Ok(lock.enter()?));
             drop(gate.lock());
-            let result = locked.and_then(|()| vcpu.run(&buses, &ending));
+            hold.arrive(number);
+            let result = locked.and_then(|()| vcpu.run(&buses, &ending, &hold));
+            hold.leave(number);
             if result.is_err() {
                 // Whoever waits for the end must not wait for ever; the error itself comes with the join.
                 ending.set(Exit::Killed);

@@ -3,6 +3,7 @@
 
 use super::network;
 use crate::agent::Transport;
+use crate::machine::{Backing, Model};
 use ferry_images::Segment;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -32,6 +33,12 @@ pub struct Plan {
     pub serial: Serial,
     /// Whether the VM's process is locked in.
     pub sandboxed: bool,
+    /// What its processors are like.
+    pub cpu: Model,
+    /// Where its memory comes from.
+    pub backing: Backing,
+    /// The socket at which it waits for a debugger, if it does.
+    pub gdb: Option<PathBuf>,
     /// What is told of it besides when it has ended.
     pub tell: Tell,
 }
@@ -110,6 +117,14 @@ pub trait Guest: Send + Sync {
     fn stop(&self);
     /// The last part of its serial output.
     fn serial_tail(&self) -> String;
+    /// What its machine has done so far, as JSON; none of a guest whose machine is not ours.
+    fn metrics(&self) -> Option<String> {
+        None
+    }
+    /// Whether a debugger may hold it for as long as it likes.
+    fn is_debugged(&self) -> bool {
+        false
+    }
 }
 
 /// How a guest ended.

@@ -5,7 +5,7 @@
 
 use super::ended;
 use super::guest::{End, Guest, Launch, LaunchError, Plan, Reason, Serial, Tell};
-use super::vm_process::{self, LONGEST_LINE, SOCKET, Word};
+use super::vm_process::{self, LONGEST_LINE, Order, SOCKET, Word};
 use crate::agent::{Transport, printable};
 use crate::devices::serial::Tail;
 use crate::machine;
@@ -17,11 +17,13 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 /// How long a process that is asked to stop has for its last words.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long it may take over an order.
+const ANSWER: Duration = Duration::from_secs(20);
 
 /// Starts guests on KVM.
 #[derive(Debug, Clone, Copy, Default)]
@@ -69,6 +71,10 @@ impl Launch for OwnVmm {
             tail: Tail::default(),
             tell: plan.tell.clone(),
             asked: control.try_clone().map_err(|error| fault("its socket", error))?,
+            answers: Mutex::new(None),
+            asking: Mutex::new(()),
+            gdb: Mutex::new(None),
+            is_debugged: plan.gdb.is_some(),
             child: Mutex::new(Some(child)),
             end: Mutex::new(None),
             ended: Condvar::new(),
@@ -78,7 +84,15 @@ impl Launch for OwnVmm {
             .map_err(|error| fault("it does not listen", error))
             .and_then(|()| running.follow(control, serial, plan.serial));
         match made {
-            Ok(()) => Ok(running),
+            Ok(()) => {
+                if let Some(path) = &plan.gdb {
+                    // From now on it is this guest's, and goes with it.
+                    *lock(&running.gdb) = Some(path.clone());
+                    let path = path.display();
+                    tracing::warn!("the guest waits for a debugger: gdb -ex 'target remote {path}'");
+                }
+                Ok(running)
+            }
             Err(error) => {
                 running.reap();
                 Err(error)
@@ -111,8 +125,15 @@ struct Running {
     socket: PathBuf,
     tail: Tail,
     tell: Tell,
-    /// Its end tells the process to stop.
+    /// Orders go here; its end tells the process to stop.
     asked: UnixStream,
+    /// Where the answer to the order goes that is being carried out.
+    answers: Mutex<Option<mpsc::Sender<Option<String>>>>,
+    /// Held by whoever gives an order: one at a time.
+    asking: Mutex<()>,
+    /// The debugger's socket, once it is this guest's.
+    gdb: Mutex<Option<PathBuf>>,
+    is_debugged: bool,
     /// Taken by whoever waits for its end: then there is nobody to kill any more.
     child: Mutex<Option<Child>>,
     end: Mutex<Option<End>>,
@@ -143,6 +164,7 @@ impl Running {
                 Some(Word::Made) => break,
                 Some(Word::Failed(text)) => return Err(LaunchError(printable(&text))),
                 Some(Word::Warning(text)) => tracing::warn!("{}", printable(&text)),
+                Some(Word::Done(_)) => {}
                 Some(Word::Ended { .. }) | None => {
                     let end = self.end_without_a_word();
                     return Err(LaunchError(end.sentence()));
@@ -162,6 +184,12 @@ impl Running {
         while let Some(word) = next(&mut words) {
             match word {
                 Word::Warning(text) => tracing::warn!("{}", printable(&text)),
+                Word::Done(answer) => {
+                    if let Some(answers) = lock(&self.answers).take() {
+                        // Whoever asked may have lost patience.
+                        let _ = answers.send(answer);
+                    }
+                }
                 Word::Ended { end: how, metrics } => (end, done) = (Some(how), metrics),
                 Word::Made | Word::Failed(_) => {}
             }
@@ -173,6 +201,8 @@ impl Running {
             }
             None => self.end_without_a_word(),
         };
+        // Whoever waits for an answer does so no longer.
+        drop(lock(&self.answers).take());
         ended::tell(&self.tell, &end, &self.tail.text(), &done);
         *lock(&self.end) = Some(end);
         self.ended.notify_all();
@@ -189,8 +219,20 @@ impl Running {
         }
     }
 
+    /// Has the process carry out an order. Its answer, if the order was carried out and asked for one.
+    fn ask(&self, order: Order) -> Option<Option<String>> {
+        let _turn = lock(&self.asking);
+        let (answer, answered) = mpsc::channel();
+        *lock(&self.answers) = Some(answer);
+        (&self.asked).write_all(&vm_process::line(&order).ok()?).ok()?;
+        answered.recv_timeout(ANSWER).ok()
+    }
+
     /// Kills the process, if it still is, and waits for it.
     fn reap(&self) -> Option<ExitStatus> {
+        if let Some(path) = lock(&self.gdb).take() {
+            let _ = std::fs::remove_file(path);
+        }
         let mut child = lock(&self.child).take()?;
         let _ = child.kill();
         child.wait().ok()
@@ -255,6 +297,14 @@ impl Guest for Running {
 
     fn serial_tail(&self) -> String {
         self.tail.text()
+    }
+
+    fn metrics(&self) -> Option<String> {
+        self.ask(Order::Metrics).flatten()
+    }
+
+    fn is_debugged(&self) -> bool {
+        self.is_debugged
     }
 }
 

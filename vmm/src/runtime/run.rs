@@ -18,6 +18,7 @@ use super::supervise::{Afterwards, Failure, Job, Step, supervise};
 use crate::agent::Signal;
 use crate::agent::session::{ContainerSpec, Control, Keyboard, Progress as Steps, Stdio};
 use crate::agent::terminal::Window;
+use crate::machine::{Backing, Model};
 use ferry_images::{Image, Progress, Segment, ext4};
 use std::fs::OpenOptions;
 use std::io::IsTerminal;
@@ -55,6 +56,12 @@ pub struct Shape {
     pub serial: Serial,
     /// Whether the VM's process is locked in.
     pub sandboxed: bool,
+    /// What its processors are like.
+    pub cpu: Model,
+    /// Where its memory comes from.
+    pub backing: Backing,
+    /// A socket at which it waits for a debugger.
+    pub gdb: Option<PathBuf>,
     /// What is told of the VM when it has ended.
     pub tell: Tell,
 }
@@ -71,6 +78,9 @@ impl Default for Shape {
             initrd: None,
             serial: Serial::Quiet,
             sandboxed: true,
+            cpu: Model::Host,
+            backing: Backing::default(),
+            gdb: None,
             tell: Tell::default(),
         }
     }
@@ -309,6 +319,9 @@ impl Life<'_> {
             directory: directory::of_vm(self.sockets),
             serial: shape.serial,
             sandboxed: shape.sandboxed,
+            cpu: shape.cpu,
+            backing: shape.backing,
+            gdb: shape.gdb.clone(),
             tell: shape.tell.clone(),
         })
     }

@@ -81,7 +81,7 @@ fn attempt(job: Job<'_>) -> Result<u8, Failure> {
     let Job { guest, container, stdio, control, afterwards, step } = job;
     let patience = Patience {
         since: Instant::now(),
-        limit: BOOT_LIMIT,
+        limit: if guest.is_debugged() { Duration::MAX } else { BOOT_LIMIT },
         alive: &|| guest.wait(Duration::ZERO).is_none(),
     };
     let client =

@@ -1,13 +1,15 @@
 //! The process that a VM is: started by ferry for one machine, locked in as a whole before the guest's first instruction.
 //!
-//! Its standard input is a socket to the ferry that started it, which sends a [`Plan`] and then nothing more: when that end
-//! closes, the machine stops. What it has to say goes the same way, a [`Word`] a line. Its standard output is the guest's
+//! Its standard input is a socket to the ferry that started it, which sends a [`Plan`] and then an [`Order`] a line: when that
+//! end closes, the machine stops. What it has to say goes the same way, a [`Word`] a line. Its standard output is the guest's
 //! serial port.
 
 use super::guest::{Contents, End, LaunchError, Plan, PlannedDisk, Reason};
 use super::network;
 use crate::backends::disk::{Access, Composite, Disk, OpenError, Raw, Segment};
-use crate::machine::{self, Config, DiskConfig, Exit, Handle, Image, Machine, Output, Sandbox, VsockConfig};
+use crate::machine::{
+    self, Config, DiskConfig, Exit, Handle, Image, Machine, Output, Sandbox, VsockConfig, gdb,
+};
 use crate::payload;
 use crate::sandbox::{self, Lock, Role, enclose};
 use serde::{Deserialize, Serialize};
@@ -39,6 +41,8 @@ pub(super) enum Word {
     Failed(String),
     /// Something that people should know.
     Warning(String),
+    /// An order has been carried out; what it asked for, if it asked.
+    Done(Option<String>),
     /// The machine has ended.
     Ended {
         /// How.
@@ -46,6 +50,17 @@ pub(super) enum Word {
         /// What it had done, as [`machine::metrics::Metrics::to_json`] writes it.
         metrics: String,
     },
+}
+
+/// What the process is told to do while the machine runs. Each is answered by [`Word::Done`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Order {
+    /// Tell what the machine has done so far, as JSON.
+    Metrics,
+    /// Hold all vCPUs.
+    Pause,
+    /// Let them go on.
+    Resume,
 }
 
 /// One line of it.
@@ -75,9 +90,9 @@ fn serve() -> Result<(), Box<dyn std::error::Error>> {
     unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
     // As a file, so that reading and writing are the system calls that every lock allows.
     let control = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let mut reader = BufReader::new(control.try_clone()?.take(LONGEST_LINE));
+    let mut reader = BufReader::new(control.try_clone()?);
     let mut plan = String::new();
-    reader.read_line(&mut plan)?;
+    reader.by_ref().take(LONGEST_LINE).read_line(&mut plan)?;
     let plan: Plan = serde_json::from_str(&plan)?;
     let mut words = control.try_clone()?;
     let machine = match make(&plan, control.try_clone()?) {
@@ -93,7 +108,7 @@ fn serve() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     let handle = machine.handle();
-    watch(control, handle.clone(), plan.sandboxed)?;
+    watch(reader, control, handle.clone(), plan.sandboxed)?;
     words.write_all(&line(&Word::Made)?)?;
     let end = ending(machine.run());
     words.write_all(&line(&Word::Ended { end, metrics: handle.metrics().to_json() })?)?;
@@ -131,6 +146,13 @@ fn config(plan: &Plan, mut words: File) -> Result<Config, LaunchError> {
         let on_lost = move |text| drop(line(&Word::Warning(text)).map(|line| words.write_all(&line)));
         config.networks.push(network::open(plan, on_lost).map_err(|error| refused(&error))?);
     }
+    config.cpu = plan.cpu;
+    config.backing = plan.backing;
+    if let Some(path) = &plan.gdb {
+        let socket = gdb::Socket::bind(path)
+            .map_err(|error| LaunchError(format!("the debugger's socket {}: {error}", path.display())))?;
+        config.gdb = Some(socket);
+    }
     config.vsock = Some(VsockConfig { cid: GUEST_CID, socket: SOCKET.into() });
     config.balloon = true;
     let serial = io::stdout().as_fd().try_clone_to_owned().map_err(|error| refused(&error))?;
@@ -162,8 +184,13 @@ fn backend(disk: &PlannedDisk) -> Result<Box<dyn Disk>, OpenError> {
     }
 }
 
-/// Stops the machine when the other end of the socket closes.
-fn watch(mut control: File, handle: Handle, locked: bool) -> Result<(), Box<dyn std::error::Error>> {
+/// Carries out what the other end of the socket orders, and stops the machine when it closes.
+fn watch(
+    mut orders: BufReader<File>,
+    mut words: File,
+    handle: Handle,
+    locked: bool,
+) -> Result<(), Box<dyn std::error::Error>> {
     let lock = if locked { Some(Lock::new(Role::Quiet)?) } else { None };
     sandbox::install_report()?;
     let (ready, is_ready) = mpsc::channel();
@@ -171,12 +198,33 @@ fn watch(mut control: File, handle: Handle, locked: bool) -> Result<(), Box<dyn 
         let entered = lock.map_or(Ok(()), |lock| lock.enter());
         let failed = entered.is_err();
         let _ = ready.send(entered);
-        // Nothing comes here but the end.
-        while !failed && !matches!(control.read(&mut [0; 64]), Ok(0) | Err(_)) {}
+        if !failed {
+            let _ = obey(&mut orders, &mut words, &handle);
+        }
         handle.stop();
     })?;
     is_ready.recv()??;
     Ok(())
+}
+
+/// Carries out one order after the other; what is none, and the end of them, ends this.
+fn obey(orders: &mut impl BufRead, words: &mut impl Write, handle: &Handle) -> io::Result<()> {
+    loop {
+        let mut order = Vec::new();
+        orders.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut order)?;
+        let answer = match serde_json::from_slice(&order)? {
+            Order::Metrics => Some(handle.metrics().to_json()),
+            Order::Pause => {
+                handle.pause();
+                None
+            }
+            Order::Resume => {
+                handle.resume();
+                None
+            }
+        };
+        words.write_all(&line(&Word::Done(answer))?)?;
+    }
 }
 
 fn ending(result: Result<Exit, machine::Error>) -> End {

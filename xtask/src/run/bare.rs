@@ -57,6 +57,9 @@ pub fn bare(workshop: &mut Workshop, bare: Bare) -> Result<ExitCode> {
         serial: Serial::Quiet,
         network: None,
         sandboxed: true,
+        cpu: shape.cpu,
+        backing: shape.backing,
+        gdb: None,
         tell: shape.tell,
     };
     let guest = Qemu { tools: &workshop.tools, further: &[] }.launch(&plan)?;
