@@ -3,6 +3,7 @@
 //! Times are wall clock on this machine and say little about another; sizes and instructions are the same everywhere.
 
 mod boot;
+mod machine;
 
 use std::fs;
 use std::process::{Command, ExitCode, Stdio};
@@ -34,6 +35,8 @@ enum Name {
     Size,
     /// Guest instructions of `run hello -- true`, from reset to PID 1 and from there to the container's process
     Boot,
+    /// What a VM costs its host: memory, processor time, bytes of programs, requests and exits; beside it QEMU's microvm
+    Machine,
     /// Wall time of `run hello -- true`, everything built: the fastest of five
     Start,
 }
@@ -55,6 +58,9 @@ pub fn bench(workshop: &mut Workshop, bench: &Bench) -> Result<ExitCode> {
     if bench.name.is_none_or(|name| name == Name::Boot) {
         figures.extend(boot::figures(workshop)?);
     }
+    if bench.name.is_none_or(|name| name == Name::Machine) {
+        figures.extend(machine::figures(workshop)?);
+    }
     if bench.name.is_none_or(|name| name == Name::Start) {
         figures.extend(starts()?);
     }
@@ -67,7 +73,7 @@ pub fn bench(workshop: &mut Workshop, bench: &Bench) -> Result<ExitCode> {
     } else {
         figures
             .iter()
-            .for_each(|f| println!("{:<24} {:<12} {:>14.3} {}", f.subject, f.metric, f.value, f.unit));
+            .for_each(|f| println!("{:<24} {:<32} {:>14.4} {}", f.subject, f.metric, f.value, f.unit));
     }
     Ok(ExitCode::SUCCESS)
 }

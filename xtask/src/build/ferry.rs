@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -25,22 +26,41 @@ pub fn development(workshop: &Workshop) -> Result<PathBuf> {
 
 /// Builds the one static file with the kernel and PID 1 inside, and leaves it in `output`.
 pub fn distribution(workshop: &Workshop, kernel: &Kernel, initrd: &Path, output: &Path) -> Result<PathBuf> {
-    let target = workshop.target_dir.join("dist");
+    let mut command = optimised(workshop, "ferry")?;
+    command.env("FERRY_KERNEL", &kernel.vmlinux).env("FERRY_INITRD", initrd);
+    let built = run(workshop, command, "ferry")?;
+    fs::create_dir_all(output).with_context(|| format!("cannot make {}", output.display()))?;
+    let path = output.join("ferry");
+    let new = output.join(".ferry.new");
+    fs::copy(&built, &new).with_context(|| format!("cannot write {}", new.display()))?;
+    fs::rename(&new, &path)?;
+    Ok(path)
+}
+
+/// Builds the machine and its devices without anything else, as one static file.
+pub fn machine_only(workshop: &Workshop) -> Result<PathBuf> {
+    let mut command = optimised(workshop, "ferry-vmm")?;
+    command.arg("--no-default-features").env_remove("FERRY_KERNEL").env_remove("FERRY_INITRD");
+    run(workshop, command, "ferry-vmm")
+}
+
+/// The benchmark of the devices, to be started.
+pub fn benchmark(workshop: &Workshop) -> Command {
+    let mut command = cargo(workshop, &workshop.target_dir.join("dist"));
+    command.args(["bench", "--quiet", "--locked", "--package", "ferry-vmm", "--bench", "machine"]);
+    command.args(["--no-default-features", "--features", "fuzz", "--target", TARGET]);
+    command.env_remove("FERRY_KERNEL").env_remove("FERRY_INITRD");
+    command
+}
+
+/// What builds a program of the VMM's crate as it is given to users.
+fn optimised(workshop: &Workshop, program: &str) -> Result<Command> {
     let mut flags = reproducible(workshop)?;
     flags.extend(["-C", "target-feature=+crt-static", "-C", "relocation-model=static"].map(Into::into));
-    let mut command = cargo(workshop, &target);
+    let mut command = cargo(workshop, &workshop.target_dir.join("dist"));
     command
-        .args([
-            "build",
-            "--locked",
-            "--release",
-            "--package",
-            "ferry-vmm",
-            "--bin",
-            "ferry",
-            "--target",
-            TARGET,
-        ])
+        .args(["build", "--locked", "--release", "--package", "ferry-vmm", "--bin", program])
+        .args(["--target", TARGET])
         .env("CARGO_ENCODED_RUSTFLAGS", encoded(&flags))
         // C code that came with a dependency must not carry this machine's paths either.
         .env("CC_SHELL_ESCAPED_FLAGS", "1")
@@ -50,21 +70,19 @@ pub fn distribution(workshop: &Workshop, kernel: &Kernel, initrd: &Path, output:
                 "'-ffile-prefix-map={}=/ferry'",
                 workshop.checkout.display().to_string().replace('\'', "'\\''")
             ),
-        )
-        .env("FERRY_KERNEL", &kernel.vmlinux)
-        .env("FERRY_INITRD", initrd);
+        );
+    Ok(command)
+}
+
+/// Runs such a build; the program.
+fn run(workshop: &Workshop, mut command: Command, program: &str) -> Result<PathBuf> {
     let log = workshop.cache.dir("logs")?.join("dist.log");
-    let step = workshop.report.step("ferry, optimised and static", Duration::from_secs(240));
-    workshop.report.run(&step, &mut command, &log).context("ferry")?;
+    let step = workshop.report.step(format!("{program}, optimised and static"), Duration::from_secs(240));
+    workshop.report.run(&step, &mut command, &log).with_context(|| program.to_owned())?;
     drop(step);
-    let built = target.join(TARGET).join("release/ferry");
+    let built = workshop.target_dir.join("dist").join(TARGET).join("release").join(program);
     is_static(&built)?;
-    fs::create_dir_all(output).with_context(|| format!("cannot make {}", output.display()))?;
-    let path = output.join("ferry");
-    let new = output.join(".ferry.new");
-    fs::copy(&built, &new).with_context(|| format!("cannot write {}", new.display()))?;
-    fs::rename(&new, &path)?;
-    Ok(path)
+    Ok(built)
 }
 
 /// Fails where the program asks for a dynamic linker or a shared library.
