@@ -14,12 +14,27 @@ pub const SMALLEST: u64 = 16 << 20;
 /// The largest disk that can be formatted, in bytes: 16 TiB.
 pub const LARGEST: u64 = 16 << 40;
 
-/// The root's sub-directories, by name and mode. The guest would make those of the overlay as the first thing it does with
-/// the disk, and finding the first free inode and block is dear.
-pub(super) const SUBDIRECTORIES: [(&str, u16); 3] =
-    [("lost+found", 0o700), ("upper", 0o755), ("work", 0o755)];
-/// All directories, of one block each.
-pub(super) const DIRECTORIES: u32 = 1 + SUBDIRECTORIES.len() as u32;
+/// The root's sub-directories on a scratch disk, by name and mode. The guest would make those of the overlay as the first
+/// thing it does with the disk, and finding the first free inode and block is dear.
+const OF_SCRATCH: &[(&str, u16)] = &[("lost+found", 0o700), ("upper", 0o755), ("work", 0o755)];
+/// The same on a disk that is kept.
+const OF_KEPT: &[(&str, u16)] = &[("lost+found", 0o700)];
+
+/// Blocks of the journal of a kept disk that is smaller than [`LARGE`]: the fewest that the kernel takes.
+const SMALL_JOURNAL: u32 = 1024;
+/// The same of a larger disk: 16 MiB.
+const LARGE_JOURNAL: u32 = 4096;
+/// What is a large disk for that, in bytes.
+const LARGE: u64 = 256 << 20;
+
+/// What a disk is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// One run, and thrown away with it.
+    Scratch,
+    /// Data that outlive the machine's power.
+    Kept,
+}
 
 /// A last group with fewer data blocks than this is not worth its metadata, and is left out.
 const FEWEST_DATA_BLOCKS: u32 = 50;
@@ -31,11 +46,15 @@ pub(super) struct Geometry {
     pub blocks: u32,
     pub groups: u32,
     pub inodes_per_group: u32,
+    /// Blocks of the journal, which follow the directories; 0: there is none.
+    pub journal_blocks: u32,
+    /// The root's sub-directories, by name and mode.
+    pub subdirectories: &'static [(&'static str, u16)],
 }
 
 impl Geometry {
     /// The layout for a disk of `bytes`, if it is one that can be formatted.
-    pub fn of(bytes: u64) -> Option<Geometry> {
+    pub fn of(bytes: u64, purpose: Purpose) -> Option<Geometry> {
         if !(SMALLEST..=LARGEST).contains(&bytes) {
             return None;
         }
@@ -54,7 +73,12 @@ impl Geometry {
         if blocks > BLOCKS_PER_GROUP && short != 0 && short < overhead + FEWEST_DATA_BLOCKS {
             blocks -= short;
         }
-        Some(Geometry { blocks, groups: blocks.div_ceil(BLOCKS_PER_GROUP), inodes_per_group })
+        let (journal_blocks, subdirectories) = match purpose {
+            Purpose::Scratch => (0, OF_SCRATCH),
+            Purpose::Kept => (if bytes < LARGE { SMALL_JOURNAL } else { LARGE_JOURNAL }, OF_KEPT),
+        };
+        let groups = blocks.div_ceil(BLOCKS_PER_GROUP);
+        Some(Geometry { blocks, groups, inodes_per_group, journal_blocks, subdirectories })
     }
 
     /// Blocks of `group`: all full but perhaps the last.
@@ -90,14 +114,24 @@ impl Geometry {
         self.inode_table(0) + self.inode_table_blocks()
     }
 
-    /// The one block of the root's sub-directory with this index in [`SUBDIRECTORIES`].
+    /// The one block of the root's sub-directory with this index.
     pub fn subdirectory(&self, index: u32) -> u32 {
         self.root_directory() + 1 + index
     }
 
-    /// Blocks of `group` in use: its metadata and, in the first group, the directories.
+    /// All directories, of one block each.
+    pub fn directories(&self) -> u32 {
+        1 + self.subdirectories.len() as u32
+    }
+
+    /// The journal's first block.
+    pub fn journal(&self) -> u32 {
+        self.root_directory() + self.directories()
+    }
+
+    /// Blocks of `group` in use: its metadata and, in the first group, the directories and the journal.
     pub fn used_blocks_in(&self, group: u32) -> u32 {
-        if group == 0 { self.root_directory() + DIRECTORIES } else { 2 + self.inode_table_blocks() }
+        if group == 0 { self.journal() + self.journal_blocks } else { 2 + self.inode_table_blocks() }
     }
 
     /// Free blocks in all groups.
@@ -108,6 +142,6 @@ impl Geometry {
 
     /// Blocks that can never hold file data: everything in use but the directories.
     pub fn overhead_blocks(&self) -> u32 {
-        self.blocks - self.free_blocks() - DIRECTORIES
+        self.blocks - self.free_blocks() - self.directories()
     }
 }

@@ -1,19 +1,20 @@
 //! The on-disk structures, as bytes.
 
-use super::geometry::{BLOCK, BLOCKS_PER_GROUP, DESCRIPTOR, DIRECTORIES, Geometry, INODE, SUBDIRECTORIES};
+use super::geometry::{BLOCK, BLOCKS_PER_GROUP, DESCRIPTOR, Geometry, INODE};
 
-/// Identifies the filesystem, and seeds the descriptor checksums. The same for every disk: nothing looks a
-/// scratch disk up by UUID, and the same size must give the same bytes.
+/// Identifies the filesystem, and seeds the descriptor checksums. The same for every disk: nothing looks one up by UUID,
+/// and the same size must give the same bytes.
 const UUID: [u8; 16] = *b"ferry scratch fs";
 /// Seed of the directory hashes.
 const HASH_SEED: [u8; 16] = *b"ferry hash seed.";
 
 const ROOT_INODE: u32 = 2;
+const JOURNAL_INODE: u32 = 8;
 /// Inodes 1 to 10 are the filesystem's own; the sub-directories follow.
 const FIRST_INODE: u32 = 11;
-const USED_INODES: u32 = FIRST_INODE - 1 + SUBDIRECTORIES.len() as u32;
 
 // Features: what the guest may use (compat, incompat) and must respect when writing (ro_compat).
+const COMPAT_HAS_JOURNAL: u32 = 0x4;
 const COMPAT_EXT_ATTR: u32 = 0x8;
 const COMPAT_DIR_INDEX: u32 = 0x20;
 /// Superblock backups only in the groups that the superblock names: none.
@@ -34,6 +35,10 @@ const INODE_UNINIT: u16 = 0x1;
 const BLOCK_UNINIT: u16 = 0x2;
 const INODE_ZEROED: u16 = 0x4;
 
+/// The journal's superblock, version 2 (jbd2's `JBD2_MAGIC_NUMBER` and `JBD2_SUPERBLOCK_V2`); its numbers are big-endian.
+const JOURNAL_MAGIC: u32 = 0xc03b_3998;
+const JOURNAL_SUPERBLOCK: u32 = 4;
+
 const EXTENTS_FLAG: u32 = 0x80000;
 const EXTENT_MAGIC: u16 = 0xf30a;
 /// Bytes of an inode beyond the original 128 that have a meaning.
@@ -48,6 +53,11 @@ fn put32(to: &mut [u8], at: usize, value: u32) {
     to[at..at + 4].copy_from_slice(&value.to_le_bytes());
 }
 
+/// Inodes in use.
+fn used_inodes(geometry: &Geometry) -> u32 {
+    FIRST_INODE - 1 + geometry.subdirectories.len() as u32
+}
+
 /// The 1024 bytes at byte 1024.
 pub(super) fn superblock(geometry: &Geometry) -> Vec<u8> {
     let mut sb = vec![0; 1024];
@@ -56,7 +66,7 @@ pub(super) fn superblock(geometry: &Geometry) -> Vec<u8> {
     put32(&mut sb, 0x04, geometry.blocks);
     // 0x08: blocks reserved for root: none, since everything in the guest may be root.
     put32(&mut sb, 0x0c, geometry.free_blocks());
-    put32(&mut sb, 0x10, inodes - USED_INODES);
+    put32(&mut sb, 0x10, inodes - used_inodes(geometry));
     // 0x14: first data block: 0.
     put32(&mut sb, 0x18, 2); // log2 of the block size, less 10
     put32(&mut sb, 0x1c, 2); // the same for clusters
@@ -70,7 +80,8 @@ pub(super) fn superblock(geometry: &Geometry) -> Vec<u8> {
     put32(&mut sb, 0x4c, 1); // dynamic revision
     put32(&mut sb, 0x54, FIRST_INODE); // first inode for users
     put16(&mut sb, 0x58, INODE as u16);
-    put32(&mut sb, 0x5c, COMPAT_EXT_ATTR | COMPAT_DIR_INDEX | COMPAT_SPARSE_SUPER2);
+    let has_journal = if geometry.journal_blocks > 0 { COMPAT_HAS_JOURNAL } else { 0 };
+    put32(&mut sb, 0x5c, has_journal | COMPAT_EXT_ATTR | COMPAT_DIR_INDEX | COMPAT_SPARSE_SUPER2);
     put32(&mut sb, 0x60, INCOMPAT_FILETYPE | INCOMPAT_EXTENTS | INCOMPAT_FLEX_BG);
     let ro_compat = RO_COMPAT_LARGE_FILE
         | RO_COMPAT_HUGE_FILE
@@ -79,7 +90,16 @@ pub(super) fn superblock(geometry: &Geometry) -> Vec<u8> {
         | RO_COMPAT_EXTRA_ISIZE;
     put32(&mut sb, 0x64, ro_compat);
     sb[0x68..0x78].copy_from_slice(&UUID);
-    sb[0x78..0x7f].copy_from_slice(b"scratch");
+    let label: &[u8] = if geometry.journal_blocks > 0 { b"state" } else { b"scratch" };
+    sb[0x78..0x78 + label.len()].copy_from_slice(label);
+    if geometry.journal_blocks > 0 {
+        put32(&mut sb, 0xe0, JOURNAL_INODE);
+        // A copy of its block map and size, for repairs.
+        let inode = journal_inode(geometry);
+        sb[0xfd] = 1;
+        sb[0x10c..0x148].copy_from_slice(&inode[0x28..0x64]);
+        sb[0x14c..0x150].copy_from_slice(&inode[0x04..0x08]);
+    }
     sb[0xec..0xfc].copy_from_slice(&HASH_SEED);
     sb[0xfc] = 1; // directory hash: half MD4
     put16(&mut sb, 0xfe, DESCRIPTOR as u16);
@@ -99,11 +119,11 @@ pub(super) fn group_descriptors(geometry: &Geometry) -> Vec<u8> {
         put32(descriptor, 0x00, geometry.block_bitmap(group));
         put32(descriptor, 0x04, geometry.inode_bitmap(group));
         put32(descriptor, 0x08, geometry.inode_table(group));
-        let used_inodes = if group == 0 { USED_INODES } else { 0 };
+        let used_inodes = if group == 0 { used_inodes(geometry) } else { 0 };
         let free_inodes = (geometry.inodes_per_group - used_inodes) as u16;
         put16(descriptor, 0x0c, (geometry.blocks_in(group) - geometry.used_blocks_in(group)) as u16);
         put16(descriptor, 0x0e, free_inodes);
-        put16(descriptor, 0x10, if group == 0 { DIRECTORIES as u16 } else { 0 });
+        put16(descriptor, 0x10, if group == 0 { geometry.directories() as u16 } else { 0 });
         // The first group is in use; e2fsck wants the last one's block bitmap written, since it may be short.
         let flags = match group {
             0 => INODE_ZEROED,
@@ -150,10 +170,10 @@ pub(super) fn last_block_bitmap(geometry: &Geometry) -> Vec<u8> {
 }
 
 pub(super) fn first_inode_bitmap(geometry: &Geometry) -> Vec<u8> {
-    bitmap(USED_INODES, geometry.inodes_per_group)
+    bitmap(used_inodes(geometry), geometry.inodes_per_group)
 }
 
-/// The first block of the first inode table: the root directory and its sub-directories.
+/// The first block of the first inode table: the root directory, the journal and the sub-directories.
 pub(super) fn first_inodes(geometry: &Geometry) -> Vec<u8> {
     let mut table = vec![0; BLOCK];
     let mut put = |number: u32, inode: Vec<u8>| {
@@ -161,36 +181,64 @@ pub(super) fn first_inodes(geometry: &Geometry) -> Vec<u8> {
         table[at..at + INODE].copy_from_slice(&inode);
     };
     // Links: the name and its own `.`; for the root its own `..` and those of the others.
-    put(ROOT_INODE, directory_inode(0o755, 1 + DIRECTORIES as u16, geometry.root_directory()));
-    for (index, (_, mode)) in (0..).zip(SUBDIRECTORIES) {
-        put(FIRST_INODE + index, directory_inode(mode, 2, geometry.subdirectory(index)));
+    put(ROOT_INODE, directory_inode(0o755, 1 + geometry.directories() as u16, geometry.root_directory()));
+    if geometry.journal_blocks > 0 {
+        put(JOURNAL_INODE, journal_inode(geometry));
+    }
+    for (index, (_, mode)) in (0..).zip(geometry.subdirectories) {
+        put(FIRST_INODE + index, directory_inode(*mode, 2, geometry.subdirectory(index)));
     }
     table
 }
 
 fn directory_inode(mode: u16, links: u16, block: u32) -> Vec<u8> {
+    inode(0o040000 | mode, links, block, 1)
+}
+
+fn journal_inode(geometry: &Geometry) -> Vec<u8> {
+    inode(0o100600, 1, geometry.journal(), geometry.journal_blocks as u16)
+}
+
+/// An inode of `length` consecutive blocks, at most 32768.
+fn inode(mode: u16, links: u16, block: u32, length: u16) -> Vec<u8> {
     let mut inode = vec![0; INODE];
-    put16(&mut inode, 0x00, 0o040000 | mode);
-    put32(&mut inode, 0x04, BLOCK as u32);
+    put16(&mut inode, 0x00, mode);
+    put32(&mut inode, 0x04, u32::from(length) * BLOCK as u32);
     put16(&mut inode, 0x1a, links);
-    put32(&mut inode, 0x1c, BLOCK as u32 / 512);
+    put32(&mut inode, 0x1c, u32::from(length) * BLOCK as u32 / 512);
     put32(&mut inode, 0x20, EXTENTS_FLAG);
-    // The extent tree's root: a header and one extent of one block at logical block 0.
+    // The extent tree's root: a header and one extent at logical block 0.
     put16(&mut inode, 0x28, EXTENT_MAGIC);
     put16(&mut inode, 0x2a, 1); // entries
     put16(&mut inode, 0x2c, 4); // room for
-    put16(&mut inode, 0x38, 1); // length in blocks; the 0s before are depth, generation, logical block
+    put16(&mut inode, 0x38, length); // the 0s before are depth, generation, logical block
     put32(&mut inode, 0x3c, block);
     put16(&mut inode, 0x80, EXTRA_INODE);
     inode
 }
 
+/// The first block of an empty journal. What follows it may hold anything.
+pub(super) fn journal_superblock(geometry: &Geometry) -> Vec<u8> {
+    let mut block = vec![0; BLOCK];
+    let mut put = |at: usize, value: u32| block[at..at + 4].copy_from_slice(&value.to_be_bytes());
+    put(0x00, JOURNAL_MAGIC);
+    put(0x04, JOURNAL_SUPERBLOCK);
+    put(0x0c, BLOCK as u32);
+    put(0x10, geometry.journal_blocks);
+    put(0x14, 1); // the first block of the log
+    put(0x18, 1); // the first transaction's number
+    // 0x1c: where the log starts: 0, it is empty.
+    put(0x40, 1); // file systems that use it
+    block[0x30..0x40].copy_from_slice(&UUID);
+    block
+}
+
 /// The blocks of the root directory and of its sub-directories, in the order they are on the disk.
-pub(super) fn directories() -> Vec<u8> {
+pub(super) fn directories(geometry: &Geometry) -> Vec<u8> {
     let mut entries = vec![(ROOT_INODE, "."), (ROOT_INODE, "..")];
-    entries.extend((FIRST_INODE..).zip(SUBDIRECTORIES.map(|(name, _)| name)));
+    entries.extend((FIRST_INODE..).zip(geometry.subdirectories.iter().map(|(name, _)| *name)));
     let mut blocks = directory(&entries);
-    for (inode, _) in (FIRST_INODE..).zip(SUBDIRECTORIES) {
+    for (inode, _) in (FIRST_INODE..).zip(geometry.subdirectories) {
         blocks.extend(directory(&[(inode, "."), (ROOT_INODE, "..")]));
     }
     blocks

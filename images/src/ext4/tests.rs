@@ -7,8 +7,12 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 fn formatted(bytes: u64) -> tempfile::NamedTempFile {
+    formatted_for(Purpose::Scratch, bytes)
+}
+
+fn formatted_for(purpose: Purpose, bytes: u64) -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().unwrap();
-    format(file.as_file(), bytes).unwrap();
+    write(file.as_file(), bytes, purpose).unwrap();
     file
 }
 
@@ -68,31 +72,38 @@ fn e2fsck_finds_nothing_to_complain_about() {
         10 * GIB,
         200 * GIB + 5 * MIB,
     ];
-    for bytes in sizes {
-        fsck(formatted(bytes).path());
+    for purpose in [Purpose::Scratch, Purpose::Kept] {
+        for bytes in sizes {
+            fsck(formatted_for(purpose, bytes).path());
+        }
     }
 }
 
 #[test]
 fn the_largest_geometry_has_32_bit_numbers() {
-    let geometry = Geometry::of(LARGEST).unwrap();
+    let geometry = Geometry::of(LARGEST, Purpose::Kept).unwrap();
     assert_eq!(geometry.groups, 1 << 17);
     assert_eq!(geometry.blocks, u32::MAX);
     assert!(geometry.groups.checked_mul(geometry.inodes_per_group).is_some());
-    assert!(geometry.subdirectory(0) < geometry::BLOCKS_PER_GROUP);
+    assert!(geometry.used_blocks_in(0) < geometry::BLOCKS_PER_GROUP);
 }
 
 /// Mounts a disk through a loop device, uses it as overlayfs would, and checks it again. Only as root on a
 /// host with loop devices; says so otherwise.
 #[test]
 fn the_kernel_mounts_and_fills_it() {
-    let file = formatted(96 * MIB);
+    for purpose in [Purpose::Scratch, Purpose::Kept] {
+        mount_and_fill(&formatted_for(purpose, 96 * MIB));
+    }
+}
+
+fn mount_and_fill(file: &tempfile::NamedTempFile) {
     let directory = tempfile::tempdir().unwrap();
     let script = r#"
         set -e
         mount -o loop "$1" "$2" || exit 99
         trap 'umount "$2"' EXIT
-        mkdir "$2/lower" "$2/merged"
+        mkdir -p "$2/lower" "$2/merged" "$2/upper" "$2/work"
         echo below > "$2/lower/gone"
         mount -t overlay overlay -o "lowerdir=$2/lower,upperdir=$2/upper,workdir=$2/work" "$2/merged" || exit 99
         trap 'umount "$2/merged"; umount "$2"' EXIT
