@@ -1,12 +1,14 @@
 //! OCI images in, EROFS layers and appliance disks out.
 //!
 //! [`reference`] reads how people name an image, [`source`] brings it into the [`store`], [`recipe`] builds images from
-//! Debian packages. A layer becomes an EROFS image once; an image's [`source::Disk`] joins its layers.
+//! Debian packages. A layer becomes an EROFS image once; an image's [`source::Disk`] joins its layers, and a [`disk`] holds
+//! images for a machine that runs them by itself.
 
 mod compression;
 pub mod config;
 pub mod debian;
 pub mod digest;
+pub mod disk;
 pub mod erofs;
 pub mod ext4;
 #[cfg(any(test, feature = "fuzz"))]
