@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use super::service::{Service, Settings};
 use crate::debian::Package;
+use crate::digest::Digest;
 use crate::reference::is_recipe_name;
 
 /// `NAME.toml`.
@@ -16,8 +19,8 @@ use crate::reference::is_recipe_name;
 pub(super) struct Recipe {
     /// One line for people.
     pub(super) description: String,
-    /// The recipe whose layers go below this one's.
-    pub(super) from: Option<String>,
+    /// The recipe or the image whose layers go below this one's.
+    pub(super) from: Option<From>,
     /// Debian packages; what they depend on comes with them.
     pub(super) packages: Vec<String>,
     /// Packages that are taken for installed, so that neither they nor what only they need come along: those that
@@ -26,6 +29,12 @@ pub(super) struct Recipe {
     /// Paths that are not taken from the packages.
     pub(super) drop: Vec<String>,
     pub(super) image: ImageSection,
+    /// How its container is run where no host says it.
+    pub(super) service: Service,
+    /// The containers of an appliance: a recipe that has them has no image of its own.
+    pub(super) services: BTreeMap<String, Service>,
+    /// What those have in common.
+    pub(super) appliance: Settings,
     pub(super) users: BTreeMap<String, User>,
     pub(super) groups: BTreeMap<String, Group>,
     pub(super) directories: BTreeMap<String, Directory>,
@@ -36,8 +45,23 @@ pub(super) struct Recipe {
     pub(super) links: Vec<Links>,
 }
 
-/// How the image is run: as the OCI image configuration has it.
-#[derive(Debug, Default, Deserialize)]
+/// What a recipe stands on: `from = "NAME"`, another recipe, or `from = { image = "REFERENCE" }`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub(super) enum From {
+    Recipe(String),
+    Image(FromImage),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FromImage {
+    /// As a registry or a path beside the recipe has it.
+    pub(super) image: String,
+}
+
+/// How the image is run: as the OCI image configuration has it. What is left open is as in the image below.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub(super) struct ImageSection {
     pub(super) entrypoint: Vec<String>,
@@ -49,6 +73,36 @@ pub(super) struct ImageSection {
     pub(super) ports: Vec<String>,
     pub(super) stop_signal: Option<String>,
     pub(super) labels: BTreeMap<String, String>,
+}
+
+impl ImageSection {
+    /// This over the image below: lists that are empty here are that one's, and maps are joined. A new entrypoint makes the
+    /// command below it meaningless, as in Docker.
+    pub(super) fn over(&self, below: &Self) -> Self {
+        let words = |own: &[String], below: &[String]| if own.is_empty() { below } else { own }.to_vec();
+        let text = |own: &String, below: &String| if own.is_empty() { below } else { own }.clone();
+        let joined = |own: &BTreeMap<String, String>, below: &BTreeMap<String, String>| {
+            let mut joined = below.clone();
+            joined.extend(own.clone());
+            joined
+        };
+        let all = |own: &[String], below: &[String]| {
+            let mut all = below.to_vec();
+            all.extend(own.iter().filter(|word| !below.contains(word)).cloned());
+            all
+        };
+        Self {
+            entrypoint: words(&self.entrypoint, &below.entrypoint),
+            cmd: if self.entrypoint.is_empty() { words(&self.cmd, &below.cmd) } else { self.cmd.clone() },
+            env: joined(&self.env, &below.env),
+            user: text(&self.user, &below.user),
+            workdir: text(&self.workdir, &below.workdir),
+            volumes: all(&self.volumes, &below.volumes),
+            ports: all(&self.ports, &below.ports),
+            stop_signal: self.stop_signal.clone().or_else(|| below.stop_signal.clone()),
+            labels: joined(&self.labels, &below.labels),
+        }
+    }
 }
 
 /// A line of /etc/passwd, and of /etc/group where `groups` has none by that name.
@@ -138,8 +192,9 @@ pub(super) fn owner(text: &str) -> Result<(u64, u64), Error> {
     owner.ok_or_else(|| Error::Value { value: text.to_owned(), what: "an owner such as 999:999" })
 }
 
-/// `NAME.lock`: the exact packages of one build, and what it was resolved from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// `NAME.lock`: the exact packages of one build, and what it was resolved from. A recipe that asks for nothing from outside
+/// has none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Lock {
     /// The Debian release.
@@ -150,19 +205,44 @@ pub(super) struct Lock {
     pub(super) packages: Vec<String>,
     /// What it excluded then.
     pub(super) exclude: Vec<String>,
+    /// The image that the recipe stands on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) base: Option<LockedBase>,
     /// Every package of the recipe's own layer.
     #[serde(default, rename = "package")]
     pub(super) closure: Vec<Package>,
 }
 
+/// An image that is not from a recipe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LockedBase {
+    /// What the recipe called it.
+    pub(super) image: String,
+    /// Its manifest for this platform.
+    pub(super) manifest: Digest,
+    /// Bytes of its layers as they come.
+    pub(super) size: u64,
+}
+
 impl Lock {
-    pub(super) fn read(recipes: &Path, name: &str) -> Result<Self, Error> {
+    /// Whether it was made for what the recipe asks for now.
+    pub(super) fn fits(&self, recipe: &Recipe) -> bool {
+        let base = self.base.as_ref().map(|base| base.image.as_str());
+        self.packages == recipe.packages && self.exclude == recipe.exclude && base == recipe.base_image()
+    }
+
+    pub(super) fn read(recipes: &Path, name: &str) -> Result<Option<Self>, Error> {
         let path = recipes.join(format!("{name}.lock"));
-        let text = fs::read_to_string(&path).map_err(|_| Error::NoLock { name: name.to_owned() })?;
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(cause) => return Err(Error::Write { path, cause }),
+        };
         let lock: Self =
             toml::from_str(&text).map_err(|cause| Error::Text { path, cause: Box::new(cause) })?;
         lock.closure.iter().try_for_each(|package| package.check().map(drop))?;
-        Ok(lock)
+        Ok(Some(lock))
     }
 
     pub(super) fn write(&self, recipes: &Path, name: &str) -> Result<(), Error> {
@@ -184,6 +264,43 @@ impl Recipe {
             _ => return Err(missing(recipes, name)),
         };
         toml::from_str(&text).map_err(|cause| Error::Text { path, cause: Box::new(cause) })
+    }
+}
+
+impl Recipe {
+    /// Whether it says anything of an image of its own.
+    pub(super) fn has_image(&self) -> bool {
+        self.from.is_some()
+            || self.asks_for_something()
+            || !self.files.is_empty()
+            || !self.directories.is_empty()
+            || !self.symlinks.is_empty()
+            || !self.links.is_empty()
+            || !self.users.is_empty()
+            || !self.groups.is_empty()
+            || self.image != ImageSection::default()
+            || self.service != Service::default()
+    }
+
+    /// Whether it needs anything from outside, which a lock pins.
+    pub(super) fn asks_for_something(&self) -> bool {
+        !self.packages.is_empty() || self.base_image().is_some()
+    }
+
+    /// The image, not from a recipe, that it stands on.
+    pub(super) fn base_image(&self) -> Option<&str> {
+        match &self.from {
+            Some(From::Image(from)) => Some(&from.image),
+            _ => None,
+        }
+    }
+
+    /// The recipe that it stands on.
+    pub(super) fn base_recipe(&self) -> Option<&str> {
+        match &self.from {
+            Some(From::Recipe(name)) => Some(name),
+            _ => None,
+        }
     }
 }
 

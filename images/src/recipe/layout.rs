@@ -1,6 +1,6 @@
-//! Writing an OCI image layout (image-spec, image-layout.md): one image, uncompressed layers, sorted keys, no clock,
-//! so that the bytes follow from the input alone. Uncompressed, because they stay on this machine, where each is
-//! converted once; and because a compressor's output changes with its version.
+//! Writing an OCI image layout (image-spec, image-layout.md): one image, sorted keys, no clock, so that the bytes follow from
+//! the input alone. Layers made here are not compressed, because they stay on this machine, where each is converted once;
+//! and because a compressor's output changes with its version.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::Error;
 use super::describe::ImageSection;
+use super::service::Health;
 use crate::digest::Digest;
 
 /// A blob's digest and size.
@@ -18,6 +19,33 @@ use crate::digest::Digest;
 pub(super) struct Blob {
     pub(super) digest: Digest,
     pub(super) size: u64,
+}
+
+/// A layer of an image.
+#[derive(Debug, Clone)]
+pub(super) struct Layer {
+    pub(super) blob: Blob,
+    pub(super) media_type: String,
+    /// The digest of the uncompressed tar.
+    pub(super) diff_id: Digest,
+}
+
+impl Layer {
+    /// One that is not compressed.
+    pub(super) fn plain(blob: Blob) -> Self {
+        Self { blob, media_type: "application/vnd.oci.image.layer.v1.tar".to_owned(), diff_id: blob.digest }
+    }
+}
+
+/// What the configuration is made of.
+pub(super) struct Image<'a> {
+    pub(super) section: &'a ImageSection,
+    /// One line for people.
+    pub(super) description: &'a str,
+    /// How its container's health is told.
+    pub(super) health: Option<&'a Health>,
+    /// Seconds since 1970.
+    pub(super) epoch: u64,
 }
 
 /// Hashes and counts what is written through it.
@@ -58,29 +86,23 @@ pub(super) fn add_blob(
 }
 
 /// Writes configuration, manifest and index over `layers`, lowest first, and says the manifest's digest.
-pub(super) fn finish(
-    layout: &Path,
-    image: &ImageSection,
-    description: &str,
-    layers: &[Blob],
-    epoch: u64,
-) -> Result<Digest, Error> {
+pub(super) fn finish(layout: &Path, image: &Image, layers: &[Layer]) -> Result<Digest, Error> {
     let json = |value: &Value| add_blob(layout, |out| out.write_all(value.to_string().as_bytes()));
     let configuration = json(&json!({
         "architecture": "amd64",
         "os": "linux",
-        "created": rfc3339(epoch),
-        "config": config(image, description),
-        "rootfs": { "type": "layers", "diff_ids": layers.iter().map(|layer| layer.digest.to_string()).collect::<Vec<_>>() },
+        "created": rfc3339(image.epoch),
+        "config": config(image),
+        "rootfs": { "type": "layers", "diff_ids": layers.iter().map(|layer| layer.diff_id.to_string()).collect::<Vec<_>>() },
     }))?;
-    let descriptor = |kind: &str, blob: &Blob| json!({ "mediaType": format!("application/vnd.oci.image.{kind}"), "digest": blob.digest.to_string(), "size": blob.size });
+    let descriptor = |media_type: &str, blob: &Blob| json!({ "mediaType": media_type, "digest": blob.digest.to_string(), "size": blob.size });
     let manifest = json(&json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": descriptor("config.v1+json", &configuration),
-        "layers": layers.iter().map(|layer| descriptor("layer.v1.tar", layer)).collect::<Vec<_>>(),
+        "config": descriptor("application/vnd.oci.image.config.v1+json", &configuration),
+        "layers": layers.iter().map(|layer| descriptor(&layer.media_type, &layer.blob)).collect::<Vec<_>>(),
     }))?;
-    let mut entry = descriptor("manifest.v1+json", &manifest);
+    let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
     entry["annotations"] = json!({ "org.opencontainers.image.ref.name": "latest" });
     entry["platform"] = json!({ "architecture": "amd64", "os": "linux" });
     let index = json!({
@@ -98,7 +120,8 @@ pub(super) fn finish(
 }
 
 /// What is empty is left out, as the image spec has it.
-fn config(image: &ImageSection, description: &str) -> Value {
+fn config(image: &Image) -> Value {
+    let Image { section: image, description, health, .. } = *image;
     let mut config = serde_json::Map::new();
     let mut put = |key: &str, value: Value, empty: bool| {
         if !empty {
@@ -122,7 +145,29 @@ fn config(image: &ImageSection, description: &str) -> Value {
     put("ExposedPorts", Value::Object(set(&image.ports)), image.ports.is_empty());
     put("StopSignal", json!(image.stop_signal), image.stop_signal.is_none());
     put("Labels", json!(labels), labels.is_empty());
+    // Docker's own addition to the specification (docker-image-spec), which knows commands alone.
+    if let Some(health) = health.filter(|health| !health.exec.is_empty()) {
+        put("Healthcheck", healthcheck(health), false);
+    }
     Value::Object(config)
+}
+
+/// Durations are in nanoseconds.
+fn healthcheck(health: &Health) -> Value {
+    let mut check = serde_json::Map::new();
+    let command: Vec<_> = std::iter::once("CMD").chain(health.exec.iter().map(String::as_str)).collect();
+    check.insert("Test".into(), json!(command));
+    for (key, time) in
+        [("Interval", health.interval), ("Timeout", health.timeout), ("StartPeriod", health.start_period)]
+    {
+        if let Some(time) = time {
+            check.insert(key.into(), json!(u64::from(time.0) * 1_000_000));
+        }
+    }
+    if let Some(failures) = health.failures {
+        check.insert("Retries".into(), json!(failures));
+    }
+    Value::Object(check)
 }
 
 /// `1970-01-01T00:00:00Z` and on, by the civil calendar's days (Howard Hinnant's `civil_from_days`).

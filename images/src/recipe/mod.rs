@@ -3,8 +3,10 @@
 //! No maintainer script runs and no root is needed: what scripts would have done is said in the recipe (users, links,
 //! directories). Building is a function of recipe and lock: the same two give the same bytes anywhere, any day.
 
+mod base;
 mod describe;
 mod layout;
+pub mod service;
 pub mod statements;
 #[cfg(test)]
 mod tests;
@@ -17,12 +19,16 @@ use std::path::{Path, PathBuf};
 use crate::debian::{self, Package, Packages};
 use crate::digest::Digest;
 use crate::progress::Progress;
+use crate::{source, store};
+use base::Base;
+pub use base::Images;
 use describe::{Lock, Recipe, mode, owner};
+use service::{Appliance, Service};
 use statements::Subject;
 use tree::{Attributes, Node, Tree};
 
 /// Changes when the same recipe comes to make other bytes; part of [`key`].
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// Recipes that stand on one another, at most.
 const MAX_DEPTH: usize = 8;
@@ -60,6 +66,22 @@ pub enum Error {
     /// It asks for other packages than when it was locked.
     #[error("recipe `{name}` has changed since it was locked: run `cargo xtask image lock --update {name}`")]
     OldLock {
+        /// The recipe.
+        name: String,
+    },
+    /// It has services, and so no image of its own.
+    #[error(
+        "recipe `{name}` is an appliance of several images: build its disk (--format disk), or one of those images"
+    )]
+    Services {
+        /// The recipe.
+        name: String,
+    },
+    /// It has both services and what makes an image.
+    #[error(
+        "recipe `{name}` has services, so what it says of an image of its own belongs into a recipe of its own"
+    )]
+    Both {
         /// The recipe.
         name: String,
     },
@@ -122,6 +144,51 @@ pub enum Error {
     /// Fetching packages.
     #[error(transparent)]
     Debian(#[from] debian::Error),
+    /// Fetching an image.
+    #[error(transparent)]
+    Image(#[from] source::Error),
+    /// Keeping one.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// An image that recipes cannot stand on, since there is no place for it.
+    #[error("{image} is an image, and there is no place to keep it: set HOME or XDG_DATA_HOME")]
+    NoStore {
+        /// Its name.
+        image: String,
+    },
+    /// An image whose layers are not here as they came.
+    #[error("{image}: its layers cannot be had as they were packed, which an image made from it needs")]
+    Unpacked {
+        /// Its name.
+        image: String,
+    },
+    /// An image that is another one than was locked.
+    #[error(
+        "{image} is {found} now and was locked as {locked}: lock it anew with `cargo xtask image lock --update NAME`"
+    )]
+    Moved {
+        /// Its name.
+        image: String,
+        /// What it was.
+        locked: Digest,
+        /// What it is.
+        found: Digest,
+    },
+    /// Packages on an image of another system.
+    #[error("{image} is not of Debian's release {SUITE}, so packages of that cannot be added to it", SUITE = debian::SUITE)]
+    Release {
+        /// Its name.
+        image: String,
+    },
+}
+
+/// Where what recipes ask for comes from.
+#[derive(Debug, Clone, Copy)]
+pub struct Sources<'a> {
+    /// Debian's packages, through this directory (see [`Packages::open`]).
+    pub packages: &'a Path,
+    /// Images; nothing where there is no place for them.
+    pub images: Option<Images<'a>>,
 }
 
 /// A recipe and its lock.
@@ -129,6 +196,8 @@ struct Stage {
     name: String,
     recipe: Recipe,
     lock: Lock,
+    /// Whether the lock is a file.
+    locked: bool,
 }
 
 /// The names of all recipes in a directory, sorted.
@@ -154,9 +223,10 @@ pub fn key(recipes: &Path, name: &str) -> Result<Digest, Error> {
 fn inputs(recipes: &Path, stages: &[Stage]) -> Result<Vec<(String, Digest)>, Error> {
     let mut inputs = Vec::new();
     for stage in stages {
-        let own = ["toml", "lock"].map(|suffix| format!("{}.{suffix}", stage.name));
+        let suffixes = if stage.locked { &["toml", "lock"][..] } else { &["toml"] };
+        let own = suffixes.iter().map(|suffix| format!("{}.{suffix}", stage.name));
         let sources = stage.recipe.files.values().filter_map(|file| file.source.clone());
-        for name in own.into_iter().chain(sources) {
+        for name in own.chain(sources) {
             let path = tree::beside(recipes, &name)?;
             let digest = Digest::of_file(&path).map_err(|cause| Error::Write { path, cause })?;
             inputs.push((name, digest));
@@ -174,28 +244,82 @@ fn stages(recipes: &Path, name: &str) -> Result<Vec<Stage>, Error> {
             return Err(Error::Depth { name });
         }
         let recipe = Recipe::read(recipes, &name)?;
+        if !recipe.services.is_empty() {
+            return Err(Error::Services { name });
+        }
         let lock = Lock::read(recipes, &name)?;
-        if lock.packages != recipe.packages || lock.exclude != recipe.exclude {
+        let locked = lock.is_some();
+        if !locked && recipe.asks_for_something() {
+            return Err(Error::NoLock { name });
+        }
+        let lock = lock.unwrap_or_default();
+        if locked && !lock.fits(&recipe) {
             return Err(Error::OldLock { name });
         }
-        next = recipe.from.clone();
-        stages.push(Stage { name, recipe, lock });
+        next = recipe.base_recipe().map(str::to_owned);
+        stages.push(Stage { name, recipe, lock, locked });
     }
     stages.reverse();
+    // What has no date of its own is as old as what it stands on.
+    let mut epoch = 0;
+    for stage in &mut stages {
+        if !stage.locked {
+            stage.lock.epoch = epoch;
+        }
+        epoch = epoch.max(stage.lock.epoch);
+    }
     Ok(stages)
 }
 
+/// What recipe `name` runs where no host says it: its services, or the one container of its image.
+pub fn appliance(recipes: &Path, name: &str) -> Result<Appliance, Error> {
+    let recipe = Recipe::read(recipes, name)?;
+    if !recipe.services.is_empty() && recipe.has_image() {
+        return Err(Error::Both { name: name.to_owned() });
+    }
+    service::appliance(name, &recipe, |image| own_service(recipes, image))
+}
+
+/// The recipes of the images that recipe `name` runs: its services', each once, or itself.
+pub fn images(recipes: &Path, name: &str) -> Result<Vec<String>, Error> {
+    let services = appliance(recipes, name)?.services;
+    let images: std::collections::BTreeSet<_> =
+        services.into_values().filter_map(|service| service.image).collect();
+    Ok(images.into_iter().collect())
+}
+
+/// What a recipe with an image says of its container.
+fn own_service(recipes: &Path, name: &str) -> Result<Service, Error> {
+    let recipe = Recipe::read(recipes, name)?;
+    if recipe.services.is_empty() {
+        Ok(recipe.service)
+    } else {
+        Err(Error::Services { name: name.to_owned() })
+    }
+}
+
+/// Whether recipe `name` has services, and so a disk but no image of its own.
+pub fn has_services(recipes: &Path, name: &str) -> Result<bool, Error> {
+    Ok(!Recipe::read(recipes, name)?.services.is_empty())
+}
+
 /// Builds recipe `name` of `recipes` into an OCI layout at `layout`, which is replaced if it is there, and writes what it is
-/// made of [`statements::beside`] it; Debian's packages come through `cache` (see [`Packages::open`]).
+/// made of [`statements::beside`] it.
 pub fn build(
     recipes: &Path,
     name: &str,
-    cache: &Path,
+    sources: &Sources<'_>,
     layout: &Path,
     progress: &dyn Progress,
 ) -> Result<Built, Error> {
     let stages = stages(recipes, name)?;
-    let packages = Packages::open(cache)?;
+    let base = stages.first().and_then(|stage| stage.lock.base.as_ref());
+    let base = match base.map(|lock| (lock, sources.images)) {
+        Some((lock, Some(images))) => Some(base::locked(lock, recipes, images, progress)?),
+        Some((lock, None)) => return Err(Error::NoStore { image: lock.image.clone() }),
+        None => None,
+    };
+    let packages = Packages::open(sources.packages)?;
     let mut substituted = Vec::new();
     let mut debs = Vec::new();
     let mut closures = Vec::new();
@@ -204,7 +328,7 @@ pub fn build(
         let paths = match packages.fetch(&closure, progress) {
             Err(debian::Error::Gone(gone)) => {
                 // One package's current version may need another's: all of them are taken anew.
-                closure = resolve(&stages, stage, &packages, progress)?;
+                closure = resolve(&stages, stage, base.as_ref(), &packages, progress)?;
                 let paths = packages.fetch(&closure, progress)?;
                 warn_of(&stage.name, &gone, progress);
                 substituted
@@ -217,13 +341,17 @@ pub fn build(
         closures.push(closure);
     }
     progress.begin(&format!("image {name}"), None);
-    let manifest = assemble(recipes, &stages, &debs, layout);
+    let manifest = assemble(recipes, &stages, &debs, base.as_ref(), layout);
     progress.end();
     let subject = Subject {
         name,
         manifest: manifest?,
         epoch: stages.last().map_or(0, |top| top.lock.epoch),
         inputs: inputs(recipes, &stages)?,
+        base: base.as_ref().zip(stages.first()).and_then(|(base, stage)| {
+            let lock = stage.lock.base.as_ref()?;
+            Some(statements::Base { image: &lock.image, manifest: lock.manifest, layers: base.digests() })
+        }),
         packages: closures.iter().flatten().collect(),
     };
     statements::write(layout, &subject)?;
@@ -244,6 +372,7 @@ fn assemble(
     recipes: &Path,
     stages: &[Stage],
     debs: &[Vec<(String, PathBuf)>],
+    base: Option<&Base>,
     layout: &Path,
 ) -> Result<Digest, Error> {
     let failed = |cause| Error::Write { path: layout.to_owned(), cause };
@@ -252,6 +381,13 @@ fn assemble(
     let new = tempfile::Builder::new().prefix(".building-").tempdir_in(parent).map_err(failed)?;
     let mut tree = Tree::new(0).map_err(failed)?;
     let mut layers = Vec::new();
+    if let Some(base) = base {
+        layers.extend(base.add_layers(new.path())?);
+        let read = stages
+            .iter()
+            .flat_map(|stage| stage.recipe.files.values().filter_map(|file| file.joined.clone()));
+        tree.stand_on(base, &read.collect::<Vec<_>>())?;
+    }
     for (stage, debs) in stages.iter().zip(debs) {
         tree.next_layer(stage.recipe.drop.clone(), stage.lock.epoch);
         if layers.is_empty() {
@@ -261,11 +397,18 @@ fn assemble(
             tree.add_package(name, debian::data(deb)?)?;
         }
         add_recipe(&mut tree, recipes, stage)?;
-        layers.push(layout::add_blob(new.path(), |out| tree.write_layer(out))?);
+        layers.push(layout::Layer::plain(layout::add_blob(new.path(), |out| tree.write_layer(out))?));
     }
     let Some(top) = stages.last() else { return Err(Error::Path { path: layout.display().to_string() }) };
-    let digest =
-        layout::finish(new.path(), &top.recipe.image, &top.recipe.description, &layers, top.lock.epoch)?;
+    let below = base.map(Base::section).unwrap_or_default();
+    let image = stages.iter().fold(below, |below, stage| stage.recipe.image.over(&below));
+    let image = layout::Image {
+        section: &image,
+        description: &top.recipe.description,
+        health: top.recipe.service.health.as_ref(),
+        epoch: top.lock.epoch,
+    };
+    let digest = layout::finish(new.path(), &image, &layers)?;
     match fs::remove_dir_all(layout) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
@@ -409,34 +552,50 @@ fn accounts(tree: &mut Tree, recipe: &Recipe) -> Result<Vec<(&'static str, Strin
     Ok(made)
 }
 
-/// Resolves the packages of recipe `name` anew, dates it by the newest of them, and writes its lock file. The recipes
-/// below it keep theirs. Returns what it locked.
+/// Resolves what recipe `name` asks for anew, dates it by the newest of it, and writes its lock file. The recipes below it
+/// keep theirs. Returns the packages that it locked; a recipe that asks for nothing has no lock.
 pub fn lock(
     recipes: &Path,
     name: &str,
-    cache: &Path,
+    sources: &Sources<'_>,
     progress: &dyn Progress,
 ) -> Result<Vec<Package>, Error> {
     let recipe = Recipe::read(recipes, name)?;
-    let mut below = match &recipe.from {
+    if !recipe.services.is_empty() {
+        return Err(Error::Services { name: name.to_owned() });
+    }
+    if !recipe.asks_for_something() {
+        return Ok(Vec::new());
+    }
+    let mut below = match recipe.base_recipe() {
         Some(from) => stages(recipes, from)?,
         None => Vec::new(),
     };
-    let epoch = below.iter().map(|stage| stage.lock.epoch).max().unwrap_or(0);
-    let lock = Lock {
+    let mut lock = Lock {
         suite: debian::SUITE.to_owned(),
-        epoch,
+        epoch: below.iter().map(|stage| stage.lock.epoch).max().unwrap_or(0),
         packages: recipe.packages.clone(),
         exclude: recipe.exclude.clone(),
+        base: None,
         closure: Vec::new(),
     };
-    below.push(Stage { name: name.to_owned(), recipe, lock });
+    let failed = |cause| Error::Package { name: name.to_owned(), cause };
+    let base = match (recipe.base_image(), sources.images) {
+        (Some(image), Some(images)) => {
+            let base = base::current(image, recipes, images, progress)?;
+            lock.base = Some(base.lock(image).map_err(failed)?);
+            lock.epoch = base.created();
+            Some(base)
+        }
+        (Some(image), None) => return Err(Error::NoStore { image: image.to_owned() }),
+        (None, _) => None,
+    };
+    below.push(Stage { name: name.to_owned(), recipe, lock: lock.clone(), locked: true });
     let Some(stage) = below.last() else { return Ok(Vec::new()) };
 
-    let packages = Packages::open(cache)?;
+    let packages = Packages::open(sources.packages)?;
     packages.update(progress)?;
-    let mut lock = stage.lock.clone();
-    lock.closure = resolve(&below, stage, &packages, progress)?;
+    lock.closure = resolve(&below, stage, base.as_ref(), &packages, progress)?;
     for (package, deb) in lock.closure.iter().zip(packages.fetch(&lock.closure, progress)?) {
         let newest = tree::newest(debian::data(&deb)?);
         lock.epoch =
@@ -446,23 +605,28 @@ pub fn lock(
     Ok(lock.closure)
 }
 
-/// The current closure of a stage over what the stages below it hold.
+/// The current closure of a stage over what is below it.
 fn resolve(
     stages: &[Stage],
     stage: &Stage,
+    base: Option<&Base>,
     packages: &Packages,
     progress: &dyn Progress,
 ) -> Result<Vec<Package>, Error> {
-    let mut installed = Vec::new();
+    if stage.recipe.packages.is_empty() {
+        return Ok(Vec::new());
+    }
+    let image = stages.first().and_then(|stage| stage.recipe.base_image());
+    let mut installed = match (base, image) {
+        (Some(base), Some(image)) => base.packages(image)?,
+        _ => Vec::new(),
+    };
     for below in stages.iter().take_while(|other| other.name != stage.name) {
         installed
             .extend(below.lock.closure.iter().map(|package| (package.name.clone(), package.version.clone())));
         installed.extend(below.recipe.exclude.iter().map(|name| (name.clone(), String::new())));
     }
     installed.extend(stage.recipe.exclude.iter().map(|name| (name.clone(), String::new())));
-    if stage.recipe.packages.is_empty() {
-        return Ok(Vec::new());
-    }
     let names: Vec<_> = stage.recipe.packages.iter().map(String::as_str).collect();
     Ok(packages.resolve_over(&installed, &names, progress)?)
 }

@@ -22,8 +22,20 @@ pub(super) struct Subject<'a> {
     pub(super) epoch: u64,
     /// Recipes, locks and the files beside them, by name.
     pub(super) inputs: Vec<(String, Digest)>,
+    /// The image below all of it, which is from no recipe.
+    pub(super) base: Option<Base<'a>>,
     /// Debian packages, lowest layer first.
     pub(super) packages: Vec<&'a Package>,
+}
+
+/// An image that is an input.
+pub(super) struct Base<'a> {
+    /// What the recipe calls it.
+    pub(super) image: &'a str,
+    /// Its manifest.
+    pub(super) manifest: Digest,
+    /// Its layers as they came, lowest first.
+    pub(super) layers: Vec<Digest>,
 }
 
 /// Where the two documents about the image at `layout` are: beside it, under its name and `.spdx.json` and
@@ -68,6 +80,19 @@ fn spdx(subject: &Subject) -> Value {
     })];
     let relation = |from: &str, kind: &str, to: &str| json!({ "spdxElementId": from, "relationshipType": kind, "relatedSpdxElement": to });
     let mut relations = vec![relation("SPDXRef-DOCUMENT", "DESCRIBES", image)];
+    if let Some(base) = &subject.base {
+        let id = "SPDXRef-Base";
+        relations.push(relation(image, "DESCENDANT_OF", id));
+        packages.push(json!({
+            "SPDXID": id,
+            "name": base.image,
+            "versionInfo": base.manifest.to_string(),
+            "primaryPackagePurpose": "CONTAINER",
+            "downloadLocation": "NOASSERTION",
+            "filesAnalyzed": false,
+            "checksums": checksum(&base.manifest.hex()),
+        }));
+    }
     for (number, package) in subject.packages.iter().enumerate() {
         let id = format!("SPDXRef-Package-{number}");
         relations.push(relation(image, "CONTAINS", &id));
@@ -110,6 +135,10 @@ fn provenance(subject: &Subject) -> Value {
         .packages
         .iter()
         .map(|package| json!({ "uri": purl(package), "digest": { "sha256": package.sha256 } }));
+    let base = subject.base.iter().flat_map(|base| {
+        let named = |digest: &Digest| json!({ "name": base.image, "digest": { "sha256": digest.hex() } });
+        std::iter::once(&base.manifest).chain(&base.layers).map(named).collect::<Vec<_>>()
+    });
     json!({
         "_type": "https://in-toto.io/Statement/v1",
         "subject": [{ "name": subject.name, "digest": { "sha256": subject.manifest.hex() } }],
@@ -118,7 +147,7 @@ fn provenance(subject: &Subject) -> Value {
             "buildDefinition": {
                 "buildType": format!("urn:ferry:recipe:{FORMAT}"),
                 "externalParameters": { "recipe": subject.name },
-                "resolvedDependencies": files.chain(packages).collect::<Vec<_>>(),
+                "resolvedDependencies": files.chain(base).chain(packages).collect::<Vec<_>>(),
             },
             "runDetails": { "builder": { "id": format!("urn:ferry:images:{}", env!("CARGO_PKG_VERSION")) } },
         },
@@ -146,6 +175,11 @@ mod tests {
             manifest: Digest::of(b"manifest"),
             epoch: 0,
             inputs: vec![("x.toml".into(), Digest::of(b"recipe"))],
+            base: Some(Base {
+                image: "below:1",
+                manifest: Digest::of(b"below"),
+                layers: vec![Digest::of(b"layer")],
+            }),
             packages: vec![&package],
         };
         let written = || {
@@ -165,7 +199,10 @@ mod tests {
                 "{text}"
             );
         }
-        assert!(documents[1].contains(&Digest::of(b"recipe").hex()), "{}", documents[1]);
+        for input in [&b"recipe"[..], b"below", b"layer"] {
+            assert!(documents[1].contains(&Digest::of(input).hex()), "{}", documents[1]);
+        }
+        assert!(documents[0].contains(&Digest::of(b"below").hex()), "{}", documents[0]);
         assert!(documents[0].contains("1970-01-01T00:00:00Z"), "{}", documents[0]);
     }
 }

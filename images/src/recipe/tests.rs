@@ -5,6 +5,7 @@ use std::io::Read;
 
 use tar::{EntryType, Header};
 
+use super::describe::LockedBase;
 use super::*;
 use crate::debian::deb::tests::deb_of;
 
@@ -30,9 +31,8 @@ fn tar_of(items: &[Item]) -> Vec<u8> {
 }
 
 fn stage(name: &str, text: &str) -> Stage {
-    let lock =
-        Lock { suite: "trixie".into(), epoch: 4_000, packages: vec![], exclude: vec![], closure: vec![] };
-    Stage { name: name.into(), recipe: toml::from_str(text).unwrap(), lock }
+    let lock = Lock { suite: "trixie".into(), epoch: 4_000, ..Lock::default() };
+    Stage { name: name.into(), recipe: toml::from_str(text).unwrap(), lock, locked: true }
 }
 
 /// A directory to work in, and the layout that these stages and packages make.
@@ -52,7 +52,7 @@ fn assembled(
         debs.push(of_stage);
     }
     fs::write(dir.path().join("beside.txt"), "from beside").unwrap();
-    let result = assemble(dir.path(), stages, &debs, &dir.path().join("out/layout"));
+    let result = assemble(dir.path(), stages, &debs, None, &dir.path().join("out/layout"));
     (dir, result)
 }
 
@@ -229,6 +229,80 @@ fn accounts_stand_after_those_of_base_passwd_and_of_the_recipe_below() {
 }
 
 #[test]
+fn recipes_on_one_base_share_its_layer() {
+    let base = || stage("base", "[files.\"/etc/base\"]\ncontent = \"base\"\n[image]\nenv = { A = \"1\" }");
+    let packages: &[(&str, &[Item])] = &[("a", &[("./usr/bin/a", FILE, 0o755, "", b"a")])];
+    let descriptors = |own: &str| {
+        let (dir, result) = assembled(&[base(), stage("own", own)], &[packages, &[]]);
+        result.unwrap();
+        let (_, config) = layers(dir.path());
+        let diff_ids = config["rootfs"]["diff_ids"].as_array().unwrap().clone();
+        (diff_ids, config["config"].clone())
+    };
+    let (one, config) = descriptors("[image]\nenv = { B = \"2\" }\n[directories.\"/srv/one\"]");
+    let (other, _) = descriptors("[directories.\"/srv/other\"]");
+    assert_eq!((one.len(), &one[0]), (2, &other[0]));
+    assert_ne!(one[1], other[1]);
+    // What it leaves open is as below.
+    assert_eq!(config["Env"], serde_json::json!(["A=1", "B=2"]));
+}
+
+#[test]
+fn a_recipe_stands_on_an_image_whose_layers_stay_as_they_are() {
+    let made = "[files.\"/etc/passwd\"]\ncontent = \"root:x:0:0::/:/bin/sh\\n\"\n\
+                [files.\"/usr/lib/os-release\"]\ncontent = \"VERSION_CODENAME=trixie\\n\"\n\
+                [files.\"/var/lib/dpkg/status\"]\n\
+                content = \"Package: a\\nStatus: install ok installed\\nVersion: 1\\n\"\n\
+                [symlinks]\n\"/data\" = \"srv/data\"\n[directories.\"/srv/data\"]\nmode = \"0700\"\n\
+                [image]\ncmd = [\"run\"]\nentrypoint = [\"entry\"]\nenv = { A = \"1\" }\nvolumes = [\"/v\"]";
+    let (below, result) = assembled(&[stage("below", made)], &[&[]]);
+    let manifest = result.unwrap();
+    let store = store::Store::open(&below.path().join("store")).unwrap();
+    let registries = crate::Registries::new(Default::default());
+    let images = Images { store: &store, registries: &registries };
+    let base = base::current("oci:out/layout", below.path(), images, &()).unwrap();
+    let lock = base.lock("oci:out/layout").unwrap();
+    assert_eq!((lock.manifest, base.created()), (manifest, 4_000));
+    assert_eq!(base.packages("it").unwrap(), [("a".to_owned(), "1".to_owned())]);
+    let own = "from = { image = \"oci:out/layout\" }\n[users.me]\nuid = 7\ngid = 7\n\
+               [files.\"/data/own\"]\ncontent = \"own\"\n[image]\ncmd = [\"other\"]";
+    let dir = tempfile::tempdir().unwrap();
+    let layout = dir.path().join("out/layout");
+    let build = || assemble(dir.path(), &[stage("own", own)], &[vec![]], Some(&base), &layout).unwrap();
+    let digest = build();
+    assert_eq!(build(), digest);
+    let (layers, config) = layers(dir.path());
+    assert_eq!(layers[0], self::layers(below.path()).0[0]);
+    let passwd = String::from_utf8(layers[1]["etc/passwd"].content.clone()).unwrap();
+    assert_eq!(passwd, "root:x:0:0::/:/bin/sh\nme:x:7:7::/:/usr/sbin/nologin\n");
+    // The link below is followed, and the directory that it leads to is as below.
+    assert_eq!(layers[1]["srv/data/own"].content, b"own");
+    assert_eq!(layers[1]["srv/data/"].mode, 0o700);
+    let config = &config["config"];
+    assert_eq!((&config["Entrypoint"][0], &config["Cmd"][0]), (&"entry".into(), &"other".into()));
+    assert_eq!((&config["Env"][0], &config["Volumes"]["/v"]), (&"A=1".into(), &serde_json::json!({})));
+
+    // Another image by that name is not the locked one.
+    let moved = LockedBase { manifest: Digest::of(b"other"), ..lock };
+    let Err(error) = base::locked(&moved, below.path(), images, &()) else { panic!("it was taken") };
+    assert!(error.to_string().contains("lock it anew"), "{error}");
+    for wrong in ["dir:x", "-", "UPPER"] {
+        let Err(error) = base::current(wrong, below.path(), images, &()) else { panic!("{wrong}") };
+        assert!(error.to_string().contains("is not an image"), "{error}");
+    }
+}
+
+#[test]
+fn a_health_check_that_docker_knows_is_in_the_image() {
+    let text = "[service]\nhealth = { exec = [\"check\", \"it\"], interval = \"5s\", failures = 4 }";
+    let (dir, result) = assembled(&[stage("x", text)], &[&[]]);
+    result.unwrap();
+    let expected =
+        serde_json::json!({ "Test": ["CMD", "check", "it"], "Interval": 5_000_000_000_u64, "Retries": 4 });
+    assert_eq!(layers(dir.path()).1["config"]["Healthcheck"], expected);
+}
+
+#[test]
 fn two_packages_cannot_both_have_a_file() {
     let (_dir, result) = assembled(
         &[stage("x", "")],
@@ -308,8 +382,19 @@ fn says_what_is_wrong_with_a_recipe() {
     assert!(message("a").contains("has changed since it was locked"));
     write("a.toml", "from = \"a\"");
     assert!(message("a").contains("or on itself"));
+    write("a.toml", "from = { image = \"x\" }");
+    assert!(message("a").contains("has changed since it was locked"));
+    write("a.toml", "[services.s]\nimage = \"t\"");
+    assert!(message("a").contains("--format disk"));
+    write("t.toml", "[service]\nrestart = \"always\"");
+    let services = appliance(dir.path(), "a").unwrap().services;
+    assert_eq!(services["s"].restart, Some(service::Restart::Always));
+    write("a.toml", "from = \"t\"\n[services.s]\nimage = \"t\"");
+    assert!(appliance(dir.path(), "a").unwrap_err().to_string().contains("a recipe of its own"));
     write("a.toml", "package = [\"p\"]");
     assert!(message("a").contains("unknown field"));
+    // A recipe that asks for nothing from outside needs no lock.
+    assert!(key(dir.path(), "t").is_ok());
     write("a.toml", "");
     let before = key(dir.path(), "a").unwrap();
     write("a.toml", "description = \"x\"");
@@ -320,13 +405,23 @@ fn says_what_is_wrong_with_a_recipe() {
 fn the_shipped_recipes_are_whole_and_locked() {
     let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
     let names = names(&recipes);
-    for name in ["hello", "python", "redis"] {
+    for name in ["hello", "nginx", "node", "postgres", "python", "redis"] {
         assert!(names.iter().any(|there| there == name), "{name} is missing");
     }
     for name in names {
+        if has_services(&recipes, &name).unwrap() {
+            for image in images(&recipes, &name).unwrap() {
+                stages(&recipes, &image).unwrap();
+            }
+            continue;
+        }
         let stages = stages(&recipes, &name).unwrap();
         let top = stages.last().unwrap();
-        assert!(!top.recipe.description.is_empty() && !top.recipe.image.cmd.is_empty(), "{name}");
+        assert!(
+            !top.recipe.description.is_empty()
+                && stages.iter().any(|stage| !stage.recipe.image.cmd.is_empty()),
+            "{name}"
+        );
         for package in &top.recipe.packages {
             assert!(top.lock.closure.iter().any(|locked| locked.name == *package), "{name} lacks {package}");
         }

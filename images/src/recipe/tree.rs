@@ -11,7 +11,9 @@ use std::path::Path;
 use tar::{EntryType, Header};
 
 use super::Error;
+use super::base::Base;
 use crate::digest::shortened;
+use crate::erofs::tree as erofs;
 
 /// Symlinks followed on the way to one path, as Linux bounds them.
 const MAX_LINKS: u32 = 40;
@@ -31,6 +33,8 @@ pub(super) enum Node {
     Symlink(Vec<u8>),
     /// An index into [`Tree::contents`]; entries with the same one are hard links of each other.
     File(usize),
+    /// Something of an image below that nobody looks into.
+    Foreign,
 }
 
 #[derive(Debug, Clone)]
@@ -92,6 +96,49 @@ impl Tree {
         self.layer += 1;
         self.drop = drop.into_iter().map(|path| path.trim_start_matches('/').to_owned()).collect();
         self.epoch = epoch;
+    }
+
+    /// Takes an image for what is below the first layer. Of its files only those that are looked into are read: the accounts,
+    /// and those of these directories.
+    pub(super) fn stand_on(&mut self, base: &Base, directories: &[String]) -> Result<(), Error> {
+        let mut read: Vec<Vec<u8>> = vec![b"etc/passwd".to_vec(), b"etc/group".to_vec()];
+        read.extend(directories.iter().map(|path| format!("{}/", path.trim_matches('/')).into_bytes()));
+        let mut failed = Ok(());
+        base.walk(|path, node| {
+            let wanted = || {
+                read.iter().any(|wanted| path == wanted || wanted.ends_with(b"/") && path.starts_with(wanted))
+            };
+            let mut keep = || -> Result<Node, Error> {
+                Ok(match &node.content {
+                    erofs::Content::Directory(_) => Node::Directory,
+                    erofs::Content::Symlink(target) => Node::Symlink(target.to_vec()),
+                    erofs::Content::File { .. } if wanted() => {
+                        let content = base.content(&lossy(path), node)?;
+                        let stored = self.store(&content[..]);
+                        Node::File(
+                            stored.map_err(|cause| Error::Write { path: "temporary file".into(), cause })?,
+                        )
+                    }
+                    _ => Node::Foreign,
+                })
+            };
+            match keep() {
+                Ok(kept) => {
+                    let there = &node.attributes;
+                    let attributes = Attributes {
+                        mode: there.permissions.into(),
+                        uid: there.uid.into(),
+                        gid: there.gid.into(),
+                        mtime: u64::try_from(there.mtime.0).unwrap_or(0),
+                    };
+                    let origin = "the image below".to_owned();
+                    self.entries
+                        .insert(path.to_vec(), Entry { node: kept, attributes, layer: self.layer, origin });
+                }
+                Err(error) => failed = Err(error),
+            }
+        });
+        failed
     }
 
     /// Adds a package's files.
@@ -353,6 +400,8 @@ impl Tree {
                     header.set_entry_type(EntryType::Symlink);
                     append(&mut tar, header, path, target, io::empty(), 0)?;
                 }
+                // No layer of our own has any.
+                Node::Foreign => {}
                 Node::File(content) => match first.get(content) {
                     Some(target) => {
                         header.set_entry_type(EntryType::Link);

@@ -103,7 +103,7 @@ fn bring(
     };
     let brought = (1..).zip(parts.layers.iter().zip(&layers)).try_for_each(bring);
     let manifest = parts.manifest.as_deref().map(Digest::of);
-    let image = finish(store, incoming, config, layers, brought)?;
+    let image = finish(store, incoming, manifest, config, layers, brought)?;
     for name in &parts.names {
         store.set_name(name, image.digest, manifest, parts.index)?;
     }

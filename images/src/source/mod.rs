@@ -39,10 +39,12 @@ const MAX_CONFIGURATION: u64 = 8 << 20;
 const MAX_LAYERS: usize = 1024;
 
 /// An image in the store.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Image {
     /// The digest of its configuration, which is what Docker calls the image's ID.
     pub digest: Digest,
+    /// The manifest that it came with, where that is known.
+    pub manifest: Option<Digest>,
     /// How to run it.
     pub config: ImageConfig,
     /// Its layers, lowest first.
@@ -50,6 +52,15 @@ pub struct Image {
     /// Keeps it from being removed meanwhile.
     pub held: Held,
 }
+
+impl PartialEq for Image {
+    /// By what it is, not by how it came.
+    fn eq(&self, other: &Self) -> bool {
+        (&self.digest, &self.config, &self.layers) == (&other.digest, &other.config, &other.layers)
+    }
+}
+
+impl Eq for Image {}
 
 /// Files whose concatenation is an image's read-only disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,7 +170,8 @@ pub(crate) fn understand(configuration: &[u8]) -> Result<(ImageConfig, Vec<DiffI
 pub fn named(store: &Store, name: &Name) -> Result<Image, Error> {
     let not_here = || Error::NotHere(name.to_string());
     let named = store.name(name)?.ok_or_else(not_here)?;
-    here(store, &named.image)?.ok_or_else(not_here)
+    let image = here(store, &named.image)?.ok_or_else(not_here)?;
+    Ok(Image { manifest: named.manifest, ..image })
 }
 
 /// The image whose configuration has that digest, if all of it is here.
@@ -167,7 +179,7 @@ pub fn here(store: &Store, digest: &Digest) -> Result<Option<Image>, Error> {
     let Some((held, configuration)) = store.image(digest)? else { return Ok(None) };
     let (config, layers) = understand(&configuration)?;
     let complete = layers.iter().all(|layer| store.has_layer(layer));
-    Ok(complete.then_some(Image { digest: *digest, config, layers, held }))
+    Ok(complete.then_some(Image { digest: *digest, manifest: None, config, layers, held }))
 }
 
 /// What was brought becomes an image, if its layers fit together. Of one that is wrong nothing is kept; if it was the way
@@ -175,6 +187,7 @@ pub fn here(store: &Store, digest: &Digest) -> Result<Option<Image>, Error> {
 fn finish(
     store: &Store,
     incoming: Incoming<'_>,
+    manifest: Option<Digest>,
     config: ImageConfig,
     layers: Vec<DiffId>,
     brought: Result<(), Error>,
@@ -187,7 +200,7 @@ fn finish(
         return Err(error);
     }
     let (digest, held) = incoming.finish()?;
-    Ok(Image { digest, config, layers, held })
+    Ok(Image { digest, manifest, config, layers, held })
 }
 
 impl Image {

@@ -49,7 +49,7 @@ fn image(
     }
     .bring(&parts.layers, &layers);
     let manifest = parts.manifest.as_deref().map(Digest::of);
-    let image = finish(store, incoming, config, layers, brought)?;
+    let image = finish(store, incoming, manifest, config, layers, brought)?;
     store.set_name(name, image.digest, manifest, parts.index)?;
     Ok(image)
 }

@@ -54,7 +54,7 @@ pub(super) fn bring(store: &Store, root: &Path, progress: &dyn Progress) -> Resu
         };
         layer::bring(&incoming, &diff_id, open, &what, progress)
     });
-    finish(store, incoming, config, layers, brought)
+    finish(store, incoming, None, config, layers, brought)
 }
 
 fn hash(root: &Path) -> io::Result<(Digest, u64)> {

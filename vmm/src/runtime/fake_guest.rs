@@ -88,6 +88,7 @@ impl Guest for FakeGuest {
 pub fn request() -> Request {
     let image = Image {
         digest: Digest::of(b"image"),
+        manifest: None,
         config: ImageConfig { cmd: vec!["prog".into()], ..Default::default() },
         layers: vec![],
         held: Default::default(),

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use ferry_images::recipe;
+use ferry_images::recipe::{self, Images, Sources};
+use ferry_images::{Registries, Store};
 
 use crate::workshop::Workshop;
 
@@ -27,11 +28,11 @@ pub fn download(recipes: &Path, name: &str) -> u64 {
 
 /// Builds the recipe's image, or finds it in the cache. Returns its OCI layout.
 pub fn build(workshop: &Workshop, recipes: &Path, name: &str) -> Result<PathBuf> {
-    let packages = workshop.cache.dir("debian")?;
+    let inputs = Inputs::of(workshop)?;
     let progress = workshop.report.shown();
     let entry = workshop.cache.get_or_make(KIND, &key(recipes, name)?, |dir| {
         let layout = dir.join(LAYOUT);
-        let built = recipe::build(recipes, name, &packages, &layout, &progress)
+        let built = recipe::build(recipes, name, &inputs.sources(), &layout, &progress)
             .with_context(|| format!("image {name}"))?;
         if !built.substituted.is_empty() {
             let names: Vec<String> = built
@@ -51,11 +52,31 @@ pub fn build(workshop: &Workshop, recipes: &Path, name: &str) -> Result<PathBuf>
 
 /// Resolves the recipe's packages anew and pins them.
 pub fn update_lock(workshop: &Workshop, recipes: &Path, name: &str) -> Result<()> {
-    let packages = workshop.cache.dir("debian")?;
-    let locked = recipe::lock(recipes, name, &packages, &workshop.report.shown())
+    let inputs = Inputs::of(workshop)?;
+    let locked = recipe::lock(recipes, name, &inputs.sources(), &workshop.report.shown())
         .with_context(|| format!("image {name}"))?;
     workshop.report.say(format!("image {name}: {} packages locked", locked.len()));
     Ok(())
+}
+
+/// Where what recipes ask for is kept.
+struct Inputs {
+    packages: PathBuf,
+    store: Option<Store>,
+    registries: Registries,
+}
+
+impl Inputs {
+    fn of(workshop: &Workshop) -> Result<Self> {
+        let store = Store::default_path().map(|path| Store::open(&path)).transpose()?;
+        let registries = Registries::new(Default::default());
+        Ok(Self { packages: workshop.cache.dir("debian")?, store, registries })
+    }
+
+    fn sources(&self) -> Sources<'_> {
+        let images = self.store.as_ref().map(|store| Images { store, registries: &self.registries });
+        Sources { packages: &self.packages, images }
+    }
 }
 
 const KIND: &str = "images";
