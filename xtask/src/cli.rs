@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
-use ferry_images::recipe::statements;
+use clap::{Parser, Subcommand, ValueEnum};
+use ferry_images::recipe::{self, statements};
+use ferry_vmm::runtime::size::parse_size;
 
 use crate::bench::{self, Bench};
 use crate::build;
@@ -83,14 +84,29 @@ pub enum Part {
     Boot,
     /// The `ferry` command
     Ferry,
-    /// An image from its recipe
+    /// An image from its recipe, or a disk that runs it
     Image {
         /// The recipe's name: images/recipes/NAME.toml
         name: String,
+        /// What to make: an OCI layout, or a disk for a machine of its own [default: what the recipe is for]
+        #[arg(long, value_enum)]
+        format: Option<Format>,
+        /// Bytes of the disk's writable partition, such as 512m or 4g
+        #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "1g")]
+        state: u64,
         /// The directory with the recipe, instead of images/recipes
         #[arg(long, value_name = "DIR")]
         recipes: Option<PathBuf>,
     },
+}
+
+/// What is made from a recipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// A directory that podman, skopeo, Docker and ferry read
+    Oci,
+    /// A disk image with a partition table, whose containers start by themselves
+    Disk,
 }
 
 /// Does what the command line asks.
@@ -135,9 +151,17 @@ fn build_parts(workshop: &mut Workshop, part: Option<Part>) -> Result<()> {
     if part == Some(Part::Boot) {
         workshop.report.built("device-test guest", &build::boot::device_test(workshop)?);
     }
-    if let Some(Part::Image { name, recipes }) = &part {
+    if let Some(Part::Image { name, format, state, recipes }) = &part {
         setup::prepare(workshop, &[Need::Images])?;
         let recipes = recipes.clone().unwrap_or_else(|| build::recipe::directory(workshop));
+        let is_appliance = recipe::has_services(&recipes, name)?;
+        if format.unwrap_or(if is_appliance { Format::Disk } else { Format::Oci }) == Format::Disk {
+            let wanted = build::disk::Wanted { state_bytes: *state };
+            let disk = build::disk::build(workshop, &recipes, name, wanted)?;
+            workshop.report.built("disk", &disk);
+            println!("{}", disk.display());
+            return Ok(());
+        }
         let layout = build::recipe::build(workshop, &recipes, name)?;
         let [materials, provenance] = statements::beside(&layout);
         workshop.report.built("bill of materials", &materials);

@@ -4,6 +4,7 @@
 //! Everything but starting a guest is the same for every kind of guest: `ferry` starts one on its own VMM ([`own_vmm`]),
 //! the build automation also under QEMU.
 
+pub mod appliance;
 pub mod capabilities;
 pub mod clock;
 pub mod command;

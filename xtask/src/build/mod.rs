@@ -1,9 +1,11 @@
-//! Builds the parts: PID 1 and the file system around it, the device-test guest, the `ferry` command, images from recipes.
+//! Builds the parts: PID 1 and the file system around it, the device-test guest, the `ferry` command, images and
+//! appliance disks from recipes.
 //!
 //! What ends up in front of users is built the same wherever it is built: paths of this machine are taken out, and
 //! nothing of the time or the place goes in.
 
 pub mod boot;
+pub mod disk;
 pub mod ferry;
 pub mod init;
 pub mod recipe;
