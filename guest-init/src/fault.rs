@@ -1,9 +1,11 @@
 //! The one error of PID 1: what went wrong with a call, for the caller of the agent API.
 
-use alloc::format;
+use alloc::boxed::Box;
+use alloc::fmt::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt::Display;
+use core::fmt::{Arguments, Display};
+use core::ops::Deref;
 
 use crate::api::ttrpc::Code;
 use crate::sys::Errno;
@@ -11,44 +13,50 @@ use crate::sys::Errno;
 /// Longest report of a child, in bytes.
 pub const REPORT_LIMIT: usize = 4096;
 
-/// Why a call fails: a status code and a sentence that names the thing and the cause.
+/// Why a call fails. One word wide, since nearly every function may return one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct Fault(Box<Words>);
+
+/// A status code and a sentence that names the thing and the cause.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Words {
     /// The status code of the answer.
     pub code: Code,
     /// The sentence.
     pub message: String,
 }
 
+/// A [`Fault`]: `fault!(InvalidArgument, "no interface {name}")`, with the name of a [`Code`] and a sentence.
+macro_rules! fault {
+    ($code:ident, $($sentence:tt)*) => {
+        $crate::fault::Fault::new($crate::api::ttrpc::Code::$code, format_args!($($sentence)*))
+    };
+}
+pub(crate) use fault;
+
 impl Fault {
-    /// A fault with a code of its own.
-    pub fn new(code: Code, message: impl Into<String>) -> Fault {
-        Fault { code, message: message.into() }
-    }
-
-    /// The caller asked for something that makes no sense.
-    pub fn invalid(message: impl Into<String>) -> Fault {
-        Fault::new(Code::InvalidArgument, message)
-    }
-
-    /// The thing is not in the state that the call needs.
-    pub fn state(message: impl Into<String>) -> Fault {
-        Fault::new(Code::FailedPrecondition, message)
-    }
-
-    /// Something that this agent does not do.
-    pub fn unimplemented(message: impl Into<String>) -> Fault {
-        Fault::new(Code::Unimplemented, message)
-    }
-
-    /// Something else went wrong.
-    pub fn internal(message: impl Into<String>) -> Fault {
-        Fault::new(Code::Internal, message)
+    /// A fault with a code and a sentence.
+    #[cold]
+    pub fn new(code: Code, sentence: Arguments<'_>) -> Fault {
+        Fault(Box::new(Words { code, message: format(sentence) }))
     }
 
     /// `doing` (such as `mount /proc`) failed in the kernel.
-    pub fn system(doing: impl Display, errno: Errno) -> Fault {
-        Fault::internal(format!("{doing}: {}", reason(errno)))
+    #[cold]
+    #[inline(never)]
+    pub fn system(doing: &dyn Display, errno: Errno) -> Fault {
+        fault!(Internal, "{doing}: {}", reason(errno))
+    }
+
+    /// The same code, and a sentence that says first what was being done.
+    #[cold]
+    pub fn while_doing(self, doing: Arguments<'_>) -> Fault {
+        Fault::new(self.code, format_args!("{doing}: {}", self.message))
+    }
+
+    /// The code and the sentence.
+    pub fn into_words(self) -> Words {
+        *self.0
     }
 
     /// As a child reports it through a pipe: the status code, then the sentence, [`REPORT_LIMIT`] bytes at most.
@@ -61,9 +69,17 @@ impl Fault {
 
     /// From a report that failed.
     pub fn decode(report: &[u8]) -> Fault {
-        let [code, message @ ..] = report else { return Fault::internal("no reason given") };
+        let [code, message @ ..] = report else { return fault!(Internal, "no reason given") };
         let code = Code::try_from(i32::from(*code)).ok().filter(|code| *code != Code::Ok);
-        Fault::new(code.unwrap_or(Code::Internal), String::from_utf8_lossy(message).into_owned())
+        Fault::new(code.unwrap_or(Code::Internal), format_args!("{}", String::from_utf8_lossy(message)))
+    }
+}
+
+impl Deref for Fault {
+    type Target = Words;
+
+    fn deref(&self) -> &Words {
+        &self.0
     }
 }
 
@@ -80,7 +96,7 @@ pub trait Context<T> {
 
 impl<T> Context<T> for Result<T, Errno> {
     fn context(self, doing: impl Display) -> Result<T, Fault> {
-        self.map_err(|errno| Fault::system(doing, errno))
+        self.map_err(|errno| Fault::system(&doing, errno))
     }
 }
 
@@ -90,9 +106,9 @@ mod tests {
 
     #[test]
     fn a_report_brings_the_fault_over() {
-        let fault = Fault::new(Code::NotFound, "exec \u{201c}x\u{201d}: not found");
+        let fault = fault!(NotFound, "exec \u{201c}x\u{201d}: not found");
         assert_eq!(Fault::decode(&fault.encode()), fault);
-        let long = Fault::internal("x".repeat(10_000));
+        let long = fault!(Internal, "{}", "x".repeat(10_000));
         assert_eq!(long.encode().len(), REPORT_LIMIT);
         assert_eq!(Fault::decode(&[0, b'x']).code, Code::Internal);
         assert_eq!(Fault::decode(&[]).code, Code::Internal);

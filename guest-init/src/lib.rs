@@ -22,7 +22,6 @@ pub mod netlink;
 pub mod spec;
 #[cfg(feature = "pid1")]
 pub mod sys;
-#[cfg(feature = "pid1")]
 pub mod table;
 
 #[cfg(test)]

@@ -1,15 +1,32 @@
-//! A small map: entries in a vector, sorted by key. The numbers here are those of streams and processes, and
-//! the map is a tenth of the code of a tree.
+//! A small map: entries in a vector, sorted by key. The numbers here are those of streams, processes and annotations,
+//! and the map is a tenth of the code of a tree.
 
 use alloc::vec::Vec;
 use core::borrow::Borrow;
 
 /// A map.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Table<K, V>(Vec<(K, V)>);
 
-impl<K: Ord, V> Default for Table<K, V> {
+impl<K, V> Default for Table<K, V> {
     fn default() -> Self {
         Table(Vec::new())
+    }
+}
+
+impl<K: Ord, V> FromIterator<(K, V)> for Table<K, V> {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(entries: I) -> Self {
+        let mut table = Table::default();
+        for (key, value) in entries {
+            table.insert(key, value);
+        }
+        table
+    }
+}
+
+impl<K: Ord, V, const N: usize> From<[(K, V); N]> for Table<K, V> {
+    fn from(entries: [(K, V); N]) -> Self {
+        entries.into_iter().collect()
     }
 }
 
@@ -64,6 +81,21 @@ impl<K: Ord, V> Table<K, V> {
     /// Keeps the entries for which `keep` says so.
     pub fn retain(&mut self, mut keep: impl FnMut(&K, &mut V) -> bool) {
         self.0.retain_mut(|(key, value)| keep(key, value));
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Makes room for one more entry, if there is memory for it.
+    pub fn try_reserve(&mut self) -> bool {
+        self.0.try_reserve(1).is_ok()
     }
 
     /// The values, by key.

@@ -1,6 +1,5 @@
 //! The calls of the API: which method does what.
 
-use alloc::format;
 use alloc::vec::Vec;
 
 use super::container::Stage;
@@ -9,7 +8,7 @@ use super::system::Frozen;
 use super::{Agent, Outcome, System};
 use crate::api::protobuf::Message;
 use crate::api::{agent as api, ferry, guest, health, method, ttrpc};
-use crate::fault::Fault;
+use crate::fault::{Fault, fault};
 
 /// Version of the agent protocol that is spoken here (Kata's, `grpc_version` of its `Version` call).
 const PROTOCOL_VERSION: &str = "0.0.1";
@@ -20,7 +19,7 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The message of a call.
 pub fn decode<M: Message + Default>(request: &ttrpc::Request) -> Result<M, Fault> {
     M::decode(request.payload.as_slice())
-        .map_err(|_| Fault::invalid(format!("{}: the message does not decode", request.method)))
+        .map_err(|_| fault!(InvalidArgument, "{}: the message does not decode", request.method))
 }
 
 fn message(message: &impl Message) -> Outcome {
@@ -37,7 +36,7 @@ impl<S: System> Agent<S> {
             method::AGENT_SERVICE => self.agent_call(caller, request),
             method::FERRY_SERVICE => self.ferry_call(caller, request),
             method::HEALTH_SERVICE => health_call(request),
-            service => Err(Fault::unimplemented(format!("no service {service}"))),
+            service => Err(fault!(Unimplemented, "no service {service}")),
         }
     }
 
@@ -131,20 +130,17 @@ impl<S: System> Agent<S> {
                 self.send_child(caller, Some(&call.container_id), request)
             }
             method::KERNEL_LOG => self.send_child(caller, None, request),
-            other => Err(Fault::unimplemented(format!("{} has no {other}", method::FERRY_SERVICE))),
+            other => Err(fault!(Unimplemented, "{} has no {other}", method::FERRY_SERVICE)),
         }
     }
 
     /// A container that stands: its root can be looked into.
     pub(super) fn made_container<'a>(&self, id: &'a str) -> Result<&'a str, Fault> {
-        let container = self
-            .containers
-            .get(id)
-            .ok_or_else(|| Fault::new(ttrpc::Code::NotFound, format!("no container {id}")))?;
+        let container = self.containers.get(id).ok_or_else(|| fault!(NotFound, "no container {id}"))?;
         match container.stage {
             Stage::Created | Stage::Running | Stage::Ended => Ok(id),
             Stage::Mounting { .. } | Stage::SettingUp { .. } | Stage::Removing => {
-                Err(Fault::state(format!("container {id} does not stand")))
+                Err(fault!(FailedPrecondition, "container {id} does not stand"))
             }
         }
     }
@@ -160,11 +156,11 @@ impl<S: System> Agent<S> {
         act: impl FnOnce(&mut S, &S::Container) -> Result<(), Fault>,
     ) -> Outcome {
         let container =
-            self.containers.get(id).ok_or_else(|| Fault::invalid(format!("no container {id}")))?;
+            self.containers.get(id).ok_or_else(|| fault!(InvalidArgument, "no container {id}"))?;
         let container = container
             .system
             .as_ref()
-            .ok_or_else(|| Fault::state(format!("container {id} is not created yet")))?;
+            .ok_or_else(|| fault!(FailedPrecondition, "container {id} is not created yet"))?;
         act(&mut self.system, container)?;
         nothing()
     }
@@ -179,6 +175,6 @@ fn health_call(request: &ttrpc::Request) -> Outcome {
             grpc_version: PROTOCOL_VERSION.into(),
             agent_version: VERSION.into(),
         }),
-        other => Err(Fault::unimplemented(format!("no health method {other}"))),
+        other => Err(fault!(Unimplemented, "no health method {other}")),
     }
 }

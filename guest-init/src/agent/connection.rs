@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use crate::api::frame::{HEADER_LEN, Header, Kind, MAX_MESSAGE};
 use crate::api::protobuf::{Message, encode, put_length, varint_len};
 use crate::api::ttrpc::{Code, Request, Response, Status};
-use crate::fault::Fault;
+use crate::fault::{Fault, Words, fault};
 
 /// With this many bytes of answers not yet taken by the client, no more of its calls are read and none of its
 /// reads are answered. In bytes.
@@ -122,7 +122,10 @@ impl Connection {
     pub fn refuse(&mut self, stream_id: u32, answer: Result<Vec<u8>, Fault>) {
         let response = match answer {
             Ok(payload) => Response { status: Some(status(Code::Ok, String::new())), payload },
-            Err(fault) => Response { status: Some(status(fault.code, fault.message)), payload: Vec::new() },
+            Err(fault) => {
+                let Words { code, message } = fault.into_words();
+                Response { status: Some(status(code, message)), payload: Vec::new() }
+            }
         };
         // What a response has besides these two is a few bytes.
         let text = response.status.as_ref().map_or(0, |status| status.message.len());
@@ -136,7 +139,7 @@ impl Connection {
         // Everything answered here is far below the limit; a fault's sentence could quote a large request.
         if length > MAX_MESSAGE {
             self.output.truncate(begin);
-            return self.refuse(stream_id, Err(Fault::internal("the answer is over 4 MiB")));
+            return self.refuse(stream_id, Err(fault!(Internal, "the answer is over 4 MiB")));
         }
         let header = Header { length: length as u32, stream_id, kind: Kind::Response as u8, flags: 0 };
         self.output[begin..begin + HEADER_LEN].copy_from_slice(&header.encode());
@@ -193,7 +196,7 @@ fn status(code: Code, message: String) -> Status {
 }
 
 fn refused(stream_id: u32, code: Code, message: &str) -> Incoming {
-    Incoming::Refused(stream_id, Fault::new(code, message))
+    Incoming::Refused(stream_id, Fault::new(code, format_args!("{message}")))
 }
 
 /// A whole frame around a request: for tests, which are clients.

@@ -7,7 +7,7 @@ use super::process::{Caller, Process};
 use super::system::StreamId;
 use crate::api::agent::Storage;
 use crate::api::oci::Spec;
-use crate::fault::Fault;
+use crate::fault::{Fault, fault};
 use crate::table::Table;
 
 /// Most ended processes besides the first that are remembered for a late reader or waiter.
@@ -108,8 +108,9 @@ impl<C> Container<C> {
 pub fn check_id(id: &str) -> Result<(), Fault> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     if id.is_empty() || id.len() > 128 || !id.bytes().all(allowed) || id.starts_with('.') {
-        return Err(Fault::invalid(
-            "a container id is 1 to 128 letters, digits, `_`, `.` and `-`, and does not begin with `.`",
+        return Err(fault!(
+            InvalidArgument,
+            "a container id is 1 to 128 letters, digits, `_`, `.` and `-`, and does not begin with `.`"
         ));
     }
     Ok(())

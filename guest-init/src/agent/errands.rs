@@ -9,8 +9,8 @@ use alloc::vec::Vec;
 use super::process::Caller;
 use super::{Agent, CHUNK, Outcome, Role, StreamId, System};
 use crate::api::frame::MAX_MESSAGE;
-use crate::api::ttrpc::{Code, Request};
-use crate::fault::Fault;
+use crate::api::ttrpc::Request;
+use crate::fault::{Fault, fault};
 use crate::sys::Errno;
 use crate::sys::process::SIGKILL;
 
@@ -30,8 +30,8 @@ pub struct Errand {
 impl<S: System> Agent<S> {
     /// Sends a child, for a call about a container or about the guest.
     pub(super) fn send_child(&mut self, caller: Caller, id: Option<&str>, request: &Request) -> Outcome {
-        if self.errands.iter().count() >= LIMIT {
-            return Err(Fault::new(Code::ResourceExhausted, "too many files are being worked on; try again"));
+        if self.errands.len() >= LIMIT {
+            return Err(fault!(ResourceExhausted, "too many files are being worked on; try again"));
         }
         let container = match id {
             Some(id) => Some(self.made_container(id)?),
@@ -54,7 +54,7 @@ impl<S: System> Agent<S> {
                 Ok(length) if length > 0 => {
                     let is_too_long = errand.answer.len() + length > MAX_MESSAGE;
                     if is_too_long || errand.answer.try_reserve(length).is_err() {
-                        errand.answer = Fault::internal("the answer is too long").encode();
+                        errand.answer = fault!(Internal, "the answer is too long").encode();
                         break;
                     }
                     errand.answer.extend_from_slice(&chunk[..length]);
@@ -65,7 +65,7 @@ impl<S: System> Agent<S> {
         let Some(errand) = self.give_up_errand(stream) else { return };
         let answer = match errand.answer.as_slice() {
             [0, payload @ ..] => Ok(payload.to_vec()),
-            [] => Err(Fault::internal("the child that worked on it was killed")),
+            [] => Err(fault!(Internal, "the child that worked on it was killed")),
             fault => Err(Fault::decode(fault)),
         };
         self.answer(errand.caller, answer);

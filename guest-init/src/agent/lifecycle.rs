@@ -11,8 +11,7 @@ use super::system::{Created, Mounted, Sandbox, Which};
 use super::{Agent, Outcome, ProcessKey, Role, StreamId, System};
 use crate::api::agent as api;
 use crate::api::protobuf::Message;
-use crate::api::ttrpc::Code;
-use crate::fault::{Fault, REPORT_LIMIT};
+use crate::fault::{Fault, REPORT_LIMIT, fault};
 use crate::sys::Errno;
 use crate::sys::process::{Exit, SIGKILL};
 use crate::table::Table;
@@ -35,18 +34,19 @@ impl<S: System> Agent<S> {
     /// `CreateSandbox`.
     pub(super) fn create_sandbox(&mut self, request: api::CreateSandboxRequest) -> Outcome {
         if self.sandbox.is_some() {
-            return Err(Fault::state("there is a sandbox already; one guest has one"));
+            return Err(fault!(FailedPrecondition, "there is a sandbox already; one guest has one"));
         }
         if !request.kernel_modules.is_empty() || !request.guest_hook_path.is_empty() || request.guest_userns {
-            return Err(Fault::unimplemented(
-                "this guest has no kernel modules, hooks or shared user namespace",
+            return Err(fault!(
+                Unimplemented,
+                "this guest has no kernel modules, hooks or shared user namespace"
             ));
         }
         let sandbox = Sandbox { id: request.sandbox_id, hostname: request.hostname, dns: request.dns };
         self.system.begin_sandbox(&sandbox)?;
         for storage in &request.storages {
             if self.system.mount(storage)? == Mounted::NotYet {
-                return Err(Fault::internal(format!("storage {}: no such device", storage.source)));
+                return Err(fault!(Internal, "storage {}: no such device", storage.source));
             }
         }
         self.sandbox = Some(sandbox);
@@ -62,18 +62,19 @@ impl<S: System> Agent<S> {
         let id = request.container_id;
         check_id(&id)?;
         if self.containers.contains_key(&id) {
-            return Err(Fault::new(Code::AlreadyExists, format!("there is a container {id} already")));
+            return Err(fault!(AlreadyExists, "there is a container {id} already"));
         }
         if self.ending {
-            return Err(Fault::state("the sandbox is being destroyed"));
+            return Err(fault!(FailedPrecondition, "the sandbox is being destroyed"));
         }
-        let mut spec = request.oci.ok_or_else(|| Fault::invalid("a container needs an OCI specification"))?;
+        let mut spec =
+            request.oci.ok_or_else(|| fault!(InvalidArgument, "a container needs an OCI specification"))?;
         let mut process =
-            spec.process.take().ok_or_else(|| Fault::invalid("the specification has no process"))?;
+            spec.process.take().ok_or_else(|| fault!(InvalidArgument, "the specification has no process"))?;
         if !request.shared_mounts.is_empty()
             || request.devices.iter().any(|device| !device.container_path.is_empty())
         {
-            return Err(Fault::unimplemented("shared mounts and passed devices are not supported"));
+            return Err(fault!(Unimplemented, "shared mounts and passed devices are not supported"));
         }
         if let Some(user) = request.string_user {
             name_user(&mut process, &user);
@@ -113,8 +114,8 @@ impl<S: System> Agent<S> {
                 Ok(Mounted::Yes) => container.mounted += 1,
                 Ok(Mounted::NotYet) if self.system.now() < deadline => return,
                 Ok(Mounted::NotYet) => {
-                    let fault = format!("storage {}: its device did not appear", storage.source);
-                    return self.fail_creation(id, caller, Fault::internal(fault));
+                    let fault = fault!(Internal, "storage {}: its device did not appear", storage.source);
+                    return self.fail_creation(id, caller, fault);
                 }
                 Err(fault) => return self.fail_creation(id, caller, fault),
             }
@@ -186,7 +187,7 @@ impl<S: System> Agent<S> {
                 }
                 self.answer(caller, Ok(Vec::new()));
             }
-            [] => self.fail_creation(id, caller, Fault::internal("the container's set-up ended early")),
+            [] => self.fail_creation(id, caller, fault!(Internal, "the container's set-up ended early")),
             text => {
                 let fault = Fault::decode(text);
                 self.fail_creation(id, caller, fault);
@@ -214,7 +215,7 @@ impl<S: System> Agent<S> {
         let key = ProcessKey { container: id.into(), process: FIRST.into() };
         let container = self.containers.get_mut(id).ok_or_else(|| no_process(&key))?;
         if container.stage != Stage::Created {
-            return Err(Fault::state(format!("container {id} is not in the state to be started")));
+            return Err(fault!(FailedPrecondition, "container {id} is not in the state to be started"));
         }
         container.stage = Stage::Running;
         if let Err(fault) = self.begin(caller, &key, Which::First) {
@@ -231,15 +232,12 @@ impl<S: System> Agent<S> {
         let missing = ProcessKey { container: id.clone(), process: FIRST.into() };
         let container = self.containers.get_mut(&id).ok_or_else(|| no_process(&missing))?;
         if container.stage != Stage::Running {
-            return Err(Fault::state(format!("container {id} does not run")));
+            return Err(fault!(FailedPrecondition, "container {id} does not run"));
         }
         if container.key(&id, &key.process) == FIRST || container.processes.contains_key(&key.process) {
-            return Err(Fault::new(
-                Code::AlreadyExists,
-                format!("there is a process `{}` already", key.process),
-            ));
+            return Err(fault!(AlreadyExists, "there is a process `{}` already", key.process));
         }
-        let mut process = request.process.ok_or_else(|| Fault::invalid("nothing to execute"))?;
+        let mut process = request.process.ok_or_else(|| fault!(InvalidArgument, "nothing to execute"))?;
         if let Some(user) = request.string_user {
             name_user(&mut process, &user);
         }
@@ -360,7 +358,7 @@ impl<S: System> Agent<S> {
         if let Phase::Starting { report, caller, .. } = process.phase {
             process.phase = Phase::Ended { status };
             self.close([report]);
-            self.answer(caller, Err(Fault::internal("the process ended before its program began")));
+            self.answer(caller, Err(fault!(Internal, "the process ended before its program began")));
         }
         let Some(process) = self.process(key) else { return };
         process.phase = Phase::Ended { status };
@@ -401,7 +399,7 @@ impl<S: System> Agent<S> {
         let Some(process) = self.process(key) else { return };
         process.phase = Phase::Ended { status: 128 };
         for caller in core::mem::take(&mut process.waiters) {
-            self.answer(caller, Err(Fault::state("the process was never started")));
+            self.answer(caller, Err(fault!(FailedPrecondition, "the process was never started")));
         }
         self.end_input(key, Errno::EPIPE);
         self.end_output(key, Channel::Out);
@@ -435,7 +433,7 @@ impl<S: System> Agent<S> {
     pub(super) fn signal_process(&mut self, id: &str, exec_id: &str, signal: u32) -> Outcome {
         let key = self.key(id, exec_id)?;
         if !(1..=64).contains(&signal) {
-            return Err(Fault::invalid(format!("{signal} is no signal")));
+            return Err(fault!(InvalidArgument, "{signal} is no signal"));
         }
         if exec_id.is_empty() {
             if let Some(system) = self.containers.get(id).and_then(|container| container.system.as_ref()) {
@@ -448,10 +446,10 @@ impl<S: System> Agent<S> {
             (Some(pid), _) => match self.system.signal(pid, signal) {
                 // It ended a moment ago.
                 Ok(()) | Err(Errno::ESRCH) => Ok(Some(Vec::new())),
-                Err(errno) => Err(Fault::system("signal", errno)),
+                Err(errno) => Err(Fault::system(&"signal", errno)),
             },
             (None, Some(_)) => Ok(Some(Vec::new())),
-            (None, None) => Err(Fault::state("the process is not started")),
+            (None, None) => Err(fault!(FailedPrecondition, "the process is not started")),
         }
     }
 
@@ -483,7 +481,7 @@ impl<S: System> Agent<S> {
             next = [next, first].into_iter().flatten().min();
         }
         for caller in late {
-            let fault = Fault::new(Code::DeadlineExceeded, "processes of the container are still ending");
+            let fault = fault!(DeadlineExceeded, "processes of the container are still ending");
             self.answer(caller, Err(fault));
         }
         next.map(|deadline| u32::try_from(deadline - now).unwrap_or(u32::MAX))
@@ -508,7 +506,7 @@ impl<S: System> Agent<S> {
         }
         if let Some((caller, report)) = interrupted {
             self.close(report);
-            self.answer(caller, Err(Fault::state("the container is being removed")));
+            self.answer(caller, Err(fault!(FailedPrecondition, "the container is being removed")));
         }
         self.finish_removal(id);
     }
@@ -554,7 +552,7 @@ impl<S: System> Agent<S> {
     /// The process that a call is about.
     pub(super) fn key(&self, id: &str, exec_id: &str) -> Result<ProcessKey, Fault> {
         let container =
-            self.containers.get(id).ok_or_else(|| Fault::invalid(format!("no container {id}")))?;
+            self.containers.get(id).ok_or_else(|| fault!(InvalidArgument, "no container {id}"))?;
         Ok(ProcessKey { container: id.into(), process: container.key(id, exec_id).into() })
     }
 }

@@ -2,13 +2,13 @@
 
 use super::process::{Caller, Channel, INPUT_LIMIT, Write};
 use super::{Agent, Outcome, ProcessKey, System};
-use crate::api::ttrpc::{Code, EOF};
+use crate::api::ttrpc::EOF;
 use crate::api::{agent as api, protobuf::Message};
-use crate::fault::{Fault, reason};
+use crate::fault::{Fault, fault, reason};
 use crate::sys::Errno;
 
 fn eof() -> Fault {
-    Fault::new(Code::InvalidArgument, EOF)
+    fault!(InvalidArgument, "{EOF}")
 }
 
 impl<S: System> Agent<S> {
@@ -26,7 +26,7 @@ impl<S: System> Agent<S> {
             return Err(eof());
         }
         if length == 0 {
-            return Err(Fault::invalid("a read of no bytes"));
+            return Err(fault!(InvalidArgument, "a read of no bytes"));
         }
         output.readers.push_back((caller, length as usize));
         self.pump_output(&key, channel);
@@ -119,13 +119,10 @@ impl<S: System> Agent<S> {
         let has_ended = process.status().is_some();
         let input = &mut process.input;
         if input.closing || has_ended {
-            return Err(Fault::state("stdin is closed"));
+            return Err(fault!(FailedPrecondition, "stdin is closed"));
         }
         if input.waiting + data.len() > INPUT_LIMIT {
-            return Err(Fault::new(
-                Code::ResourceExhausted,
-                "the process does not read its stdin; wait for an answer",
-            ));
+            return Err(fault!(ResourceExhausted, "the process does not read its stdin; wait for an answer"));
         }
         input.waiting += data.len();
         input.writes.push_back(Write { caller, data, done: 0 });
@@ -181,7 +178,7 @@ impl<S: System> Agent<S> {
                 Errno::EPIPE => "stdin is closed",
                 other => reason(other),
             };
-            self.answer(write.caller, Err(Fault::state(why)));
+            self.answer(write.caller, Err(fault!(FailedPrecondition, "{why}")));
         }
     }
 
@@ -199,14 +196,14 @@ impl<S: System> Agent<S> {
     pub(super) fn resize(&mut self, key: ProcessKey, rows: u32, columns: u32) -> Outcome {
         let process = self.process(&key).ok_or_else(|| no_process(&key))?;
         let (Ok(rows), Ok(columns)) = (u16::try_from(rows), u16::try_from(columns)) else {
-            return Err(Fault::invalid("a terminal has at most 65535 rows and columns"));
+            return Err(fault!(InvalidArgument, "a terminal has at most 65535 rows and columns"));
         };
         if !process.spec.terminal {
-            return Err(Fault::state("the process has no terminal"));
+            return Err(fault!(FailedPrecondition, "the process has no terminal"));
         }
         match process.outputs[Channel::Out as usize].stream {
             Some(stream) => {
-                self.system.resize(stream, rows, columns).map_err(|errno| Fault::system("resize", errno))?;
+                self.system.resize(stream, rows, columns).map_err(|errno| Fault::system(&"resize", errno))?;
             }
             // Not started: its first size. Ended: nothing to do.
             None => {
@@ -220,8 +217,8 @@ impl<S: System> Agent<S> {
 
 /// No such process.
 pub(super) fn no_process(key: &ProcessKey) -> Fault {
-    Fault::invalid(match key.process.as_str() {
-        "" => alloc::format!("no container {}", key.container),
-        name => alloc::format!("no process {name} in container {}", key.container),
-    })
+    match key.process.as_str() {
+        "" => fault!(InvalidArgument, "no container {}", key.container),
+        name => fault!(InvalidArgument, "no process {name} in container {}", key.container),
+    }
 }

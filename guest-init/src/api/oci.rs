@@ -1,10 +1,10 @@
 //! The OCI runtime specification as the agent API carries it (Kata's `oci.proto`).
 
-use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::protobuf::messages;
+use crate::table::Table;
 
 messages! {
     /// A container.
@@ -15,7 +15,7 @@ messages! {
         4 hostname: String => "Its host name.",
         5 mounts: Vec<Mount> => "Mounts on top of the root, in order.",
         6 hooks: Option<Hooks> => "Programs to run at points of its life.",
-        7 annotations: BTreeMap<String, String> => "Free key and value pairs.",
+        7 annotations: Table<String, String> => "Free key and value pairs.",
         8 linux: Option<Linux> => "What is special to Linux.",
     }
 
@@ -103,7 +103,7 @@ messages! {
     Linux {
         1 uid_mappings: Vec<LinuxIdMapping> => "User ids of a user namespace.",
         2 gid_mappings: Vec<LinuxIdMapping> => "Group ids of a user namespace.",
-        3 sysctl: BTreeMap<String, String> => "Kernel parameters, by dotted name.",
+        3 sysctl: Table<String, String> => "Kernel parameters, by dotted name.",
         4 resources: Option<LinuxResources> => "Limits.",
         5 cgroups_path: String => "The container's cgroup, relative to the mount of cgroup2.",
         6 namespaces: Vec<LinuxNamespace> => "Namespaces to make or to join.",

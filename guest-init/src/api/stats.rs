@@ -1,10 +1,10 @@
 //! Counters of containers: what `StatsContainer` answers (Kata's `agent.proto`).
 
-use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::protobuf::messages;
+use crate::table::Table;
 
 messages! {
     /// Processor time used, in nanoseconds.
@@ -49,7 +49,7 @@ messages! {
         3 swap_usage: Option<MemoryData> => "Memory and swap.",
         4 kernel_usage: Option<MemoryData> => "Kernel memory.",
         5 use_hierarchy: bool => "Always, with cgroup v2.",
-        6 stats: BTreeMap<String, u64> => "Everything in `memory.stat`.",
+        6 stats: Table<String, u64> => "Everything in `memory.stat`.",
     }
 
     /// A counter of a block device.

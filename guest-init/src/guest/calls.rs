@@ -1,6 +1,5 @@
 //! The calls about the guest as a whole.
 
-use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -9,7 +8,7 @@ use crate::agent::{VERSION, decode};
 use crate::api::protobuf::Message;
 use crate::api::ttrpc::Request;
 use crate::api::{guest as api, method};
-use crate::fault::{Context, Fault};
+use crate::fault::{Context, Fault, fault};
 use crate::sys::event;
 use crate::sys::file::{CWD, O_WRONLY, open, read_control, write_all};
 
@@ -25,7 +24,8 @@ pub fn answer(request: &Request) -> Result<Vec<u8>, Fault> {
         method::UPDATE_EPHEMERAL_MOUNTS => storage::update_ephemeral(&decode(request)?).map(nothing),
         method::UPDATE_INTERFACE => {
             let call: api::UpdateInterfaceRequest = decode(request)?;
-            let interface = call.interface.ok_or_else(|| Fault::invalid("no interface to update"))?;
+            let interface =
+                call.interface.ok_or_else(|| fault!(InvalidArgument, "no interface to update"))?;
             Ok(network::update_interface(&interface)?.encode_to_vec())
         }
         method::UPDATE_ROUTES => {
@@ -39,12 +39,12 @@ pub fn answer(request: &Request) -> Result<Vec<u8>, Fault> {
             network::add_neighbors(&call.neighbors.unwrap_or_default().arp_neighbors).map(nothing)
         }
         method::ADD_SWAP => {
-            Err(Fault::unimplemented("this guest has no PCI; AddSwapPath takes a disk by its path"))
+            Err(fault!(Unimplemented, "this guest has no PCI; AddSwapPath takes a disk by its path"))
         }
         method::GET_DIAGNOSTIC_DATA => {
-            Err(Fault::unimplemented("no diagnostic data; ferry.v1 has the kernel's log"))
+            Err(fault!(Unimplemented, "no diagnostic data; ferry.v1 has the kernel's log"))
         }
-        other => Err(Fault::unimplemented(format!("this agent has no {other}"))),
+        other => Err(fault!(Unimplemented, "this agent has no {other}")),
     }
 }
 
@@ -76,7 +76,7 @@ fn memory_block_size() -> u64 {
 fn set_clock(call: &api::SetGuestDateTimeRequest) -> Result<(), Fault> {
     let nanoseconds =
         call.usec.checked_mul(1000).filter(|nanoseconds| (0..1_000_000_000).contains(nanoseconds));
-    let nanoseconds = nanoseconds.ok_or_else(|| Fault::invalid("microseconds are 0 to 999999"))?;
+    let nanoseconds = nanoseconds.ok_or_else(|| fault!(InvalidArgument, "microseconds are 0 to 999999"))?;
     event::set_clock(call.sec, nanoseconds).context("set the clock")
 }
 

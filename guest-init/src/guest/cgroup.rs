@@ -3,13 +3,15 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::cell::Cell;
 
 use crate::agent::Frozen;
-use crate::api::oci::LinuxResources;
-use crate::fault::{Context, Fault};
+use crate::api::oci::{LinuxDeviceCgroup, LinuxResources};
+use crate::fault::{Context, Fault, fault};
 use crate::spec::cgroup::{path, writes};
+use crate::spec::device_filter;
 use crate::sys::file::{CWD, O_DIRECTORY, O_RDONLY, open, read_control, read_to_end, rmdir, write_control};
-use crate::sys::{Errno, Fd, cstr, file};
+use crate::sys::{Errno, Fd, bpf, cstr, file};
 
 const ROOT: &str = "/sys/fs/cgroup";
 
@@ -24,13 +26,15 @@ const LIST_LIMIT: usize = 4096;
 pub struct Cgroup {
     directory: Fd,
     path: String,
+    /// The program that decides about devices, once there were rules about them.
+    devices: Cell<Option<Fd>>,
 }
 
 impl Cgroup {
     /// Makes the cgroup, with every controller that the kernel has, and sets its limits.
     pub fn make(cgroups_path: &str, name: &str, resources: Option<&LinuxResources>) -> Result<Cgroup, Fault> {
         let parts = path(cgroups_path, name)
-            .ok_or_else(|| Fault::invalid(format!("cgroup path {cgroups_path} leaves the hierarchy")))?;
+            .ok_or_else(|| fault!(InvalidArgument, "cgroup path {cgroups_path} leaves the hierarchy"))?;
         let mut at = String::from(ROOT);
         for part in parts {
             enable_controllers(&at).context(format_args!("enable controllers in {at}"))?;
@@ -42,7 +46,7 @@ impl Cgroup {
         let directory = cstr(&at)
             .and_then(|at| open(CWD, &at, O_RDONLY | O_DIRECTORY, 0))
             .context(format_args!("open cgroup {at}"))?;
-        let cgroup = Cgroup { directory, path: at };
+        let cgroup = Cgroup { directory, path: at, devices: Cell::new(None) };
         if let Some(resources) = resources {
             cgroup.update(resources)?;
         }
@@ -56,10 +60,35 @@ impl Cgroup {
 
     /// Sets limits.
     pub fn update(&self, resources: &LinuxResources) -> Result<(), Fault> {
-        for write in writes(resources) {
-            cstr(&write.file)
-                .and_then(|name| write_control(self.directory.raw(), &name, write.value.as_bytes()))
-                .context(format_args!("set {} to {}", write.file, write.value))?;
+        for write in writes(resources)? {
+            self.set(&write.file, &write.value)?;
+        }
+        self.restrict_devices(&resources.devices)
+    }
+
+    /// Writes one of its files.
+    pub fn set(&self, name: &str, value: &str) -> Result<(), Fault> {
+        if name.contains('/') {
+            return Err(fault!(InvalidArgument, "`{name}` is no file of a cgroup"));
+        }
+        cstr(name)
+            .and_then(|name| write_control(self.directory.raw(), &name, value.as_bytes()))
+            .context(format_args!("set {name} to {value}"))
+    }
+
+    fn restrict_devices(&self, rules: &[LinuxDeviceCgroup]) -> Result<(), Fault> {
+        let Some(program) = device_filter::program(rules)? else { return Ok(()) };
+        let old = self.devices.take();
+        let result = bpf::load_device_filter(&program).and_then(|program| {
+            bpf::attach_device_filter(&self.directory, &program, old.as_ref())?;
+            Ok(program)
+        });
+        match result {
+            Ok(program) => self.devices.set(Some(program)),
+            Err(errno) => {
+                self.devices.set(old);
+                return Err(Fault::system(&"restrict devices", errno));
+            }
         }
         Ok(())
     }

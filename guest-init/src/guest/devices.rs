@@ -6,7 +6,7 @@ use core::ffi::CStr;
 
 use super::inside::{Kind, reach, reach_parent};
 use crate::api::oci::{LinuxDevice, Spec};
-use crate::fault::{Context, Fault};
+use crate::fault::{Context, Fault, fault};
 use crate::sys::file::{CWD, S_IFBLK, S_IFCHR, S_IFIFO, chown, mknod, symlink};
 use crate::sys::mount::{Recursion, attach, clone_tree};
 use crate::sys::{Errno, Fd, cstr, file};
@@ -84,10 +84,11 @@ fn make_one(device: &LinuxDevice) -> Result<(), Fault> {
         "c" | "u" => S_IFCHR,
         "b" => S_IFBLK,
         "p" => S_IFIFO,
-        other => return Err(Fault::invalid(format!("device {}: no type `{other}`", device.path))),
+        other => return Err(fault!(InvalidArgument, "device {}: no type `{other}`", device.path)),
     };
-    let number =
-        |number: i64| u32::try_from(number).map_err(|_| Fault::invalid("a device number is negative"));
+    let number = |number: i64| {
+        u32::try_from(number).map_err(|_| fault!(InvalidArgument, "a device number is negative"))
+    };
     let numbers = if kind == S_IFIFO { (0, 0) } else { (number(device.major)?, number(device.minor)?) };
     let mode = if device.file_mode == 0 { 0o666 } else { device.file_mode & 0o7777 };
     (|| {

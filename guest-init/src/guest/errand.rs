@@ -1,6 +1,5 @@
 //! What a child does that is sent for an answer: everything that may have to wait for a disk or for a container.
 
-use alloc::format;
 use alloc::vec::Vec;
 
 use super::space::Space;
@@ -9,7 +8,7 @@ use crate::agent::decode;
 use crate::api::protobuf::Message;
 use crate::api::ttrpc::Request;
 use crate::api::{ferry, method};
-use crate::fault::{Context, Fault};
+use crate::fault::{Context, Fault, fault};
 use crate::sys::event::kernel_log;
 
 /// Most of the kernel's log that is given, in bytes: its ring is smaller.
@@ -17,7 +16,7 @@ const LOG_LIMIT: usize = 1 << 20;
 
 /// The answer to a call.
 pub fn answer(space: Option<&Space>, request: &Request) -> Result<Vec<u8>, Fault> {
-    let space = || space.ok_or_else(|| Fault::internal("no container"));
+    let space = || space.ok_or_else(|| fault!(Internal, "no container"));
     match request.method.as_str() {
         method::LIST_PROCESSES => Ok(processes::list(space()?)?.encode_to_vec()),
         method::STAT_FILE => Ok(files::stat(&space()?.open_root()?, &decode(request)?)?.encode_to_vec()),
@@ -32,7 +31,7 @@ pub fn answer(space: Option<&Space>, request: &Request) -> Result<Vec<u8>, Fault
             let text = kernel_log(LOG_LIMIT).context("read the kernel's log")?;
             Ok(ferry::KernelLogResponse { text: without_levels(&text) }.encode_to_vec())
         }
-        other => Err(Fault::unimplemented(format!("this agent has no {other}"))),
+        other => Err(fault!(Unimplemented, "this agent has no {other}")),
     }
 }
 

@@ -4,7 +4,6 @@
 //! nothing is opened before it is known to be a file or a directory, and what was looked at is what is opened.
 
 use alloc::ffi::CString;
-use alloc::format;
 use alloc::vec::Vec;
 
 use super::inside::reach_parent;
@@ -14,8 +13,7 @@ use crate::api::ferry::{
     FileInfo, ReadDirRequest, ReadDirResponse, ReadFileRequest, ReadFileResponse, StatFileRequest,
 };
 use crate::api::guest::CopyFileRequest;
-use crate::api::ttrpc::Code;
-use crate::fault::{Context, Fault};
+use crate::fault::{Context, Fault, fault};
 use crate::sys::file::{
     self, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_WRONLY, S_IFDIR, S_IFLNK,
     S_IFMT, S_IFREG, open_inside, read_link, reopen, stat_fd,
@@ -40,7 +38,7 @@ fn find(root: &Fd, path: &[u8], flags: u32) -> Result<Fd, Fault> {
     let shown = alloc::string::String::from_utf8_lossy(path);
     let path = CString::new(if path.is_empty() { b"/" } else { path }).map_err(|_| Errno::EINVAL);
     match path.and_then(|path| open_inside(root.raw(), &path, O_PATH | flags, 0)) {
-        Err(Errno::ENOENT | Errno::ENOTDIR) => Err(Fault::new(Code::NotFound, format!("{shown}: not found"))),
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Err(fault!(NotFound, "{shown}: not found")),
         other => other.context(shown),
     }
 }
@@ -96,7 +94,7 @@ pub fn list(root: &Fd, call: &ReadDirRequest) -> Result<ReadDirResponse, Fault> 
 pub fn read(root: &Fd, call: &ReadFileRequest) -> Result<ReadFileResponse, Fault> {
     let found = find(root, &call.path, 0)?;
     if stat_fd(found.raw()).context("stat")?.st_mode & S_IFMT != S_IFREG {
-        return Err(Fault::invalid("not a regular file"));
+        return Err(fault!(InvalidArgument, "not a regular file"));
     }
     let mut data = alloc::vec![0; READ_LIMIT.min(call.len as usize)];
     let length = reopen(&found, O_RDONLY | O_NONBLOCK)
@@ -114,14 +112,16 @@ pub fn copy_in(space: Option<&Space>, call: &CopyFileRequest) -> Result<(), Faul
         (Some(space), Some((_, path))) => (space.open_root()?, path),
         _ => {
             let path = call.path.strip_prefix(BASE).filter(|path| path.starts_with('/'));
-            let path = path.ok_or_else(|| Fault::invalid(format!("{} is not below {BASE}", call.path)))?;
+            let path = path.ok_or_else(|| fault!(InvalidArgument, "{} is not below {BASE}", call.path))?;
             (make_base().context(doing)?, path)
         }
     };
-    let offset = u64::try_from(call.offset).map_err(|_| Fault::invalid("an offset is not negative"))?;
-    let size = u64::try_from(call.file_size).map_err(|_| Fault::invalid("a size is not negative"))?;
+    let offset =
+        u64::try_from(call.offset).map_err(|_| fault!(InvalidArgument, "an offset is not negative"))?;
+    let size =
+        u64::try_from(call.file_size).map_err(|_| fault!(InvalidArgument, "a size is not negative"))?;
     let end = offset.checked_add(call.data.len() as u64).filter(|end| *end <= size);
-    let end = end.ok_or_else(|| Fault::invalid("the data ends after the file"))?;
+    let end = end.ok_or_else(|| fault!(InvalidArgument, "the data ends after the file"))?;
     (|| {
         let above = if call.dir_mode == 0 { 0o755 } else { call.dir_mode & 0o7777 };
         let (parent, name) = reach_parent(root.raw(), path, above)?;

@@ -3,7 +3,7 @@
 use alloc::format;
 
 use crate::api::guest::{MemHotplugByProbeRequest, OnlineCpuMemRequest};
-use crate::fault::{Context, Fault};
+use crate::fault::{Context, Fault, fault};
 use crate::sys::event::{now, sleep};
 use crate::sys::file::{self, CWD, O_DIRECTORY, O_RDONLY, open, read_control, write_control};
 use crate::sys::{Errno, cstr};
@@ -30,7 +30,7 @@ pub fn online(call: &OnlineCpuMemRequest) -> Result<(), Fault> {
             break;
         }
         if now() > deadline {
-            return Err(Fault::internal(format!("{missing} of {} processors did not come", call.nb_cpus)));
+            return Err(fault!(Internal, "{missing} of {} processors did not come", call.nb_cpus));
         }
         sleep(RETRY);
     }
@@ -69,8 +69,9 @@ pub fn can_probe() -> bool {
 /// `MemHotplugByProbe`.
 pub fn probe(call: &MemHotplugByProbeRequest) -> Result<(), Fault> {
     if !can_probe() {
-        return Err(Fault::unimplemented(
-            "this guest's kernel finds memory by itself and takes no addresses",
+        return Err(fault!(
+            Unimplemented,
+            "this guest's kernel finds memory by itself and takes no addresses"
         ));
     }
     for address in &call.mem_hotplug_probe_addr {

@@ -35,7 +35,7 @@ use crate::api::agent::Storage;
 use crate::api::oci::{LinuxResources, Process, Spec};
 use crate::api::stats::StatsContainerResponse;
 use crate::api::ttrpc::Request;
-use crate::fault::{Context, Fault};
+use crate::fault::{Context, Fault, fault};
 use crate::sys::event::{self, Poll};
 use crate::sys::file::{
     CWD, O_RDONLY, O_WRONLY, duplicate, open, pipe, read, set_nonblocking, write, write_all,
@@ -114,7 +114,7 @@ impl Guest {
     fn fork_into(&mut self, space: &Space) -> Result<Forked, Fault> {
         let cgroup = space.cgroup.as_ref().map(cgroup::Cgroup::directory);
         let Some((_, inhabitant)) = &space.inhabitant else {
-            return Err(Fault::state("the container is gone"));
+            return Err(fault!(FailedPrecondition, "the container is gone"));
         };
         if !space.has_pids() {
             // SAFETY: PID 1 has one thread.
@@ -135,7 +135,7 @@ impl Guest {
             self.own_pids =
                 Some(open(CWD, c"/proc/self/ns/pid", O_RDONLY, 0).context("open our pid namespace")?);
         }
-        self.own_pids.as_ref().ok_or_else(|| Fault::internal("no pid namespace"))
+        self.own_pids.as_ref().ok_or_else(|| fault!(Internal, "no pid namespace"))
     }
 
     fn stdio(&self, space: &Space, process: &Process) -> Result<(stdio::OurStdio, ChildStdio), Fault> {
@@ -270,7 +270,7 @@ impl System for Guest {
 
     fn signal_all(&mut self, space: &Space, signal: u32) -> Result<(), Fault> {
         let Some(cgroup) = &space.cgroup else {
-            return Err(Fault::unimplemented("this guest has no cgroups"));
+            return Err(fault!(Unimplemented, "this guest has no cgroups"));
         };
         if signal == SIGKILL {
             return cgroup.kill();
@@ -278,7 +278,7 @@ impl System for Guest {
         for pid in cgroup.processes()?.into_iter().filter(|pid| Some(*pid) != space.holder()) {
             match kill(pid, signal) {
                 Ok(()) | Err(Errno::ESRCH) => {}
-                Err(errno) => return Err(Fault::system("signal", errno)),
+                Err(errno) => return Err(Fault::system(&"signal", errno)),
             }
         }
         Ok(())
@@ -298,14 +298,14 @@ impl System for Guest {
 
     fn update(&mut self, space: &Space, resources: &LinuxResources) -> Result<(), Fault> {
         let Some(cgroup) = &space.cgroup else {
-            return Err(Fault::unimplemented("this guest has no cgroups"));
+            return Err(fault!(Unimplemented, "this guest has no cgroups"));
         };
         cgroup.update(resources)
     }
 
     fn freeze(&mut self, space: &Space, frozen: Frozen) -> Result<(), Fault> {
         let Some(cgroup) = &space.cgroup else {
-            return Err(Fault::unimplemented("this guest has no cgroups"));
+            return Err(fault!(Unimplemented, "this guest has no cgroups"));
         };
         cgroup.freeze(frozen)
     }
@@ -345,7 +345,7 @@ impl System for Guest {
             Ok(Forked::Parent(pid, _)) => Ok((pid, report)),
             Err(errno) => {
                 self.close(report);
-                Err(Fault::system("fork", errno))
+                Err(Fault::system(&"fork", errno))
             }
         }
     }
@@ -378,7 +378,7 @@ fn enter_and_run(
                 enter(inhabitant, space.kinds & !CLONE_NEWPID).context("enter the container")?;
                 if space.has_users() { users::become_root() } else { Ok(()) }
             }
-            None => Err(Fault::state("the container is gone")),
+            None => Err(fault!(FailedPrecondition, "the container is gone")),
         }
     });
     match entered {

@@ -11,10 +11,10 @@ use alloc::vec::Vec;
 use super::inside::{Kind, reach};
 use super::storage::make_directories;
 use crate::api::oci::{Mount, Spec};
-use crate::fault::{Context, Fault};
+use crate::fault::{Context, Fault, fault};
 use crate::spec::mount_options::Options;
 use crate::spec::network_files;
-use crate::sys::file::{CWD, S_IFDIR, S_IFMT, chdir, stat, stat_fd, write_file};
+use crate::sys::file::{CWD, S_IFDIR, S_IFMT, chdir, chown, stat, stat_fd, write_file};
 use crate::sys::mount::{self as m, Filesystem, Recursion, attach, clone_tree, set_attributes};
 use crate::sys::{Errno, Fd, cstr};
 
@@ -39,6 +39,14 @@ pub fn directory(id: &str) -> String {
     format!("{BASE}/{id}")
 }
 
+/// Lets somebody else write there: the container's root, where that is not the guest's.
+pub fn give_directory(id: &str, uid: u32, gid: u32) -> Result<(), Fault> {
+    let path = directory(id);
+    make_directories(&path)
+        .and_then(|()| chown(CWD, &cstr(&path)?, uid, gid))
+        .context(format_args!("make {path}"))
+}
+
 /// Takes hold of the sources of bind mounts and makes filesystems, in the guest's root: sources are paths of the guest,
 /// and in a user namespace the kernel gives a new /proc only to who can see an old one.
 pub fn prepare<'a>(id: &str, spec: &'a Spec, dns: &[String]) -> Result<Vec<Prepared<'a>>, Fault> {
@@ -52,9 +60,8 @@ pub fn prepare<'a>(id: &str, spec: &'a Spec, dns: &[String]) -> Result<Vec<Prepa
             } else {
                 new_filesystem(mount, &options).context(&mount.r#type)
             };
-            let tree = tree.map_err(|fault| {
-                Fault::new(fault.code, format!("mount on {}: {}", mount.destination, fault.message))
-            })?;
+            let tree =
+                tree.map_err(|fault| fault.while_doing(format_args!("mount on {}", mount.destination)))?;
             if is_bind {
                 bind_attributes(&tree, &options).context(format_args!("mount on {}", mount.destination))?;
             }
@@ -73,8 +80,8 @@ fn hold_source(id: &str, spec: &Spec, mount: &Mount, options: &Options, dns: &[S
             let path = write_network_file(id, spec, &mount.destination, dns)?;
             clone_tree(CWD, &path, Recursion::One).context("bind")
         }
-        Ok(_) => Err(Fault::invalid("a bind mount needs a source")),
-        Err(errno) => Err(Fault::system(format_args!("source {}", mount.source), errno)),
+        Ok(_) => Err(fault!(InvalidArgument, "a bind mount needs a source")),
+        Err(errno) => Err(Fault::system(&format_args!("source {}", mount.source), errno)),
     }
 }
 
@@ -171,7 +178,7 @@ pub fn make_root_read_only() -> Result<(), Fault> {
 pub fn set_root_propagation(name: &str) -> Result<(), Fault> {
     let options = Options::parse(&[name.into()]);
     if options.propagation == 0 {
-        return Err(Fault::invalid(format!("no propagation `{name}`")));
+        return Err(fault!(InvalidArgument, "no propagation `{name}`"));
     }
     let recursive = if options.propagate_tree { Recursion::Tree } else { Recursion::One };
     reach(CWD, "/", Kind::Directory, 0)

@@ -11,7 +11,7 @@ use linux_raw_sys::netlink as n;
 
 use crate::api::guest::{Interfaces, Routes};
 use crate::api::types::{self, ArpNeighbor, Interface, IpFamily};
-use crate::fault::{Context, Fault};
+use crate::fault::{Context, Fault, fault};
 use crate::netlink::address::{self, Hardware};
 use crate::netlink::{Address, Link, Reply, Request, Route, kind, replies};
 use crate::sys::{Errno, Fd, Result as SysResult, net};
@@ -91,6 +91,34 @@ impl Kernel {
         });
         Ok(routes)
     }
+
+    /// Those of them that somebody has set.
+    fn set_routes(&mut self) -> Result<Vec<Route>, Fault> {
+        let mut routes = self.routes()?;
+        routes.retain(|route| u32::from(route.protocol) != n::RTPROT_KERNEL);
+        Ok(routes)
+    }
+
+    fn exchange_routes(&mut self, old: &[Route], new: &[Route]) -> Result<(), Fault> {
+        for route in old {
+            self.tell(Request::delete_route(route)).context("remove a route")?;
+        }
+        // A gateway must be reachable when the route over it is made.
+        for is_beyond in [false, true] {
+            for route in new.iter().filter(|route| route.gateway.is_some() == is_beyond) {
+                let to = destination(route);
+                let to = if to.is_empty() { "default" } else { &to };
+                let doing = format_args!("add the route {to} by `{}`", address::text(route.gateway));
+                self.tell(Request::add_route(route)).context(doing)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A route's destination as the API has it: nothing for everywhere.
+fn destination(route: &Route) -> String {
+    route.destination.map(|address| format!("{address}/{}", route.prefix)).unwrap_or_default()
 }
 
 fn kernel() -> Result<Kernel, Fault> {
@@ -100,7 +128,7 @@ fn kernel() -> Result<Kernel, Fault> {
 fn limit<T>(entries: &[T]) -> Result<&[T], Fault> {
     match entries.len() {
         0..=ENTRY_LIMIT => Ok(entries),
-        _ => Err(Fault::invalid(format!("at most {ENTRY_LIMIT} entries can be set at once"))),
+        _ => Err(fault!(InvalidArgument, "at most {ENTRY_LIMIT} entries can be set at once")),
     }
 }
 
@@ -108,7 +136,7 @@ fn by_name<'a>(links: &'a [Link], name: &str) -> Result<&'a Link, Fault> {
     links
         .iter()
         .find(|link| link.name == name)
-        .ok_or_else(|| Fault::invalid(format!("no network interface `{name}`")))
+        .ok_or_else(|| fault!(InvalidArgument, "no network interface `{name}`"))
 }
 
 /// Gives an interface its name, addresses and MTU, and brings it up. Addresses that it had go.
@@ -121,7 +149,7 @@ pub fn update_interface(wanted: &Interface) -> Result<Interface, Fault> {
         text => {
             let hardware = Hardware::parse(text)?;
             let found = links.iter().find(|link| link.address == Some(hardware));
-            found.ok_or_else(|| Fault::invalid(format!("no network interface has the address {hardware}")))?
+            found.ok_or_else(|| fault!(InvalidArgument, "no network interface has the address {hardware}"))?
         }
     };
     let addresses = limit(&wanted.ip_addresses)?
@@ -132,7 +160,7 @@ pub fn update_interface(wanted: &Interface) -> Result<Interface, Fault> {
             Ok(Address { link: link.index, address, prefix })
         })
         .collect::<Result<Vec<_>, Fault>>()?;
-    let mtu = u32::try_from(wanted.mtu).map_err(|_| Fault::invalid("an MTU is below 4 GiB"))?;
+    let mtu = u32::try_from(wanted.mtu).map_err(|_| fault!(InvalidArgument, "an MTU is below 4 GiB"))?;
     let doing = format_args!("configure the network interface {}", link.name);
     let mut change = Request::set_link(link.index, UP | wanted.raw_flags & NO_ARP, UP | NO_ARP);
     if !name.is_empty() && *name != link.name {
@@ -159,7 +187,7 @@ pub fn update_interface(wanted: &Interface) -> Result<Interface, Fault> {
     let index = link.index;
     let links = kernel.links()?;
     let link = links.iter().find(|link| link.index == index);
-    let link = link.ok_or_else(|| Fault::internal("the network interface is gone"))?;
+    let link = link.ok_or_else(|| fault!(Internal, "the network interface is gone"))?;
     Ok(describe(link, &kernel.addresses()?))
 }
 
@@ -190,27 +218,24 @@ pub fn list_interfaces() -> Result<Interfaces, Fault> {
     Ok(Interfaces { interfaces: links.iter().map(|link| describe(link, &addresses)).collect() })
 }
 
-/// Replaces the routes, but for those that come with an interface's addresses.
+/// Replaces the routes, but for those that come with an interface's addresses. When the kernel refuses one, those that
+/// were there are there again.
 pub fn update_routes(wanted: &[types::Route]) -> Result<Routes, Fault> {
     let mut kernel = kernel()?;
     let links = kernel.links()?;
-    let routes =
-        limit(wanted)?.iter().map(|route| parse(route, &links)).collect::<Result<Vec<_>, Fault>>()?;
-    for old in kernel.routes()?.iter().filter(|old| u32::from(old.protocol) != n::RTPROT_KERNEL) {
-        kernel.tell(Request::delete_route(old)).context("remove a route")?;
-    }
-    // A gateway must be reachable when the route over it is made.
-    let (beyond, on_link): (Vec<_>, Vec<_>) =
-        routes.into_iter().partition(|(route, _)| route.gateway.is_some());
-    for (route, text) in on_link.iter().chain(&beyond) {
-        let shown = if text.dest.is_empty() { "default" } else { &text.dest };
-        let doing = format_args!("add the route {shown} by `{}` on `{}`", text.gateway, text.device);
-        kernel.tell(Request::add_route(route)).context(doing)?;
+    let new = limit(wanted)?.iter().map(|route| parse(route, &links)).collect::<Result<Vec<_>, Fault>>()?;
+    let old = kernel.set_routes()?;
+    if let Err(fault) = kernel.exchange_routes(&old, &new) {
+        let left = kernel.set_routes()?;
+        kernel
+            .exchange_routes(&left, &old)
+            .map_err(|again| again.while_doing(format_args!("{}", fault.message)))?;
+        return Err(fault);
     }
     list_routes()
 }
 
-fn parse<'a>(route: &'a types::Route, links: &[Link]) -> Result<(Route, &'a types::Route), Fault> {
+fn parse(route: &types::Route, links: &[Link]) -> Result<Route, Fault> {
     let some = |text: &str| if text.is_empty() { Ok(None) } else { address::parse(text).map(Some) };
     let destination = match route.dest.as_str() {
         "" => None,
@@ -220,15 +245,16 @@ fn parse<'a>(route: &'a types::Route, links: &[Link]) -> Result<(Route, &'a type
     let addresses = [destination.map(|(address, _)| address), gateway, source];
     let mut families = addresses.into_iter().flatten().map(|address| address::family(&address));
     let Some(family) = families.next() else {
-        return Err(Fault::invalid("a route needs a destination or a gateway"));
+        return Err(fault!(InvalidArgument, "a route needs a destination or a gateway"));
     };
     if families.any(|other| other != family) {
-        return Err(Fault::invalid("a route is either of IPv4 or of IPv6"));
+        return Err(fault!(InvalidArgument, "a route is either of IPv4 or of IPv6"));
     }
-    let scope = u8::try_from(route.scope).map_err(|_| Fault::invalid("a route's scope is 0 to 255"))?;
+    let scope =
+        u8::try_from(route.scope).map_err(|_| fault!(InvalidArgument, "a route's scope is 0 to 255"))?;
     // What is not beyond a gateway is on the link, as ip-route(8) has it.
     let on_link = gateway.is_none() && scope == 0 && u32::from(family) == linux_raw_sys::net::AF_INET;
-    let parsed = Route {
+    Ok(Route {
         family,
         destination: destination.filter(|(_, prefix)| *prefix != 0).map(|(address, _)| address),
         prefix: destination.map_or(0, |(_, prefix)| prefix),
@@ -241,8 +267,7 @@ fn parse<'a>(route: &'a types::Route, links: &[Link]) -> Result<(Route, &'a type
         scope: if on_link { n::rt_scope_t::RT_SCOPE_LINK as u8 } else { scope },
         kind: n::RTN_UNICAST as u8,
         flags: route.flags & n::RTNH_F_ONLINK,
-    };
-    Ok((parsed, route))
+    })
 }
 
 /// Every route of the main table.
@@ -251,7 +276,7 @@ pub fn list_routes() -> Result<Routes, Fault> {
     let links = kernel.links()?;
     let routes = kernel.routes()?;
     let describe = |route: &Route| types::Route {
-        dest: route.destination.map(|address| format!("{address}/{}", route.prefix)).unwrap_or_default(),
+        dest: destination(route),
         gateway: address::text(route.gateway),
         device: links
             .iter()
@@ -281,9 +306,10 @@ pub fn add_neighbors(neighbors: &[ArpNeighbor]) -> Result<(), Fault> {
         let state = match u16::try_from(*state) {
             Ok(0) => n::NUD_PERMANENT as u16,
             Ok(state) => state,
-            Err(_) => return Err(Fault::invalid("a neighbour's state is 0 to 65535")),
+            Err(_) => return Err(fault!(InvalidArgument, "a neighbour's state is 0 to 65535")),
         };
-        let flags = u8::try_from(*flags).map_err(|_| Fault::invalid("a neighbour's flags are 0 to 255"))?;
+        let flags =
+            u8::try_from(*flags).map_err(|_| fault!(InvalidArgument, "a neighbour's flags are 0 to 255"))?;
         let link = by_name(&links, device)?.index;
         requests.push(Request::add_neighbor(link, address, Hardware::parse(lladdr)?, state, flags));
     }

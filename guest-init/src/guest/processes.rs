@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use super::space::Space;
 use crate::api::ferry::{ListProcessesResponse, ProcessInfo};
-use crate::fault::Fault;
+use crate::fault::{Fault, fault};
 use crate::sys::event::since_boot;
 use crate::sys::file::{CWD, O_RDONLY, open, read};
 use crate::sys::{Result as SysResult, cstr};
@@ -25,7 +25,7 @@ const ALL_ARGUMENTS: usize = 1 << 20;
 /// The processes in the container's cgroup, but for the one that holds its namespaces.
 pub fn list(space: &Space) -> Result<ListProcessesResponse, Fault> {
     let Some(cgroup) = &space.cgroup else {
-        return Err(Fault::unimplemented("this guest has no cgroups"));
+        return Err(fault!(Unimplemented, "this guest has no cgroups"));
     };
     let holder = space.holder();
     let mut left = ALL_ARGUMENTS;

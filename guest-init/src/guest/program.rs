@@ -9,19 +9,20 @@ use core::ffi::CStr;
 use super::inside::{Kind, reach};
 use super::stdio::ChildStdio;
 use crate::api::oci::{Process, Spec};
-use crate::api::ttrpc::Code;
-use crate::fault::{Context, Fault, reason};
+use crate::fault::{Context, Fault, fault, reason};
+use crate::spec::annotation::Further;
 use crate::spec::capability::{COUNT, Sets};
 use crate::spec::environment::{self, Terminal, candidates};
 use crate::spec::limit;
 use crate::spec::seccomp::{self, Filter};
 use crate::spec::user::{Identity, home_of, look_up};
 use crate::sys::file::{
-    CWD, O_NONBLOCK, O_RDONLY, S_IFMT, S_IFREG, chdir, open, read_to_end, stat, stat_fd, write_control,
+    CWD, O_NONBLOCK, O_RDONLY, S_IFMT, S_IFREG, chdir, open, read_to_end, stat, stat_fd, umask, write_control,
 };
 use crate::sys::process::{
     drop_bounding, execute, keep_capabilities, new_session, no_new_privileges, raise_ambient,
-    set_blocked_signals, set_capabilities, set_filter, set_gid, set_groups, set_limit, set_uid,
+    set_blocked_signals, set_capabilities, set_filter, set_gid, set_groups, set_io_priority, set_limit,
+    set_personality, set_scheduler, set_uid,
 };
 use crate::sys::{Errno, cstr};
 use linux_raw_sys::general::RLIMIT_NOFILE;
@@ -59,7 +60,7 @@ fn prepare(
     first: bool,
 ) -> Result<(Vec<CString>, Vec<CString>), Fault> {
     if process.args.is_empty() {
-        return Err(Fault::invalid("no program to run: the process has no arguments"));
+        return Err(fault!(InvalidArgument, "no program to run: the process has no arguments"));
     }
     new_session().context("start a session")?;
     stdio.install(process.console_size.as_ref(), first).context("set up stdio")?;
@@ -68,8 +69,21 @@ fn prepare(
         let resource = limit::resource(limit)?;
         set_limit(resource, limit.soft, limit.hard).context(format_args!("set {}", limit.r#type))?;
     }
+    let further = Further::parse(spec)?;
+    if let Some(scheduler) = &further.scheduler {
+        set_scheduler(scheduler).context("set the scheduling policy")?;
+    }
+    if let Some(priority) = further.io_priority {
+        set_io_priority(priority).context("set the I/O priority")?;
+    }
     let identity = identify(process)?;
     go_to(&process.cwd)?;
+    if let Some(mask) = further.umask {
+        umask(mask);
+    }
+    if let Some(personality) = further.personality {
+        set_personality(personality).context("set the personality")?;
+    }
     let terminal = if process.terminal { Terminal::Yes } else { Terminal::No };
     let environment = environment::complete(&process.env, identity.home.as_deref(), terminal);
     let strings = |strings: &[String]| {
@@ -122,7 +136,7 @@ fn database(path: &CStr) -> Result<Vec<u8>, Fault> {
 fn go_to(directory: &str) -> Result<(), Fault> {
     let directory = if directory.is_empty() { "/" } else { directory };
     if !directory.starts_with('/') {
-        return Err(Fault::invalid(format!("working directory `{directory}` is not absolute")));
+        return Err(fault!(InvalidArgument, "working directory `{directory}` is not absolute"));
     }
     let doing = format_args!("go to the working directory {directory}");
     let path = cstr(directory).context(doing)?;
@@ -191,22 +205,22 @@ fn run(process: &Process, arguments: &[CString], environment: &[CString]) -> Fau
     match found {
         Some(errno) => refusal(program, errno),
         None if program.contains('/') => {
-            Fault::new(Code::NotFound, format!("exec {program}: not found: no such file or directory"))
+            fault!(NotFound, "exec {program}: not found: no such file or directory")
         }
-        None => Fault::new(Code::NotFound, format!("exec {program}: not found in PATH ({path})")),
+        None => fault!(NotFound, "exec {program}: not found in PATH ({path})"),
     }
 }
 
 /// Why a program that is there was not executed.
 fn refusal(program: &str, errno: Errno) -> Fault {
     match errno {
-        Errno::ENOENT => Fault::new(Code::NotFound, format!("exec {program}: its interpreter was not found")),
+        Errno::ENOENT => fault!(NotFound, "exec {program}: its interpreter was not found"),
         Errno::EACCES | Errno::EPERM => {
-            Fault::new(Code::PermissionDenied, format!("exec {program}: permission denied"))
+            fault!(PermissionDenied, "exec {program}: permission denied")
         }
         Errno::ENOEXEC => {
-            Fault::new(Code::PermissionDenied, format!("exec {program}: not executable: exec format error"))
+            fault!(PermissionDenied, "exec {program}: not executable: exec format error")
         }
-        errno => Fault::internal(format!("exec {program}: {}", reason(errno))),
+        errno => fault!(Internal, "exec {program}: {}", reason(errno)),
     }
 }

@@ -20,12 +20,14 @@ use super::cgroup::Cgroup;
 use super::{devices, mounts, users};
 use crate::agent::Sandbox;
 use crate::api::oci::{Linux, LinuxNamespace, Spec};
-use crate::fault::{Context, Fault, REPORT_LIMIT};
+use crate::fault::{Context, Fault, REPORT_LIMIT, fault};
+use crate::spec::annotation::Further;
+use crate::spec::words::place;
 use crate::sys::file::{CWD, O_PATH, O_RDONLY, close_from, open, pipe, umask, write_all, write_control};
 use crate::sys::process::{
     ALL_SIGNALS, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWTIME,
     CLONE_NEWUSER, CLONE_NEWUTS, Forked, SIGCHLD, SIGKILL, enter, exists, exit, fork, ignore_children, kill,
-    set_blocked_signals, set_hostname, take_signal, unshare,
+    set_blocked_signals, set_domainname, set_hostname, take_signal, unshare,
 };
 use crate::sys::{Fd, cstr, file};
 
@@ -77,26 +79,31 @@ struct Namespaces<'a> {
     join: alloc::vec::Vec<(u32, &'a str)>,
 }
 
+/// The specification's names of namespaces, their flags, and their files' names in /proc/PID/ns.
+const NAMES: &str = "mount pid ipc uts cgroup network time user";
+const KINDS: [u32; 8] = [
+    CLONE_NEWNS,
+    CLONE_NEWPID,
+    CLONE_NEWIPC,
+    CLONE_NEWUTS,
+    CLONE_NEWCGROUP,
+    CLONE_NEWNET,
+    CLONE_NEWTIME,
+    CLONE_NEWUSER,
+];
+const FILES: &str = "mnt pid ipc uts cgroup net time user";
+
 fn namespaces(linux: Option<&Linux>) -> Result<Namespaces<'_>, Fault> {
     // A container always has mounts of its own.
     let mut found = Namespaces { new: CLONE_NEWNS, ..Default::default() };
     for LinuxNamespace { r#type, path } in linux.iter().flat_map(|linux| &linux.namespaces) {
-        let kind = match r#type.as_str() {
-            "mount" => CLONE_NEWNS,
-            "pid" => CLONE_NEWPID,
-            "ipc" => CLONE_NEWIPC,
-            "uts" => CLONE_NEWUTS,
-            "cgroup" => CLONE_NEWCGROUP,
-            "network" => CLONE_NEWNET,
-            "time" => CLONE_NEWTIME,
-            "user" => CLONE_NEWUSER,
-            other => return Err(Fault::invalid(format!("no namespace type `{other}`"))),
-        };
+        let kind = place(NAMES, r#type).and_then(|place| KINDS.get(place as usize).copied());
+        let kind = kind.ok_or_else(|| fault!(InvalidArgument, "no namespace type `{}`", r#type))?;
         match (kind, path.is_empty()) {
             // The network is the sandbox's, as in a pod.
             (CLONE_NEWNET, true) => {}
             (CLONE_NEWNS | CLONE_NEWUSER, false) => {
-                return Err(Fault::unimplemented(format!("joining a {} namespace is not supported", r#type)));
+                return Err(fault!(Unimplemented, "joining a {} namespace is not supported", r#type));
             }
             (_, true) => found.new |= kind,
             (_, false) => found.join.push((kind, path)),
@@ -107,14 +114,8 @@ fn namespaces(linux: Option<&Linux>) -> Result<Namespaces<'_>, Fault> {
 
 /// The name of a namespace's file in /proc/PID/ns.
 fn file_name(kind: u32) -> &'static str {
-    match kind {
-        CLONE_NEWPID => "pid",
-        CLONE_NEWIPC => "ipc",
-        CLONE_NEWUTS => "uts",
-        CLONE_NEWCGROUP => "cgroup",
-        CLONE_NEWTIME => "time",
-        _ => "net",
-    }
+    let place = KINDS.iter().position(|known| *known == kind);
+    place.and_then(|place| FILES.split(' ').nth(place)).unwrap_or_default()
 }
 
 /// Whether the container's process is to be process 1.
@@ -139,20 +140,37 @@ impl Space {
         is_init: bool,
         inhabitant: impl Fn(&str) -> Option<i32>,
     ) -> Result<Space, Fault> {
-        let root = spec.root.as_ref().ok_or_else(|| Fault::invalid("the specification has no root"))?;
+        let root =
+            spec.root.as_ref().ok_or_else(|| fault!(InvalidArgument, "the specification has no root"))?;
         if !root.path.starts_with('/') {
-            return Err(Fault::invalid(format!("root path `{}` is not absolute", root.path)));
+            return Err(fault!(InvalidArgument, "root path `{}` is not absolute", root.path));
         }
         let linux = spec.linux.as_ref();
         if let Some(seccomp) = linux.and_then(|linux| linux.seccomp.as_ref()) {
             crate::spec::seccomp::filter(seccomp)?;
         }
         users::check(linux)?;
-        let hooks = spec.hooks.iter().flat_map(|hooks| [&hooks.prestart, &hooks.poststart, &hooks.poststop]);
+        let further = Further::parse(spec)?;
+        let hooks = spec.hooks.iter().flat_map(|hooks| {
+            [
+                &hooks.prestart,
+                &hooks.poststart,
+                &hooks.poststop,
+                &hooks.create_runtime,
+                &hooks.create_container,
+                &hooks.start_container,
+            ]
+        });
         if hooks.map(Vec::len).sum::<usize>() != 0 {
-            return Err(Fault::unimplemented("hooks are programs of a host; this guest runs none"));
+            return Err(fault!(Unimplemented, "hooks are programs of a host; this guest runs none"));
+        }
+        if linux.is_some_and(|linux| linux.intel_rdt.is_some()) {
+            return Err(fault!(Unimplemented, "this guest has no cache allocation (Intel RDT)"));
         }
         let found = namespaces(linux)?;
+        if !further.time_offsets.is_empty() && found.new & CLONE_NEWTIME == 0 {
+            return Err(fault!(InvalidArgument, "offsets of clocks without a new time namespace"));
+        }
         let mut join = Vec::new();
         for (kind, path) in found.join {
             let path = match path.strip_prefix("container:") {
@@ -160,7 +178,10 @@ impl Space {
                 Some(other) => match inhabitant(other) {
                     Some(pid) => format!("/proc/{pid}/ns/{}", file_name(kind)),
                     None => {
-                        return Err(Fault::state(format!("container {other}, to be joined, has no process")));
+                        return Err(fault!(
+                            FailedPrecondition,
+                            "container {other}, to be joined, has no process"
+                        ));
                     }
                 },
             };
@@ -174,6 +195,10 @@ impl Space {
             Err(_) if resources.is_none() && !mounts::exists(c"/sys/fs/cgroup/cgroup.procs") => None,
             other => Some(other?),
         };
+        for (file, value) in &further.cgroup {
+            let cgroup = cgroup.as_ref().ok_or_else(|| fault!(Unimplemented, "this guest has no cgroups"))?;
+            cgroup.set(file, value)?;
+        }
         let dns = sandbox.dns.clone();
         Ok(Space {
             id: id.into(),
@@ -234,16 +259,31 @@ impl Space {
     /// `own_pids` is the guest's pid namespace.
     pub(super) fn fork_new(&mut self, spec: &Spec, own_pids: &Fd) -> Result<Option<i32>, Fault> {
         // The cgroup namespace begins at the cgroup that its maker is in, so it is made after the fork.
-        let flags = self.new & !CLONE_NEWCGROUP;
+        let mut flags = self.new & !CLONE_NEWCGROUP;
         // A pid namespace is joined by children only.
         for (_, path) in self.join.iter().filter(|(kind, _)| *kind == CLONE_NEWPID) {
             join(CLONE_NEWPID, path)?;
         }
+        if let Some((uid, gid)) = users::root(spec.linux.as_ref()) {
+            mounts::give_directory(&self.id, uid, gid)?;
+        }
         let gate = if self.has_users() { Some(pipe(0).context("make a pipe")?) } else { None };
+        let own_time = match Further::parse(spec)?.time_offsets {
+            offsets if offsets.is_empty() => None,
+            offsets => Some(shift_time(&offsets)?),
+        };
+        if own_time.is_some() {
+            flags &= !CLONE_NEWTIME;
+        }
         // SAFETY: PID 1 has one thread.
         let forked = unsafe { fork(flags, self.cgroup.as_ref().map(Cgroup::directory)) };
-        if !matches!(forked, Ok(Forked::Child)) && self.has_pids() && !self.owns_pids() {
-            enter(own_pids, CLONE_NEWPID).context("come back to our pid namespace")?;
+        if !matches!(forked, Ok(Forked::Child)) {
+            if let Some(own_time) = own_time {
+                enter(&own_time, CLONE_NEWTIME).context("come back to our time namespace")?;
+            }
+            if self.has_pids() && !self.owns_pids() {
+                enter(own_pids, CLONE_NEWPID).context("come back to our pid namespace")?;
+            }
         }
         match forked.context("fork a container")? {
             Forked::Child => {
@@ -273,14 +313,19 @@ impl Space {
         if self.new & CLONE_NEWCGROUP != 0 {
             unshare(CLONE_NEWCGROUP).context("make a cgroup namespace")?;
         }
-        if self.new & CLONE_NEWUTS != 0 && !spec.hostname.is_empty() {
-            set_hostname(&spec.hostname).context("set the host name")?;
+        if self.new & CLONE_NEWUTS != 0 {
+            if !spec.hostname.is_empty() {
+                set_hostname(&spec.hostname).context("set the host name")?;
+            }
+            if let Some(name) = Further::parse(spec)?.domainname {
+                set_domainname(name).context("set the domain name")?;
+            }
         }
         umask(0);
         let prepared = mounts::prepare(&self.id, spec, &self.dns)?;
         // Nobody makes device nodes in a user namespace; the guest's own are shown there.
         let nodes = if self.has_users() { devices::hold()? } else { Vec::new() };
-        let root = spec.root.as_ref().ok_or_else(|| Fault::invalid("no root"))?;
+        let root = spec.root.as_ref().ok_or_else(|| fault!(InvalidArgument, "no root"))?;
         mounts::enter_root(&root.path)?;
         prepared.iter().try_for_each(mounts::mount)?;
         drop(prepared);
@@ -309,6 +354,19 @@ fn is_ours(root: &Fd) -> bool {
     }
 }
 
+/// Lets children be in a new time namespace with these offsets, which a process can set only before it has any child
+/// there. Gives the way back to our own.
+fn shift_time(offsets: &str) -> Result<Fd, Fault> {
+    let own = open(CWD, c"/proc/self/ns/time", O_RDONLY, 0).context("open our time namespace")?;
+    let shifted = unshare(CLONE_NEWTIME)
+        .and_then(|()| write_control(CWD, c"/proc/self/timens_offsets", offsets.as_bytes()));
+    if shifted.is_err() {
+        enter(&own, CLONE_NEWTIME).context("come back to our time namespace")?;
+    }
+    shifted.context("set the offsets of clocks")?;
+    Ok(own)
+}
+
 fn join(kind: u32, path: &str) -> Result<(), Fault> {
     cstr(path)
         .and_then(|path| open(CWD, &path, O_RDONLY, 0))
@@ -318,7 +376,7 @@ fn join(kind: u32, path: &str) -> Result<(), Fault> {
 
 /// Writes kernel parameters of the container's namespaces. The container's /proc is mounted by now.
 fn set_parameters(linux: &Linux) -> Result<(), Fault> {
-    for (name, value) in &linux.sysctl {
+    for (name, value) in linux.sysctl.iter() {
         // `net.ipv4.conf.eth0/1.x`: a slash in a name stands for a dot, as in sysctl(8).
         let path: String = name
             .chars()
@@ -333,7 +391,7 @@ fn set_parameters(linux: &Linux) -> Result<(), Fault> {
             })
             .collect();
         if path.split('/').any(|part| part == "..") {
-            return Err(Fault::invalid(format!("no kernel parameter {name}")));
+            return Err(fault!(InvalidArgument, "no kernel parameter {name}"));
         }
         cstr(&format!("/proc/sys/{path}"))
             .and_then(|path| write_control(CWD, &path, value.as_bytes()))

@@ -1,6 +1,5 @@
 //! A container's counters, from the files of its cgroup, and the sandbox's network counters.
 
-use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -10,6 +9,7 @@ use crate::api::stats::{
     PidsStats, StatsContainerResponse, ThrottlingData,
 };
 use crate::sys::file::{CWD, O_RDONLY, open, read_to_end};
+use crate::table::Table;
 
 /// Most bytes read of one file of counters.
 const FILE_LIMIT: usize = 1 << 20;
@@ -99,13 +99,8 @@ fn pairs(file: &[u8]) -> impl Iterator<Item = (&str, u64)> {
     })
 }
 
-fn by_name(file: &[u8]) -> BTreeMap<String, u64> {
-    let mut counters = BTreeMap::new();
-    // One by one: the kernel's order is not the map's, and collecting would bring a sort along.
-    for (key, value) in pairs(file) {
-        counters.insert(key.into(), value);
-    }
-    counters
+fn by_name(file: &[u8]) -> Table<String, u64> {
+    pairs(file).map(|(key, value)| (key.into(), value)).collect()
 }
 
 fn keyed(file: &[u8], key: &str) -> u64 {
@@ -187,7 +182,7 @@ mod tests {
             (30_000, 10_000, 20_000)
         );
         let memory = stats.memory_stats.unwrap();
-        assert_eq!((memory.cache, memory.stats["anon"]), (2048, 1));
+        assert_eq!((memory.cache, memory.stats.get("anon")), (2048, Some(&1)));
         assert_eq!(memory.usage.unwrap(), MemoryData { usage: 4096, limit: u64::MAX, ..Default::default() });
         assert_eq!(stats.pids_stats, Some(PidsStats { current: 3, limit: 0 }));
     }

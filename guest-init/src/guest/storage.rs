@@ -6,7 +6,7 @@ use alloc::string::String;
 
 use crate::agent::Mounted;
 use crate::api::agent::{Storage, UpdateEphemeralMountsRequest};
-use crate::fault::{Context, Fault};
+use crate::fault::{Context, Fault, fault};
 use crate::spec::mount_options::Options;
 use crate::sys::file::{CWD, O_DIRECTORY, O_RDONLY};
 use crate::sys::{Errno, Fd, cstr, file, mount as m};
@@ -20,10 +20,10 @@ pub const DRIVERS: [&str; 7] = ["mmioblk", "blk", "ephemeral", "local", "overlay
 /// Mounts a storage at its mount point, which is made.
 pub fn mount(storage: &Storage) -> Result<Mounted, Fault> {
     if storage.fs_group.is_some() {
-        return Err(Fault::unimplemented("a storage's fs_group is not supported"));
+        return Err(fault!(Unimplemented, "a storage's fs_group is not supported"));
     }
     if !storage.mount_point.starts_with('/') || storage.mount_point.split('/').any(|part| part == "..") {
-        return Err(Fault::invalid(format!("mount point `{}` is not an absolute path", storage.mount_point)));
+        return Err(fault!(InvalidArgument, "mount point `{}` is not an absolute path", storage.mount_point));
     }
     let mut options = Options::parse(&storage.options);
     let source = match storage.driver.as_str() {
@@ -43,7 +43,7 @@ pub fn mount(storage: &Storage) -> Result<Mounted, Fault> {
             };
             storage.source.clone()
         }
-        other => return Err(Fault::unimplemented(format!("no storage driver `{other}`"))),
+        other => return Err(fault!(Unimplemented, "no storage driver `{other}`")),
     };
     make_directories(&storage.mount_point).context(format_args!("make {}", storage.mount_point))?;
     let words = (|| -> crate::sys::Result<[CString; 4]> {
@@ -67,10 +67,11 @@ pub fn update_ephemeral(call: &UpdateEphemeralMountsRequest) -> Result<(), Fault
     for storage in &call.storages {
         let doing = format_args!("change the mount on {}", storage.mount_point);
         if storage.driver != "ephemeral" || storage.fstype != "tmpfs" {
-            return Err(Fault::invalid(format!(
+            return Err(fault!(
+                InvalidArgument,
                 "{}: only ephemeral tmpfs can be changed",
                 storage.mount_point
-            )));
+            ));
         }
         let options = Options::parse(&storage.options);
         let flags = options.legacy_flags() | m::MS_REMOUNT;
@@ -114,9 +115,10 @@ fn find_disk(source: &str) -> Result<Option<String>, Fault> {
         return Ok(file::stat(&path).ok().map(|_| source.into()));
     }
     let Some(serial) = source.strip_prefix("serial=") else {
-        return Err(Fault::invalid(format!(
+        return Err(fault!(
+            InvalidArgument,
             "storage source `{source}` is neither a /dev path nor serial=NAME"
-        )));
+        ));
     };
     let directory = file::open(CWD, c"/sys/block", O_RDONLY | O_DIRECTORY, 0).context("open /sys/block")?;
     for name in file::list(directory.raw(), DISK_LIMIT).context("list /sys/block")? {

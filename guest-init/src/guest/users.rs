@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::string::String;
 
 use crate::api::oci::{Linux, LinuxIdMapping};
-use crate::fault::{Context, Fault};
+use crate::fault::{Context, Fault, fault};
 use crate::sys::file::{CWD, read, write_all, write_control};
 use crate::sys::process::{set_gid, set_groups, set_uid};
 use crate::sys::{Errno, Fd, cstr};
@@ -19,12 +19,13 @@ pub fn check(linux: Option<&Linux>) -> Result<(), Fault> {
     for (what, mappings) in [("uid", &linux.uid_mappings), ("gid", &linux.gid_mappings)] {
         let has_root = mappings.iter().any(|mapping| mapping.container_id == 0 && mapping.size > 0);
         if has_users && (!has_root || mappings.len() > RANGES) {
-            return Err(Fault::invalid(format!(
+            return Err(fault!(
+                InvalidArgument,
                 "a user namespace needs {what} mappings, {RANGES} at most, and id 0 among them"
-            )));
+            ));
         }
         if !has_users && !mappings.is_empty() {
-            return Err(Fault::invalid(format!("{what} mappings without a user namespace")));
+            return Err(fault!(InvalidArgument, "{what} mappings without a user namespace"));
         }
     }
     Ok(())
@@ -63,8 +64,8 @@ pub fn map(pid: i32, linux: Option<&Linux>, gate: Fd) -> Result<(), Fault> {
 pub fn wait(gate: &Fd) -> Result<(), Fault> {
     match read(gate.raw(), &mut [0]) {
         Ok(1) => become_root(),
-        Ok(_) => Err(Fault::internal("no users were mapped")),
-        Err(errno) => Err(Fault::system("wait for the mapping of users", errno)),
+        Ok(_) => Err(fault!(Internal, "no users were mapped")),
+        Err(errno) => Err(Fault::system(&"wait for the mapping of users", errno)),
     }
 }
 

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use crate::api::guest::{
     AddSwapPathRequest, ResizeVolumeRequest, VolumeStatsRequest, VolumeStatsResponse, VolumeUnit, VolumeUsage,
 };
-use crate::fault::{Context, Fault};
+use crate::fault::{Context, Fault, fault};
 use crate::sys::file::{self, CWD, O_DIRECTORY, O_RDONLY, open};
 use crate::sys::{Fd, cstr};
 
@@ -46,7 +46,7 @@ pub fn resize(call: &ResizeVolumeRequest) -> Result<(), Fault> {
     let volume = open_volume(&call.volume_guest_path)?;
     let stat = file::stat_filesystem(&volume).context("read the volume's counters")?;
     if stat.f_type != file::EXT4_MAGIC {
-        return Err(Fault::unimplemented("only ext4 volumes can be grown"));
+        return Err(fault!(Unimplemented, "only ext4 volumes can be grown"));
     }
     let block = u64::try_from(stat.f_bsize).ok().filter(|block| *block != 0).unwrap_or(4096);
     file::resize_ext4(&volume, call.size / block).context("grow the volume")

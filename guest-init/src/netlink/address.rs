@@ -7,7 +7,7 @@ use core::net::IpAddr;
 
 use linux_raw_sys::net as n;
 
-use crate::fault::Fault;
+use crate::fault::{Fault, fault};
 
 /// A hardware address of six bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ impl Hardware {
             part.and_then(|part| u8::from_str_radix(part, 16).ok()).map(|value| *byte = value).is_some()
         }) && parts.next().is_none();
         if !is_one {
-            return Err(Fault::invalid(format!("`{text}` is no hardware address")));
+            return Err(fault!(InvalidArgument, "`{text}` is no hardware address"));
         }
         Ok(Hardware(bytes))
     }
@@ -38,7 +38,7 @@ impl fmt::Display for Hardware {
 
 /// An address from text.
 pub fn parse(text: &str) -> Result<IpAddr, Fault> {
-    text.parse().map_err(|_| Fault::invalid(format!("`{text}` is no IP address")))
+    text.parse().map_err(|_| fault!(InvalidArgument, "`{text}` is no IP address"))
 }
 
 /// A prefix length from decimal text; the whole address when there is none.
@@ -48,7 +48,7 @@ pub fn parse_prefix(text: &str, address: &IpAddr) -> Result<u8, Fault> {
         "" => Ok(bits),
         text => {
             let prefix = text.parse().ok().filter(|prefix| *prefix <= bits);
-            prefix.ok_or_else(|| Fault::invalid(format!("`{text}` is no prefix length for {address}")))
+            prefix.ok_or_else(|| fault!(InvalidArgument, "`{text}` is no prefix length for {address}"))
         }
     }
 }

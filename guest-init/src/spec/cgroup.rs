@@ -8,6 +8,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use crate::api::oci::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice};
+use crate::fault::{Fault, fault};
 
 /// What to write into which file of the container's cgroup.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,8 +23,9 @@ fn write(file: impl Into<String>, value: impl Into<String>) -> Write {
     Write { file: file.into(), value: value.into() }
 }
 
-/// The writes that set these limits, in order.
-pub fn writes(resources: &LinuxResources) -> Vec<Write> {
+/// The writes that set these limits, in order. What cgroup v2 has no file for is refused.
+pub fn writes(resources: &LinuxResources) -> Result<Vec<Write>, Fault> {
+    refuse(resources)?;
     let mut writes = Vec::new();
     if let Some(memory) = &resources.memory {
         memory_writes(memory, &mut writes);
@@ -42,7 +44,38 @@ pub fn writes(resources: &LinuxResources) -> Vec<Write> {
     for huge in &resources.hugepage_limits {
         writes.push(write(format!("hugetlb.{}.max", huge.pagesize), huge.limit.to_string()));
     }
-    writes
+    Ok(writes)
+}
+
+/// A limit that is said and not kept would be worse than none.
+fn refuse(resources: &LinuxResources) -> Result<(), Fault> {
+    let memory = resources.memory.as_ref();
+    let cpu = resources.cpu.as_ref();
+    let io = resources.block_io.as_ref();
+    let network = resources.network.as_ref();
+    let said = [
+        ("memory swappiness", memory.is_some_and(|memory| memory.swappiness != 0)),
+        ("a switch for the OOM killer", memory.is_some_and(|memory| memory.disable_oom_killer)),
+        ("limits of kernel memory", memory.is_some_and(|memory| memory.kernel > 0 || memory.kernel_tcp > 0)),
+        (
+            "real-time processor limits",
+            cpu.is_some_and(|cpu| cpu.realtime_runtime != 0 || cpu.realtime_period != 0),
+        ),
+        (
+            "leaf weights",
+            io.is_some_and(|io| {
+                io.leaf_weight != 0 || io.weight_device.iter().any(|device| device.leaf_weight != 0)
+            }),
+        ),
+        (
+            "network classes and priorities",
+            network.is_some_and(|network| network.class_id != 0 || !network.priorities.is_empty()),
+        ),
+    ];
+    match said.iter().find(|(_, said)| *said) {
+        Some((what, _)) => Err(fault!(Unimplemented, "cgroup v2 has no {what}")),
+        None => Ok(()),
+    }
 }
 
 /// A number, or `max` for a negative one.
@@ -88,10 +121,14 @@ fn cpu_writes(cpu: &LinuxCpu, writes: &mut Vec<Write>) {
 }
 
 fn io_writes(io: &LinuxBlockIo, writes: &mut Vec<Write>) {
+    // 10..1000 onto 1..10000.
+    let scaled = |weight: u32| 1 + (u64::from(weight.clamp(10, 1000)) - 10) * 9999 / 990;
     if io.weight != 0 {
-        // 10..1000 onto 1..10000.
-        let weight = u64::from(io.weight.clamp(10, 1000));
-        writes.push(write("io.weight", (1 + (weight - 10) * 9999 / 990).to_string()));
+        writes.push(write("io.weight", scaled(io.weight).to_string()));
+    }
+    for device in io.weight_device.iter().filter(|device| device.weight != 0) {
+        let value = format!("{}:{} {}", device.major, device.minor, scaled(device.weight));
+        writes.push(write("io.weight", value));
     }
     let mut throttle = |devices: &[LinuxThrottleDevice], key: &str| {
         for device in devices {
@@ -124,7 +161,7 @@ mod tests {
     use crate::api::oci::LinuxPids;
 
     fn values(resources: &LinuxResources) -> Vec<(String, String)> {
-        writes(resources).into_iter().map(|write| (write.file, write.value)).collect()
+        writes(resources).unwrap().into_iter().map(|write| (write.file, write.value)).collect()
     }
 
     #[test]

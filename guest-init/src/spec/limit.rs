@@ -1,40 +1,26 @@
 //! Resource limit names (getrlimit(2)).
 
-use alloc::format;
-
+use super::words::place;
 use crate::api::oci::PosixRlimit;
-use crate::fault::Fault;
+use crate::fault::{Fault, fault};
 
 /// Names without their `RLIMIT_`, limit N at place N.
-const NAMES: [&str; 16] = [
-    "CPU",
-    "FSIZE",
-    "DATA",
-    "STACK",
-    "CORE",
-    "RSS",
-    "NPROC",
-    "NOFILE",
-    "MEMLOCK",
-    "AS",
-    "LOCKS",
-    "SIGPENDING",
-    "MSGQUEUE",
-    "NICE",
-    "RTPRIO",
-    "RTTIME",
-];
+const NAMES: &str =
+    "CPU FSIZE DATA STACK CORE RSS NPROC NOFILE MEMLOCK AS LOCKS SIGPENDING MSGQUEUE NICE RTPRIO RTTIME";
 
 /// The number of a limit.
 pub fn resource(limit: &PosixRlimit) -> Result<u32, Fault> {
     let bare = limit.r#type.strip_prefix("RLIMIT_").unwrap_or(&limit.r#type);
-    match NAMES.iter().position(|known| *known == bare) {
-        Some(_) if limit.soft > limit.hard => Err(Fault::invalid(format!(
+    match place(NAMES, bare) {
+        Some(_) if limit.soft > limit.hard => Err(fault!(
+            InvalidArgument,
             "rlimit {}: the soft limit {} is above the hard limit {}",
-            limit.r#type, limit.soft, limit.hard
-        ))),
-        Some(number) => Ok(number as u32),
-        None => Err(Fault::invalid(format!("unknown rlimit {}", limit.r#type))),
+            limit.r#type,
+            limit.soft,
+            limit.hard
+        )),
+        Some(number) => Ok(number),
+        None => Err(fault!(InvalidArgument, "unknown rlimit {}", limit.r#type)),
     }
 }
 

@@ -3,6 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use super::words::place;
 use crate::sys::mount as m;
 
 /// What a list of options says.
@@ -28,49 +29,40 @@ pub struct Options {
     pub data: Vec<(String, Option<String>)>,
 }
 
-/// A word that sets or clears attributes.
-enum Word {
-    Set(u32),
-    Clear(u32),
-    Superblock(u32),
+/// Words that set an attribute, and words that clear it, in the attributes' order; those of the three ways to keep access
+/// times come last.
+const SETTING: &str = "ro nosuid nodev noexec nodiratime nosymfollow noatime strictatime relatime";
+const CLEARING: &str = "rw suid dev exec diratime symfollow atime nostrictatime norelatime";
+const ATTRIBUTES: [u32; 9] = [
+    m::MOUNT_ATTR_RDONLY,
+    m::MOUNT_ATTR_NOSUID,
+    m::MOUNT_ATTR_NODEV,
+    m::MOUNT_ATTR_NOEXEC,
+    m::MOUNT_ATTR_NODIRATIME,
+    m::MOUNT_ATTR_NOSYMFOLLOW,
+    m::MOUNT_ATTR_NOATIME,
+    m::MOUNT_ATTR_STRICTATIME,
+    m::MOUNT_ATTR_RELATIME,
+];
+
+/// Words about the filesystem itself, and what they set.
+const FILESYSTEM: &str = "sync dirsync lazytime";
+const FILESYSTEM_FLAGS: [u32; 3] = [m::MS_SYNCHRONOUS, m::MS_DIRSYNC, m::MS_LAZYTIME];
+
+/// Words that say what is so anyway, or what mount(8) keeps for itself.
+const IGNORED: &str = "defaults async nolazytime silent loud remount mand nomand iversion noiversion";
+
+/// Propagations.
+const PROPAGATIONS: &str = "private shared slave unbindable";
+const PROPAGATION_FLAGS: [u32; 4] = [m::MS_PRIVATE, m::MS_SHARED, m::MS_SLAVE, m::MS_UNBINDABLE];
+
+/// The ways to keep access times are one field: setting one takes another back, and clearing one clears the field.
+fn field_of(bits: u32) -> u32 {
+    if bits & !m::MOUNT_ATTR__ATIME == 0 { m::MOUNT_ATTR__ATIME } else { bits }
 }
 
-fn attribute(word: &str) -> Option<Word> {
-    use Word::{Clear, Set, Superblock};
-    Some(match word {
-        "ro" => Set(m::MOUNT_ATTR_RDONLY),
-        "rw" => Clear(m::MOUNT_ATTR_RDONLY),
-        "nosuid" => Set(m::MOUNT_ATTR_NOSUID),
-        "suid" => Clear(m::MOUNT_ATTR_NOSUID),
-        "nodev" => Set(m::MOUNT_ATTR_NODEV),
-        "dev" => Clear(m::MOUNT_ATTR_NODEV),
-        "noexec" => Set(m::MOUNT_ATTR_NOEXEC),
-        "exec" => Clear(m::MOUNT_ATTR_NOEXEC),
-        "nodiratime" => Set(m::MOUNT_ATTR_NODIRATIME),
-        "diratime" => Clear(m::MOUNT_ATTR_NODIRATIME),
-        "noatime" => Set(m::MOUNT_ATTR_NOATIME),
-        "strictatime" => Set(m::MOUNT_ATTR_STRICTATIME),
-        "relatime" => Set(m::MOUNT_ATTR_RELATIME),
-        "atime" | "norelatime" | "nostrictatime" => Clear(m::MOUNT_ATTR__ATIME),
-        "nosymfollow" => Set(m::MOUNT_ATTR_NOSYMFOLLOW),
-        "symfollow" => Clear(m::MOUNT_ATTR_NOSYMFOLLOW),
-        "sync" => Superblock(m::MS_SYNCHRONOUS),
-        "dirsync" => Superblock(m::MS_DIRSYNC),
-        "lazytime" => Superblock(m::MS_LAZYTIME),
-        "defaults" | "async" | "nolazytime" | "silent" | "loud" | "remount" | "mand" | "nomand"
-        | "iversion" | "noiversion" => Superblock(0),
-        _ => return None,
-    })
-}
-
-fn propagation(word: &str) -> Option<u32> {
-    Some(match word {
-        "private" => m::MS_PRIVATE,
-        "shared" => m::MS_SHARED,
-        "slave" => m::MS_SLAVE,
-        "unbindable" => m::MS_UNBINDABLE,
-        _ => return None,
-    })
+fn flag(list: &str, flags: &[u32], word: &str) -> Option<u32> {
+    flags.get(place(list, word)? as usize).copied()
 }
 
 impl Options {
@@ -84,30 +76,34 @@ impl Options {
     }
 
     fn take(&mut self, word: &str) {
-        let recursive = word.strip_prefix('r').filter(|rest| !rest.is_empty());
+        let recursive = word.strip_prefix('r').unwrap_or_default();
+        let (setting, clearing) =
+            (|word| flag(SETTING, &ATTRIBUTES, word), |word| flag(CLEARING, &ATTRIBUTES, word));
+        let propagation = |word| flag(PROPAGATIONS, &PROPAGATION_FLAGS, word);
         match word {
             "bind" => self.bind = self.bind.or(Some(m::Recursion::One)),
             "rbind" => self.bind = Some(m::Recursion::Tree),
-            _ if let Some(word) = attribute(word) => match word {
-                Word::Set(bits) => {
-                    // The three atime modes are one field: setting one takes the other back.
-                    let field = if bits & !m::MOUNT_ATTR__ATIME == 0 { m::MOUNT_ATTR__ATIME } else { bits };
-                    self.set = self.set & !field | bits;
-                    self.clear = self.clear & !bits | (field & m::MOUNT_ATTR__ATIME);
-                }
-                Word::Clear(bits) => {
-                    self.clear |= bits;
-                    self.set &= !bits;
-                }
-                Word::Superblock(flags) => self.superblock |= flags,
-            },
+            _ if let Some(bits) = setting(word) => {
+                let field = field_of(bits);
+                self.set = self.set & !field | bits;
+                self.clear = self.clear & !bits | (field & m::MOUNT_ATTR__ATIME);
+            }
+            _ if let Some(bits) = clearing(word) => {
+                self.clear |= field_of(bits);
+                self.set &= !field_of(bits);
+            }
+            _ if let Some(flag) = flag(FILESYSTEM, &FILESYSTEM_FLAGS, word) => self.superblock |= flag,
+            _ if place(IGNORED, word).is_some() => {}
             _ if let Some(flags) = propagation(word) => self.propagation = flags,
-            _ if let Some(flags) = recursive.and_then(propagation) => {
+            _ if let Some(flags) = propagation(recursive) => {
                 self.propagation = flags;
                 self.propagate_tree = true;
             }
-            _ if let Some(Word::Set(bits)) = recursive.and_then(attribute) => self.set_tree |= bits,
-            _ if let Some(Word::Clear(bits)) = recursive.and_then(attribute) => self.clear_tree |= bits,
+            _ if let Some(bits) = setting(recursive) => {
+                self.set_tree |= bits;
+                self.clear_tree |= field_of(bits) & m::MOUNT_ATTR__ATIME;
+            }
+            _ if let Some(bits) = clearing(recursive) => self.clear_tree |= field_of(bits),
             _ => self.data.push(match word.split_once('=') {
                 Some((name, value)) => (name.into(), Some(value.into())),
                 None => (word.into(), None),

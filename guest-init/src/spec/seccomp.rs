@@ -1,6 +1,5 @@
 //! System call filters: the specification's, and the one that every container has.
 
-use alloc::format;
 use alloc::vec::Vec;
 
 use linux_raw_sys::errno::{EAFNOSUPPORT, ENOSYS, EPERM};
@@ -11,7 +10,7 @@ use syscalls::Sysno;
 use super::bpf::{Comparison, LIMIT, Program};
 use super::syscall_name::number;
 use crate::api::oci::{LinuxSeccomp, LinuxSeccompArg, LinuxSyscall, Spec};
-use crate::fault::Fault;
+use crate::fault::{Fault, fault};
 use crate::sys::process::Instruction;
 
 /// `true`: the container may use vsock, and so reach whatever of the host listens there.
@@ -48,8 +47,9 @@ pub fn bar(spec: &Spec) -> Option<Filter> {
 pub fn filter(seccomp: &LinuxSeccomp) -> Result<Filter, Fault> {
     let is_ours = |name: &alloc::string::String| name == "SCMP_ARCH_X86_64";
     if !seccomp.architectures.is_empty() && !seccomp.architectures.iter().any(is_ours) {
-        return Err(Fault::invalid(
-            "seccomp: SCMP_ARCH_X86_64, which this guest is, is not among the architectures",
+        return Err(fault!(
+            InvalidArgument,
+            "seccomp: SCMP_ARCH_X86_64, which this guest is, is not among the architectures"
         ));
     }
     let mut flags = 0;
@@ -59,7 +59,7 @@ pub fn filter(seccomp: &LinuxSeccomp) -> Result<Filter, Fault> {
             "SECCOMP_FILTER_FLAG_TSYNC" => 0,
             "SECCOMP_FILTER_FLAG_LOG" => p::SECCOMP_FILTER_FLAG_LOG,
             "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => p::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
-            other => return Err(Fault::invalid(format!("seccomp: no flag {other}"))),
+            other => return Err(fault!(InvalidArgument, "seccomp: no flag {other}")),
         };
     }
     let mut program = Program::new(errno(ENOSYS));
@@ -68,7 +68,7 @@ pub fn filter(seccomp: &LinuxSeccomp) -> Result<Filter, Fault> {
     }
     let program = program.finish(action(&seccomp.default_action, None)?);
     if program.len() > LIMIT {
-        return Err(Fault::invalid("seccomp: the rules are more than the kernel takes"));
+        return Err(fault!(InvalidArgument, "seccomp: the rules are more than the kernel takes"));
     }
     Ok(Filter { flags, program })
 }
@@ -95,7 +95,7 @@ fn add(program: &mut Program, rule: &LinuxSyscall) -> Result<(), Fault> {
 fn action(name: &str, data: Option<u32>) -> Result<u32, Fault> {
     let data = data.unwrap_or(EPERM);
     if data > p::SECCOMP_RET_DATA {
-        return Err(Fault::invalid(format!("seccomp: {data} is no error number")));
+        return Err(fault!(InvalidArgument, "seccomp: {data} is no error number"));
     }
     Ok(match name {
         "SCMP_ACT_ALLOW" => p::SECCOMP_RET_ALLOW,
@@ -105,14 +105,14 @@ fn action(name: &str, data: Option<u32>) -> Result<u32, Fault> {
         "SCMP_ACT_TRAP" => p::SECCOMP_RET_TRAP,
         "SCMP_ACT_TRACE" => p::SECCOMP_RET_TRACE | data,
         "SCMP_ACT_LOG" => p::SECCOMP_RET_LOG,
-        "SCMP_ACT_NOTIFY" => return Err(Fault::unimplemented("seccomp: SCMP_ACT_NOTIFY is not supported")),
-        other => return Err(Fault::invalid(format!("seccomp: no action `{other}`"))),
+        "SCMP_ACT_NOTIFY" => return Err(fault!(Unimplemented, "seccomp: SCMP_ACT_NOTIFY is not supported")),
+        other => return Err(fault!(InvalidArgument, "seccomp: no action `{other}`")),
     })
 }
 
 fn condition(arg: &LinuxSeccompArg) -> Result<(u8, Comparison), Fault> {
     let index = u8::try_from(arg.index).ok().filter(|index| *index < 6);
-    let index = index.ok_or_else(|| Fault::invalid("seccomp: a call has arguments 0 to 5"))?;
+    let index = index.ok_or_else(|| fault!(InvalidArgument, "seccomp: a call has arguments 0 to 5"))?;
     let comparison = match arg.op.as_str() {
         "SCMP_CMP_EQ" => Comparison::Equal(arg.value),
         "SCMP_CMP_NE" => Comparison::NotEqual(arg.value),
@@ -121,7 +121,7 @@ fn condition(arg: &LinuxSeccompArg) -> Result<(u8, Comparison), Fault> {
         "SCMP_CMP_GE" => Comparison::AtLeast(arg.value),
         "SCMP_CMP_GT" => Comparison::More(arg.value),
         "SCMP_CMP_MASKED_EQ" => Comparison::Masked(arg.value, arg.value_two),
-        other => return Err(Fault::invalid(format!("seccomp: no comparison `{other}`"))),
+        other => return Err(fault!(InvalidArgument, "seccomp: no comparison `{other}`")),
     };
     Ok((index, comparison))
 }

@@ -5,12 +5,10 @@
 //! itself is among the supplementary ones, as Docker has it: without that a program could shed a group that
 //! some file's permissions exclude.
 
-use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::api::ttrpc::Code;
-use crate::fault::Fault;
+use crate::fault::{Fault, fault};
 
 /// Most supplementary groups that Linux gives a process (NGROUPS_MAX), less the group itself.
 const MAX_GROUPS: usize = 65535;
@@ -77,7 +75,7 @@ fn group_lines(file: &[u8]) -> impl Iterator<Item = Group<'_>> {
 
 fn unknown(kind: &str, name: &str) -> Fault {
     // Docker answers 125 for a user that is not there, so this is not the NOT_FOUND of an executable.
-    Fault::new(Code::InvalidArgument, format!("unable to find {kind} {name}: no such entry in the image"))
+    fault!(InvalidArgument, "unable to find {kind} {name}: no such entry in the image")
 }
 
 /// Looks up a user string. Supplementary groups come from group's member lists, unless the string names a

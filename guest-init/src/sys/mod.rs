@@ -3,6 +3,7 @@
 //! Each function is one call with checked arguments; what to do with it is said elsewhere. Numbers and
 //! layouts come from `linux-raw-sys` (the kernel's uapi headers) and `syscalls`.
 
+pub mod bpf;
 pub mod event;
 pub mod file;
 pub mod mount;

@@ -9,6 +9,7 @@ use linux_raw_sys::ptrace::SECCOMP_SET_MODE_FILTER;
 use syscalls::{Sysno, syscall};
 
 use super::{Errno, Fd, Result, uninterrupted};
+use crate::spec::annotation::Scheduler;
 
 pub use linux_raw_sys::general::{
     CLONE_INTO_CGROUP, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWTIME,
@@ -170,6 +171,25 @@ pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
     let limit = [soft, hard];
     // SAFETY: struct rlimit64 is these two; it outlives the call.
     unsafe { syscall!(Sysno::prlimit64, 0, resource, limit.as_ptr(), 0) }.map(|_| ())
+}
+
+/// Sets how this process is scheduled.
+pub fn set_scheduler(scheduler: &Scheduler) -> Result<()> {
+    // SAFETY: the structure begins with its own size, and outlives the call.
+    unsafe { syscall!(Sysno::sched_setattr, 0, core::ptr::from_ref(scheduler), 0) }.map(|_| ())
+}
+
+/// Sets this process's I/O priority: the class at bit 13, and the level.
+pub fn set_io_priority(priority: u32) -> Result<()> {
+    const WHO_PROCESS: u32 = 1;
+    // SAFETY: no memory is involved.
+    unsafe { syscall!(Sysno::ioprio_set, WHO_PROCESS, 0, priority) }.map(|_| ())
+}
+
+/// Sets the execution domain (`PER_*`).
+pub fn set_personality(personality: u32) -> Result<()> {
+    // SAFETY: no memory is involved.
+    unsafe { syscall!(Sysno::personality, personality) }.map(|_| ())
 }
 
 /// Sets the supplementary groups.

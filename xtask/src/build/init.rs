@@ -1,5 +1,6 @@
 //! PID 1, and the initial file system around it.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,14 +20,25 @@ pub struct Init {
     pub initrd: PathBuf,
 }
 
+/// What makes it small: it lies at fixed addresses, so that none need be worked out; instructions that stand in several
+/// places are moved to one; and few choices are worth a table.
+const SMALL: [&str; 4] = [
+    "-C",
+    "relocation-model=static",
+    "-C",
+    "llvm-args=-enable-machine-outliner=always -min-jump-table-entries=12",
+];
+
 /// Builds PID 1.
 pub fn build(workshop: &Workshop) -> Result<Init> {
     let target = workshop.target_dir.join("init");
+    let mut flags = reproducible(workshop)?;
+    flags.extend(SMALL.map(OsString::from));
     let mut command = cargo(workshop, &target);
     command
         .args(["build", "--locked", "--release", "--package", "ferry-init", "--bin", "ferry-init"])
         .args(["--features", "bin", "--target", TARGET])
-        .env("CARGO_ENCODED_RUSTFLAGS", encoded(&reproducible(workshop)?));
+        .env("CARGO_ENCODED_RUSTFLAGS", encoded(&flags));
     let log = workshop.cache.dir("logs")?.join("init.log");
     // Cargo knows best whether there is anything to do; where there is a result there is seldom much.
     let expected = Duration::from_secs(if target.join(TARGET).exists() { 2 } else { 15 });

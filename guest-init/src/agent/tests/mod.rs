@@ -11,6 +11,7 @@ use crate::api::oci::Process as OciProcess;
 use crate::api::protobuf::Message;
 use crate::api::ttrpc::{Code, EOF};
 use crate::api::{agent as api, guest, health, method};
+use crate::fault::fault;
 use crate::sys::process::{Exit, SIGKILL};
 
 fn read(id: &str, length: u32) -> api::ReadStreamRequest {
@@ -97,7 +98,7 @@ fn a_program_that_cannot_run_is_the_start_s_error() {
     let pid = world.last_pid();
     // The end is seen before the report: the report still counts.
     let report = world.agent.system.processes[&pid][0].unwrap();
-    world.pipe(report).incoming.extend(Fault::new(Code::NotFound, "exec x: not found").encode());
+    world.pipe(report).incoming.extend(fault!(NotFound, "exec x: not found").encode());
     world.pipe(report).ended = true;
     world.agent.child_ended(Exit { pid, status: 127 });
     assert_eq!(world.answers(client)[&starting], Err((Code::NotFound, "exec x: not found".into())));
@@ -109,7 +110,7 @@ fn a_failed_set_up_is_answered_once_and_leaves_nothing() {
     let client = world.client();
     let creating = world.call(client, method::CREATE_CONTAINER, &World::create_request("c"));
     let holder = world.last_pid();
-    world.report(holder, &Fault::internal("mount: no").encode());
+    world.report(holder, &fault!(Internal, "mount: no").encode());
     world.end(holder, 1);
     assert_eq!(world.answers(client)[&creating], Err((Code::Internal, "mount: no".into())));
     assert!(world.agent.system.mounted.is_empty());
@@ -274,7 +275,9 @@ fn a_child_s_answer_is_the_call_s_however_it_comes() {
         !world.agent.system.signals.contains(&(child, SIGKILL)),
         "another process may have its number by now"
     );
-    for (said, fault) in [(Fault::state("no").encode(), Code::FailedPrecondition), (vec![], Code::Internal)] {
+    for (said, fault) in
+        [(fault!(FailedPrecondition, "no").encode(), Code::FailedPrecondition), (vec![], Code::Internal)]
+    {
         let asked = world.call(client, method::STAT_FILE, &stat());
         world.report(world.last_pid(), &said);
         assert_eq!(world.answers(client)[&asked].as_ref().unwrap_err().0, fault);

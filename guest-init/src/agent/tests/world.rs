@@ -10,6 +10,7 @@ use crate::api::method;
 use crate::api::oci::{LinuxResources, Process as OciProcess, Spec};
 use crate::api::protobuf::Message;
 use crate::api::ttrpc::{Code, Request, Response};
+use crate::fault::fault;
 use crate::sys::Result as SysResult;
 use crate::sys::process::Exit;
 
@@ -171,7 +172,7 @@ impl System for Machine {
     fn guest_call(&mut self, request: &Request) -> Result<Vec<u8>, Fault> {
         match request.method.as_str() {
             method::GET_METRICS => Ok(b"metrics".into()),
-            other => Err(Fault::unimplemented(other)),
+            other => Err(fault!(Unimplemented, "{other}")),
         }
     }
 }

@@ -1,21 +1,25 @@
 //! The types that a field can have.
 
-use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::{
-    DecodeError, Message, VARINT, Wire, encode, merge, put_length, put_varint, take_field, take_varint,
+    DecodeError, MAP_LIMIT, Source, Target, VARINT, Wire, encode, fill, put_length, put_varint, take_field,
+    take_varint,
 };
+use crate::table::Table;
 
-/// A field of a message.
-pub trait Field {
+/// A field of a message that is read.
+pub trait Take {
     /// Takes what was sent; a later value replaces an earlier one, in a list it follows it. `left` is how many list
     /// entries may still come.
-    fn merge(&mut self, wire: Wire<'_>, left: &mut usize) -> Result<(), DecodeError>;
+    fn take(&mut self, wire: Wire<'_>, left: &mut usize) -> Result<(), DecodeError>;
+}
 
+/// A field of a message that is written.
+pub trait Put {
     /// Appends the field under its number.
-    fn write(&self, number: u32, out: &mut Vec<u8>);
+    fn put(&self, number: u32, out: &mut Vec<u8>);
 
     /// Whether it has the value that a field has which is not sent.
     fn is_default(&self) -> bool;
@@ -28,24 +32,47 @@ fn bytes<'a>(wire: Wire<'a>) -> Result<&'a [u8], DecodeError> {
     }
 }
 
-fn room<T>(list: &mut Vec<T>, left: &mut usize) -> Result<(), DecodeError> {
+fn number(wire: Wire<'_>) -> Result<u64, DecodeError> {
+    match wire {
+        Wire::Number(number) => Ok(number),
+        Wire::Bytes(_) | Wire::Fixed => Err(DecodeError),
+    }
+}
+
+fn count(left: &mut usize) -> Result<(), DecodeError> {
     *left = left.checked_sub(1).ok_or(DecodeError)?;
+    Ok(())
+}
+
+fn room<T>(list: &mut Vec<T>, left: &mut usize) -> Result<(), DecodeError> {
+    count(left)?;
     list.try_reserve(1).map_err(|_| DecodeError)
+}
+
+fn put_bytes(number: u32, bytes: &[u8], out: &mut Vec<u8>) {
+    put_length(number, bytes.len(), out);
+    out.extend_from_slice(bytes);
+}
+
+fn put_number(number: u32, value: u64, out: &mut Vec<u8>) {
+    put_varint(u64::from(number) << 3 | VARINT, out);
+    put_varint(value, out);
 }
 
 macro_rules! numbers {
     ($($type:ty: |$sent:ident| $from:expr;)*) => { $(
-        impl Field for $type {
-            fn merge(&mut self, wire: Wire<'_>, _: &mut usize) -> Result<(), DecodeError> {
-                let Wire::Number($sent) = wire else { return Err(DecodeError) };
+        impl Take for $type {
+            fn take(&mut self, wire: Wire<'_>, _: &mut usize) -> Result<(), DecodeError> {
+                let $sent = number(wire)?;
                 *self = $from;
                 Ok(())
             }
+        }
 
-            fn write(&self, number: u32, out: &mut Vec<u8>) {
-                put_varint(u64::from(number) << 3 | VARINT, out);
+        impl Put for $type {
+            fn put(&self, number: u32, out: &mut Vec<u8>) {
                 // Negative numbers of either width are sent as 64 bits.
-                put_varint(*self as i64 as u64, out);
+                put_number(number, *self as i64 as u64, out);
             }
 
             fn is_default(&self) -> bool {
@@ -63,53 +90,51 @@ numbers! {
     i64: |number| number as i64;
 }
 
-impl Field for Vec<u8> {
-    fn merge(&mut self, wire: Wire<'_>, _: &mut usize) -> Result<(), DecodeError> {
+impl Take for Vec<u8> {
+    fn take(&mut self, wire: Wire<'_>, _: &mut usize) -> Result<(), DecodeError> {
         let bytes = bytes(wire)?;
         self.clear();
         self.try_reserve_exact(bytes.len()).map_err(|_| DecodeError)?;
         self.extend_from_slice(bytes);
         Ok(())
     }
-
-    fn write(&self, number: u32, out: &mut Vec<u8>) {
-        put_length(number, self.len(), out);
-        out.extend_from_slice(self);
-    }
-
-    fn is_default(&self) -> bool {
-        self.is_empty()
-    }
 }
 
-impl Field for String {
-    fn merge(&mut self, wire: Wire<'_>, _: &mut usize) -> Result<(), DecodeError> {
-        let text = core::str::from_utf8(bytes(wire)?).map_err(|_| DecodeError)?;
-        self.clear();
-        self.try_reserve_exact(text.len()).map_err(|_| DecodeError)?;
-        self.push_str(text);
+impl Take for String {
+    fn take(&mut self, wire: Wire<'_>, left: &mut usize) -> Result<(), DecodeError> {
+        let mut bytes = core::mem::take(self).into_bytes();
+        bytes.take(wire, left)?;
+        *self = String::from_utf8(bytes).map_err(|_| DecodeError)?;
         Ok(())
     }
+}
 
-    fn write(&self, number: u32, out: &mut Vec<u8>) {
-        put_length(number, self.len(), out);
-        out.extend_from_slice(self.as_bytes());
-    }
+/// What is sent as bytes.
+macro_rules! sequences {
+    ($($type:ty)*) => { $(
+        impl Put for $type {
+            fn put(&self, number: u32, out: &mut Vec<u8>) {
+                put_bytes(number, self.as_ref(), out);
+            }
 
-    fn is_default(&self) -> bool {
-        self.is_empty()
+            fn is_default(&self) -> bool {
+                self.is_empty()
+            }
+        }
+    )* };
+}
+
+sequences! { Vec<u8> String }
+
+impl<M: Target> Take for M {
+    fn take(&mut self, wire: Wire<'_>, left: &mut usize) -> Result<(), DecodeError> {
+        fill(self, bytes(wire)?, left)
     }
 }
 
-impl<M: Message> Field for M {
-    fn merge(&mut self, wire: Wire<'_>, left: &mut usize) -> Result<(), DecodeError> {
-        merge(self, bytes(wire)?, left)
-    }
-
-    fn write(&self, number: u32, out: &mut Vec<u8>) {
-        let mut inner = Vec::new();
-        encode(self, &mut inner);
-        inner.write(number, out);
+impl<M: Source> Put for M {
+    fn put(&self, number: u32, out: &mut Vec<u8>) {
+        put_message(number, self, out);
     }
 
     fn is_default(&self) -> bool {
@@ -117,14 +142,22 @@ impl<M: Message> Field for M {
     }
 }
 
-impl<F: Field + Default> Field for Option<F> {
-    fn merge(&mut self, wire: Wire<'_>, left: &mut usize) -> Result<(), DecodeError> {
-        self.get_or_insert_default().merge(wire, left)
-    }
+fn put_message(number: u32, message: &dyn Source, out: &mut Vec<u8>) {
+    let mut inner = Vec::new();
+    encode(message, &mut inner);
+    put_bytes(number, &inner, out);
+}
 
-    fn write(&self, number: u32, out: &mut Vec<u8>) {
+impl<F: Take + Default> Take for Option<F> {
+    fn take(&mut self, wire: Wire<'_>, left: &mut usize) -> Result<(), DecodeError> {
+        self.get_or_insert_default().take(wire, left)
+    }
+}
+
+impl<F: Put> Put for Option<F> {
+    fn put(&self, number: u32, out: &mut Vec<u8>) {
         if let Some(value) = self {
-            value.write(number, out);
+            value.put(number, out);
         }
     }
 
@@ -134,23 +167,23 @@ impl<F: Field + Default> Field for Option<F> {
 }
 
 /// What lists have one by one: everything but numbers.
-pub trait Element: Field + Default {}
+pub trait Element {}
 
 impl Element for String {}
 impl Element for Vec<u8> {}
-impl<M: Message + Default> Element for M {}
+impl<M: Target> Element for M {}
 
-impl<E: Element> Field for Vec<E> {
-    fn merge(&mut self, wire: Wire<'_>, left: &mut usize) -> Result<(), DecodeError> {
+impl<E: Element + Take + Default> Take for Vec<E> {
+    fn take(&mut self, wire: Wire<'_>, left: &mut usize) -> Result<(), DecodeError> {
         room(self, left)?;
-        let mut element = E::default();
-        element.merge(wire, left)?;
-        self.push(element);
-        Ok(())
+        self.push(E::default());
+        self.last_mut().map_or(Ok(()), |element| element.take(wire, left))
     }
+}
 
-    fn write(&self, number: u32, out: &mut Vec<u8>) {
-        self.iter().for_each(|element| element.write(number, out));
+impl<E: Element + Put> Put for Vec<E> {
+    fn put(&self, number: u32, out: &mut Vec<u8>) {
+        self.iter().for_each(|element| element.put(number, out));
     }
 
     fn is_default(&self) -> bool {
@@ -161,8 +194,8 @@ impl<E: Element> Field for Vec<E> {
 /// Lists of numbers are one piece of bytes, and may also come one by one.
 macro_rules! number_lists {
     ($($type:ty)*) => { $(
-        impl Field for Vec<$type> {
-            fn merge(&mut self, wire: Wire<'_>, left: &mut usize) -> Result<(), DecodeError> {
+        impl Take for Vec<$type> {
+            fn take(&mut self, wire: Wire<'_>, left: &mut usize) -> Result<(), DecodeError> {
                 let mut add = |number: u64| {
                     room(self, left)?;
                     self.push(number as $type);
@@ -179,11 +212,13 @@ macro_rules! number_lists {
                     }
                 }
             }
+        }
 
-            fn write(&self, number: u32, out: &mut Vec<u8>) {
+        impl Put for Vec<$type> {
+            fn put(&self, number: u32, out: &mut Vec<u8>) {
                 let mut packed = Vec::new();
                 self.iter().for_each(|number| put_varint(u64::from(*number), &mut packed));
-                packed.write(number, out);
+                put_bytes(number, &packed, out);
             }
 
             fn is_default(&self) -> bool {
@@ -196,28 +231,33 @@ macro_rules! number_lists {
 number_lists! { u32 u64 }
 
 /// A map is a list of messages with two fields, 1 the key and 2 the value.
-impl<V: Field + Default> Field for BTreeMap<String, V> {
-    fn merge(&mut self, wire: Wire<'_>, left: &mut usize) -> Result<(), DecodeError> {
+impl<V: Take + Default> Take for Table<String, V> {
+    fn take(&mut self, wire: Wire<'_>, left: &mut usize) -> Result<(), DecodeError> {
         let (mut key, mut value) = (String::new(), V::default());
         let mut rest = bytes(wire)?;
-        *left = left.checked_sub(1).ok_or(DecodeError)?;
+        count(left)?;
         while !rest.is_empty() {
             match take_field(&mut rest)? {
-                (1, wire) => key.merge(wire, left)?,
-                (2, wire) => value.merge(wire, left)?,
+                (1, wire) => key.take(wire, left)?,
+                (2, wire) => value.take(wire, left)?,
                 _ => {}
             }
+        }
+        if self.len() >= MAP_LIMIT || !self.try_reserve() {
+            return Err(DecodeError);
         }
         self.insert(key, value);
         Ok(())
     }
+}
 
-    fn write(&self, number: u32, out: &mut Vec<u8>) {
-        for (key, value) in self {
+impl<V: Put> Put for Table<String, V> {
+    fn put(&self, number: u32, out: &mut Vec<u8>) {
+        for (key, value) in self.iter() {
             let mut entry = Vec::new();
-            key.write(1, &mut entry);
-            value.write(2, &mut entry);
-            entry.write(number, out);
+            key.put(1, &mut entry);
+            value.put(2, &mut entry);
+            put_bytes(number, &entry, out);
         }
     }
 

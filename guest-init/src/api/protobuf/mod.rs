@@ -6,13 +6,16 @@
 
 mod field;
 
-pub use field::Field;
+pub use field::{Put, Take};
 
 use alloc::vec::Vec;
 use core::fmt;
 
 /// Most entries of lists and maps in one message, those of the messages in it included.
 pub const ELEMENT_LIMIT: usize = 1 << 17;
+
+/// Most entries of one map: each finds its place among the others.
+pub const MAP_LIMIT: usize = 4096;
 
 /// Bytes that are not the message that they should be, or for which there is no memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,52 +46,55 @@ const FIXED64: u64 = 1;
 const LENGTH: u64 = 2;
 const FIXED32: u64 = 5;
 
-/// A message: its fields by number.
-pub trait Message {
+/// A message as it is read: its fields by number. Apart from [`Source`], since a program that only reads a message need
+/// not have what writes it.
+pub trait Target {
     /// The field of this number, to be filled; `None` for one that this message does not have, which is skipped.
-    fn field(&mut self, number: u32) -> Option<&mut dyn Field>;
+    fn field(&mut self, number: u32) -> Option<&mut dyn Take>;
+}
 
+/// A message as it is written.
+pub trait Source {
     /// Calls `each` with every field.
-    fn fields(&self, each: &mut dyn FnMut(u32, &dyn Field));
+    fn fields(&self, each: &mut dyn FnMut(u32, &dyn Put));
+}
 
+/// A message.
+pub trait Message: Target + Source + Default {
     /// A message from bytes.
-    fn decode(bytes: &[u8]) -> Result<Self, DecodeError>
-    where
-        Self: Sized + Default,
-    {
+    fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut message = Self::default();
-        merge(&mut message, bytes, &mut { ELEMENT_LIMIT })?;
+        fill(&mut message, bytes, &mut { ELEMENT_LIMIT })?;
         Ok(message)
     }
 
     /// The message's bytes.
-    fn encode_to_vec(&self) -> Vec<u8>
-    where
-        Self: Sized,
-    {
+    fn encode_to_vec(&self) -> Vec<u8> {
         let mut out = Vec::new();
         encode(self, &mut out);
         out
     }
 }
 
+impl<M: Target + Source + Default> Message for M {}
+
 /// Fills a message from bytes; `left` is how many list entries may still come.
-fn merge(message: &mut dyn Message, mut bytes: &[u8], left: &mut usize) -> Result<(), DecodeError> {
+fn fill(message: &mut dyn Target, mut bytes: &[u8], left: &mut usize) -> Result<(), DecodeError> {
     while !bytes.is_empty() {
         let (number, wire) = take_field(&mut bytes)?;
         if let Some(field) = message.field(number) {
-            field.merge(wire, left)?;
+            field.take(wire, left)?;
         }
     }
     Ok(())
 }
 
 /// Appends a message's bytes.
-pub fn encode(message: &dyn Message, out: &mut Vec<u8>) {
+pub fn encode(message: &dyn Source, out: &mut Vec<u8>) {
     message.fields(&mut |number, field| {
         // What has its default value is not sent.
         if !field.is_default() {
-            field.write(number, out);
+            field.put(number, out);
         }
     });
 }
@@ -101,18 +107,18 @@ fn take_field<'a>(bytes: &mut &'a [u8]) -> Result<(u32, Wire<'a>), DecodeError> 
     }
     let wire = match tag & 7 {
         VARINT => Wire::Number(take_varint(bytes)?),
-        FIXED64 => take(bytes, 8).map(|_| Wire::Fixed)?,
-        FIXED32 => take(bytes, 4).map(|_| Wire::Fixed)?,
+        FIXED64 => cut(bytes, 8).map(|_| Wire::Fixed)?,
+        FIXED32 => cut(bytes, 4).map(|_| Wire::Fixed)?,
         LENGTH => {
             let length = usize::try_from(take_varint(bytes)?).map_err(|_| DecodeError)?;
-            Wire::Bytes(take(bytes, length)?)
+            Wire::Bytes(cut(bytes, length)?)
         }
         _ => return Err(DecodeError),
     };
     Ok((number, wire))
 }
 
-fn take<'a>(bytes: &mut &'a [u8], length: usize) -> Result<&'a [u8], DecodeError> {
+fn cut<'a>(bytes: &mut &'a [u8], length: usize) -> Result<&'a [u8], DecodeError> {
     let (taken, rest) = bytes.split_at_checked(length).ok_or(DecodeError)?;
     *bytes = rest;
     Ok(taken)
@@ -164,16 +170,18 @@ macro_rules! messages {
         #[derive(Clone, Debug, Default, PartialEq)]
         pub struct $name { $( $(#[$long])* $(#[doc = $short])? pub $field: $type, )* }
 
-        impl $crate::api::protobuf::Message for $name {
-            fn field(&mut self, number: u32) -> Option<&mut dyn $crate::api::protobuf::Field> {
+        impl $crate::api::protobuf::Target for $name {
+            fn field(&mut self, number: u32) -> Option<&mut dyn $crate::api::protobuf::Take> {
                 match number {
                     $( $number => Some(&mut self.$field), )*
                     _ => None,
                 }
             }
+        }
 
+        impl $crate::api::protobuf::Source for $name {
             #[allow(unused_variables, reason = "a message without fields calls nothing")]
-            fn fields(&self, each: &mut dyn FnMut(u32, &dyn $crate::api::protobuf::Field)) {
+            fn fields(&self, each: &mut dyn FnMut(u32, &dyn $crate::api::protobuf::Put)) {
                 $( each($number, &self.$field); )*
             }
         }

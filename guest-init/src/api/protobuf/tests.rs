@@ -1,6 +1,7 @@
 //! The encoding, held against prost's.
 
 use super::*;
+use crate::table::Table;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use proptest::prelude::*;
@@ -20,8 +21,8 @@ messages! {
         9 texts: Vec<String> => "A field.",
         10 inners: Vec<Inner> => "A field.",
         11 numbers: Vec<u32> => "A field.",
-        12 words: BTreeMap<String, String> => "A field.",
-        13 counters: BTreeMap<String, u64> => "A field.",
+        12 words: Table<String, String> => "A field.",
+        13 counters: Table<String, u64> => "A field.",
         14 optional: Option<u32> => "A field.",
         2000 far: Vec<Vec<u8>> => "A field.",
     }
@@ -101,8 +102,8 @@ fn ours() -> impl Strategy<Value = Ours> {
                     texts,
                     inners,
                     numbers,
-                    words,
-                    counters,
+                    words: words.into_iter().collect(),
+                    counters: counters.into_iter().collect(),
                     optional,
                     far,
                 }

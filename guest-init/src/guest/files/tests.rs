@@ -1,4 +1,5 @@
 use super::*;
+use crate::fault::fault;
 use crate::sys::file::{CWD, open};
 use std::os::unix::fs::{PermissionsExt, symlink};
 
@@ -39,7 +40,7 @@ fn a_pipe_or_a_directory_is_not_read() {
     let (_dir, root) = root();
     file::mknod(root.raw(), c"pipe", file::S_IFIFO | 0o666, (0, 0)).unwrap();
     for path in ["pipe", "/"] {
-        assert_eq!(read(&root, &read_call(path, 0, 1)), Err(Fault::invalid("not a regular file")));
+        assert_eq!(read(&root, &read_call(path, 0, 1)), Err(fault!(InvalidArgument, "not a regular file")));
     }
 }
 

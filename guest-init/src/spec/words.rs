@@ -1,0 +1,23 @@
+//! Lists of names that stand for numbers: one piece of text, words with a blank between them, in the numbers' order. That is
+//! a small part of the code that comparisons one by one are.
+
+/// The place of a word in a list. A number without a name has an empty word there, which no word is.
+#[inline(never)]
+pub fn place(list: &str, word: &str) -> Option<u32> {
+    let place = list.split(' ').position(|known| known == word && !word.is_empty())?;
+    Some(place as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_found_whole() {
+        let list = "NONE RT  IDLE";
+        for (word, at) in [("NONE", Some(0)), ("RT", Some(1)), ("IDLE", Some(3)), ("", None), ("NON", None)] {
+            assert_eq!(place(list, word), at);
+        }
+        assert_eq!(place(list, "NONE RT"), None);
+    }
+}
