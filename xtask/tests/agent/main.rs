@@ -8,4 +8,5 @@ mod foreign;
 mod guest;
 mod life;
 mod many;
+mod oci;
 mod random;
