@@ -3,6 +3,8 @@
 //! Times are wall clock on this machine and say little about another; sizes and instructions are the same everywhere.
 
 mod boot;
+mod init;
+mod instructions;
 mod machine;
 
 use std::fs;
@@ -37,6 +39,8 @@ enum Name {
     Boot,
     /// What a VM costs its host: memory, processor time, bytes of programs, requests and exits; beside it QEMU's microvm
     Machine,
+    /// PID 1: bytes, lines, memory, and guest instructions to the container's process and for an exec
+    Init,
     /// Wall time of `run hello -- true`, everything built: the fastest of five
     Start,
 }
@@ -60,6 +64,9 @@ pub fn bench(workshop: &mut Workshop, bench: &Bench) -> Result<ExitCode> {
     }
     if bench.name.is_none_or(|name| name == Name::Machine) {
         figures.extend(machine::figures(workshop)?);
+    }
+    if bench.name.is_none_or(|name| name == Name::Init) {
+        figures.extend(init::figures(workshop)?);
     }
     if bench.name.is_none_or(|name| name == Name::Start) {
         figures.extend(starts()?);

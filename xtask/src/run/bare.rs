@@ -26,6 +26,9 @@ use crate::workshop::Workshop;
 pub struct Bare {
     /// The image whose layers are its one disk, `serial=layers`
     image: String,
+    /// A further argument for QEMU, as it takes them; may be given several times
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    qemu_arg: Vec<std::ffi::OsString>,
     #[command(flatten)]
     machine: MachineArgs,
 }
@@ -62,7 +65,7 @@ pub fn bare(workshop: &mut Workshop, bare: Bare) -> Result<ExitCode> {
         gdb: None,
         tell: shape.tell,
     };
-    let guest = Qemu { tools: &workshop.tools, further: &[] }.launch(&plan)?;
+    let guest = Qemu { tools: &workshop.tools, further: &bare.qemu_arg }.launch(&plan)?;
     println!("{}", guest.transport().socket().display());
     io::stdout().flush()?;
     let stopped = Arc::clone(&guest);
