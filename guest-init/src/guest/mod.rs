@@ -20,6 +20,7 @@ mod stdio;
 mod storage;
 mod transport;
 mod users;
+mod verity;
 mod volumes;
 
 use alloc::string::String;

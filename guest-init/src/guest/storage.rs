@@ -3,7 +3,9 @@
 use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 
+use super::verity::Devices;
 use crate::agent::Mounted;
 use crate::api::agent::{Storage, UpdateEphemeralMountsRequest};
 use crate::fault::{Context, Fault, fault};
@@ -26,8 +28,9 @@ pub fn mount(storage: &Storage) -> Result<Mounted, Fault> {
         return Err(fault!(InvalidArgument, "mount point `{}` is not an absolute path", storage.mount_point));
     }
     let mut options = Options::parse(&storage.options);
+    let mut verified = Devices::default();
     let source = match storage.driver.as_str() {
-        "mmioblk" | "blk" => match find_disk(&storage.source)? {
+        driver if is_on_disk(driver) => match open_disks(storage, &mut options, &mut verified)? {
             Some(disk) => disk,
             None => return Ok(Mounted::NotYet),
         },
@@ -35,7 +38,8 @@ pub fn mount(storage: &Storage) -> Result<Mounted, Fault> {
             prepare_overlay(&options)?;
             storage.source.clone()
         }
-        "ephemeral" | "local" | "virtio-fs" => storage.source.clone(),
+        "local" => return make_local(storage, &options).map(|()| Mounted::Yes),
+        "ephemeral" | "virtio-fs" => storage.source.clone(),
         "bind" => {
             options.superblock |= match options.bind {
                 Some(m::Recursion::Tree) => m::MS_BIND | m::MS_REC,
@@ -58,8 +62,56 @@ pub fn mount(storage: &Storage) -> Result<Mounted, Fault> {
     let result = m::mount(&source, &target, &fstype, options.legacy_flags() | m::MS_SILENT, &data);
     let doing =
         format_args!("mount storage {} ({}) on {}", storage.source, storage.fstype, storage.mount_point);
+    if result == Err(Errno::EIO) && verified.check(&storage.driver_options)? != 0 {
+        return Err(fault!(DataLoss, "{doing}: its data do not match its root hash"));
+    }
     result.context(doing)?;
     Ok(Mounted::Yes)
+}
+
+/// Whether a driver's sources are disks or partitions.
+pub fn is_on_disk(driver: &str) -> bool {
+    matches!(driver, "mmioblk" | "blk")
+}
+
+/// Finds a storage's disk, and those that its options name; `None` while one of them is not there.
+fn open_disks(
+    storage: &Storage,
+    options: &mut Options,
+    verified: &mut Devices,
+) -> Result<Option<String>, Fault> {
+    let mut open = |source: &str| match find_disk(source)? {
+        Some(disk) => verified.open(source, disk, &storage.driver_options).map(Some),
+        None => Ok(None),
+    };
+    // The devices that further data of an EROFS are on.
+    let devices = options.data.iter_mut().filter(|(name, _)| storage.fstype == "erofs" && name == "device");
+    for device in devices.filter_map(|(_, value)| value.as_mut()) {
+        match open(device)? {
+            Some(disk) => *device = disk,
+            None => return Ok(None),
+        }
+    }
+    let disk = open(&storage.source)?;
+    // A disk that is to be verified is never read as it is.
+    verified.check(&storage.driver_options)?;
+    Ok(disk)
+}
+
+/// A directory of the guest's own, for containers to share or keep. It stays when they go.
+fn make_local(storage: &Storage, options: &Options) -> Result<(), Fault> {
+    let doing = format_args!("make {}", storage.mount_point);
+    let path = cstr(&storage.mount_point).context(doing)?;
+    if file::stat(&path).is_ok() {
+        return Ok(());
+    }
+    make_directories(&storage.mount_point).context(doing)?;
+    let mode = options.data.iter().find(|(name, _)| name == "mode").and_then(|(_, mode)| mode.as_deref());
+    match mode.map(|mode| u32::from_str_radix(mode, 8)) {
+        Some(Ok(mode)) => file::chmod(CWD, &path, mode).context(doing),
+        Some(Err(_)) => Err(fault!(InvalidArgument, "{doing}: no such mode")),
+        None => Ok(()),
+    }
 }
 
 /// `UpdateEphemeralMounts`: changes the options of mounted tmpfs, such as `size=`.
@@ -85,8 +137,11 @@ pub fn update_ephemeral(call: &UpdateEphemeralMountsRequest) -> Result<(), Fault
 /// Unmounts a storage, lazily when something still uses it, and removes its mount point.
 pub fn unmount(mount_point: &str) {
     let Ok(target) = cstr(mount_point) else { return };
-    if m::unmount(&target) == Err(Errno::EBUSY) {
-        let _ = m::detach(&target);
+    match m::unmount(&target) {
+        // What is no mount is a directory that stays.
+        Err(Errno::EINVAL) => return,
+        Err(Errno::EBUSY) => drop(m::detach(&target)),
+        _ => {}
     }
     let _ = file::rmdir(CWD, &target);
 }
@@ -107,32 +162,50 @@ pub fn make_directories(path: &str) -> crate::sys::Result<()> {
     file::ensure_dir(CWD, &whole, 0o755)
 }
 
-/// The device node of a disk: a path below /dev, or the disk whose serial is the NAME of `serial=NAME`.
-/// `None` while there is no such disk.
-fn find_disk(source: &str) -> Result<Option<String>, Fault> {
+/// The device node of a disk: a path below /dev, the disk whose serial is the NAME of `serial=NAME`, or the partition
+/// whose name in its GPT is the NAME of `partname=NAME`. `None` while there is no such disk.
+pub fn find_disk(source: &str) -> Result<Option<String>, Fault> {
     if source.starts_with("/dev/") {
         let path = cstr(source).context("storage")?;
         return Ok(file::stat(&path).ok().map(|_| source.into()));
     }
-    let Some(serial) = source.strip_prefix("serial=") else {
-        return Err(fault!(
-            InvalidArgument,
-            "storage source `{source}` is neither a /dev path nor serial=NAME"
-        ));
+    let (what, wanted) = source.split_once('=').unwrap_or_default();
+    let is_it = match what {
+        "serial" => has_serial,
+        "partname" => has_partition_name,
+        _ => {
+            return Err(fault!(
+                InvalidArgument,
+                "storage source `{source}` is neither a /dev path nor serial=NAME nor partname=NAME"
+            ));
+        }
     };
-    let directory = file::open(CWD, c"/sys/block", O_RDONLY | O_DIRECTORY, 0).context("open /sys/block")?;
-    for name in file::list(directory.raw(), DISK_LIMIT).context("list /sys/block")? {
-        if has_serial(&directory, &name, serial) {
-            return Ok(name.to_str().ok().map(|name| format!("/dev/{name}")));
+    let directory = file::open(CWD, c"/sys/class/block", O_RDONLY | O_DIRECTORY, 0).context("list disks")?;
+    let names = file::list(directory.raw(), DISK_LIMIT).context("list disks")?;
+    let mut found =
+        names.iter().filter_map(|name| name.to_str().ok()).filter(|name| is_it(&directory, name, wanted));
+    match (found.next(), found.next()) {
+        (Some(name), None) => Ok(Some(format!("/dev/{name}"))),
+        (None, _) => Ok(None),
+        (Some(one), Some(other)) => {
+            Err(fault!(FailedPrecondition, "both {one} and {other} are {source}: which one is meant?"))
         }
     }
-    Ok(None)
 }
 
-fn has_serial(directory: &Fd, disk: &CString, serial: &str) -> bool {
-    let path = disk.to_str().ok().and_then(|disk| cstr(&format!("{disk}/serial")).ok());
-    path.and_then(|path| file::read_control(directory.raw(), &path).ok())
-        .is_some_and(|found| found.trim_ascii() == serial.as_bytes())
+/// A small file about a disk.
+fn property(directory: &Fd, disk: &str, name: &str) -> Vec<u8> {
+    let path = cstr(&format!("{disk}/{name}"));
+    path.and_then(|path| file::read_control(directory.raw(), &path)).unwrap_or_default()
+}
+
+fn has_serial(directory: &Fd, disk: &str, wanted: &str) -> bool {
+    property(directory, disk, "serial").trim_ascii() == wanted.as_bytes()
+}
+
+fn has_partition_name(directory: &Fd, disk: &str, wanted: &str) -> bool {
+    let lines = property(directory, disk, "uevent");
+    lines.split(|byte| *byte == b'\n').any(|line| line.strip_prefix(b"PARTNAME=") == Some(wanted.as_bytes()))
 }
 
 /// Makes the upper and the work directory. The merged root shows the upper directory's own owner and mode, so

@@ -6,6 +6,7 @@
 pub mod bpf;
 pub mod event;
 pub mod file;
+pub mod mapper;
 pub mod mount;
 pub mod net;
 pub mod process;
