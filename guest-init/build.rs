@@ -11,6 +11,7 @@ fn main() {
         "-Wl,-z,noexecstack",
         "-Wl,-z,norelro",
         "-Wl,--gc-sections",
+        "-Wl,--icf=all",
         "-Wl,--strip-all",
     ] {
         println!("cargo::rustc-link-arg-bins={argument}");

@@ -21,6 +21,8 @@ pub mod netlink;
 #[cfg(feature = "pid1")]
 pub mod spec;
 #[cfg(feature = "pid1")]
+pub mod supervise;
+#[cfg(feature = "pid1")]
 pub mod sys;
 pub mod table;
 

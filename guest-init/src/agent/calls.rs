@@ -35,6 +35,7 @@ impl<S: System> Agent<S> {
         match request.service.as_str() {
             method::AGENT_SERVICE => self.agent_call(caller, request),
             method::FERRY_SERVICE => self.ferry_call(caller, request),
+            method::SUPERVISOR_SERVICE => self.supervisor_call(caller, request),
             method::HEALTH_SERVICE => health_call(request),
             service => Err(fault!(Unimplemented, "no service {service}")),
         }

@@ -48,6 +48,7 @@ impl<S: System> Agent<S> {
             if self.system.mount(storage)? == Mounted::NotYet {
                 return Err(fault!(Internal, "storage {}: no such device", storage.source));
             }
+            self.shared_mounts.push(storage.mount_point.clone());
         }
         self.sandbox = Some(sandbox);
         Ok(Some(Vec::new()))
@@ -540,12 +541,15 @@ impl<S: System> Agent<S> {
         }
     }
 
-    /// Unmounts every container's storages, when nothing runs any more and the machine is about to end.
+    /// Unmounts every container's storages and the sandbox's, when nothing runs any more and the machine is about to end.
     pub fn unmount_all(&mut self) {
         for (_, container) in self.containers.iter().rev() {
             for storage in container.storages[..container.mounted].iter().rev() {
                 self.system.unmount(&storage.mount_point);
             }
+        }
+        for mount_point in self.shared_mounts.iter().rev() {
+            self.system.unmount(mount_point);
         }
     }
 

@@ -8,6 +8,7 @@ mod calls;
 pub mod connection;
 mod container;
 mod errands;
+mod keeper;
 mod lifecycle;
 mod memory;
 mod process;
@@ -22,9 +23,11 @@ use alloc::vec::Vec;
 use connection::{Connection, Incoming};
 use container::Container;
 use errands::Errand;
+use keeper::{KEEPER, Keeper};
 use process::{Caller, Channel, Process};
 
 pub use calls::{VERSION, decode};
+pub use container::check_id;
 pub use system::{Created, Frozen, Mounted, Sandbox, Started, StreamId, System, Which};
 
 use crate::fault::Fault;
@@ -69,6 +72,10 @@ pub struct Agent<S: System> {
     clients: Table<StreamId, Connection>,
     roles: Table<StreamId, Role>,
     errands: Table<StreamId, Errand>,
+    /// What keeps services running, where this is an appliance.
+    keeper: Option<Keeper>,
+    /// Where storages of the sandbox are mounted, in order.
+    shared_mounts: Vec<String>,
     memory_events: memory::Events,
     /// Clients that have more to say than one turn allows.
     unheard: Vec<StreamId>,
@@ -91,6 +98,8 @@ impl<S: System> Agent<S> {
             clients: Table::default(),
             roles: Table::default(),
             errands: Table::default(),
+            keeper: None,
+            shared_mounts: Vec::new(),
             memory_events: memory::Events::default(),
             unheard: Vec::new(),
             room: false,
@@ -135,6 +144,7 @@ impl<S: System> Agent<S> {
         for errand in errands {
             self.give_up_errand(errand);
         }
+        self.forget_keeper_s(stream);
         self.system.close(stream);
     }
 
@@ -165,12 +175,13 @@ impl<S: System> Agent<S> {
         for stream in core::mem::take(&mut self.unheard) {
             self.hear(stream);
         }
+        let mounts = self.retry_mounts();
+        let removals = self.give_up_removals();
+        let services = self.keep_services();
         if !self.unheard.is_empty() || self.room {
             return Some(0);
         }
-        let mounts = self.retry_mounts();
-        let removals = self.give_up_removals();
-        [mounts, removals].into_iter().flatten().min()
+        [mounts, removals, services].into_iter().flatten().min()
     }
 
     /// Reads what a client says, and does it.
@@ -218,6 +229,9 @@ impl<S: System> Agent<S> {
 
     /// Puts an answer where its client will get it.
     fn queue(&mut self, caller: Caller, answer: Result<Vec<u8>, Fault>) {
+        if caller.connection == KEEPER {
+            return self.keep_answer(caller.stream_id, answer);
+        }
         if let Some(client) = self.clients.get_mut(&caller.connection) {
             client.answer(caller.stream_id, answer);
         }

@@ -28,6 +28,11 @@ impl<S: System> Agent<S> {
         if length == 0 {
             return Err(fault!(InvalidArgument, "a read of no bytes"));
         }
+        if self.kept_output(&key).is_some() {
+            return Err(fault!(FailedPrecondition, "what a service writes is kept for ServiceLog"));
+        }
+        let process = self.process(&key).ok_or_else(|| no_process(&key))?;
+        let output = &mut process.outputs[channel as usize];
         output.readers.push_back((caller, length as usize));
         self.pump_output(&key, channel);
         Ok(None)
@@ -35,6 +40,9 @@ impl<S: System> Agent<S> {
 
     /// Answers reads while there is data.
     pub(super) fn pump_output(&mut self, key: &ProcessKey, channel: Channel) {
+        if let Some(at) = self.kept_output(key) {
+            return self.keep_output(at, key, channel);
+        }
         loop {
             let Agent { system, containers, clients, chunk, .. } = self;
             let Some(process) = containers
@@ -90,14 +98,15 @@ impl<S: System> Agent<S> {
         self.tidy(&key.container);
     }
 
-    /// Goes on with every parked read.
+    /// Goes on with every parked read, and with what services write.
     pub(super) fn pump_waiting_outputs(&mut self) {
         let mut waiting = alloc::vec::Vec::new();
         for (id, container) in self.containers.iter() {
             for (name, process) in container.processes.iter() {
                 for channel in [Channel::Out, Channel::Err] {
-                    if !process.outputs[channel as usize].readers.is_empty() {
-                        let key = ProcessKey { container: id.clone(), process: name.clone() };
+                    let key = ProcessKey { container: id.clone(), process: name.clone() };
+                    let is_read = !process.outputs[channel as usize].readers.is_empty();
+                    if is_read || self.kept_output(&key).is_some() {
                         waiting.push((key, channel));
                     }
                 }

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::api::agent::Storage;
+use crate::api::appliance::Log;
 use crate::api::oci::{self, LinuxResources, Spec};
 use crate::api::stats::StatsContainerResponse;
 use crate::api::ttrpc::Request;
@@ -85,6 +86,9 @@ pub trait System {
     fn close(&mut self, stream: StreamId);
     /// Sets the size of the terminal behind a stream.
     fn resize(&mut self, stream: StreamId, rows: u16, columns: u16) -> sys::Result<()>;
+
+    /// A stream whose bytes are written down as a service's output.
+    fn open_log(&mut self, name: &str, log: &Log) -> Result<StreamId, Fault>;
 
     /// Sets up what all containers share.
     fn begin_sandbox(&mut self, sandbox: &Sandbox) -> Result<(), Fault>;

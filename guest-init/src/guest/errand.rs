@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::space::Space;
-use super::{files, hotplug, processes, volumes};
+use super::{files, hotplug, probe, processes, volumes};
 use crate::agent::decode;
 use crate::api::protobuf::Message;
 use crate::api::ttrpc::Request;
@@ -27,6 +27,7 @@ pub fn answer(space: Option<&Space>, request: &Request) -> Result<Vec<u8>, Fault
         method::RESIZE_VOLUME => volumes::resize(&decode(request)?).map(|()| Vec::new()),
         method::ONLINE_CPU_MEM => hotplug::online(&decode(request)?).map(|()| Vec::new()),
         method::ADD_SWAP_PATH => volumes::add_swap(&decode(request)?).map(|()| Vec::new()),
+        method::PROBE => probe::probe(&decode(request)?).map(|()| Vec::new()),
         method::KERNEL_LOG => {
             let text = kernel_log(LOG_LIMIT).context("read the kernel's log")?;
             Ok(ferry::KernelLogResponse { text: without_levels(&text) }.encode_to_vec())

@@ -1,5 +1,6 @@
 //! The guest: the agent's [`System`] made of the real machine.
 
+mod appliance;
 pub mod boot;
 mod calls;
 mod cgroup;
@@ -11,6 +12,7 @@ mod inside;
 mod metrics;
 mod mounts;
 mod network;
+mod probe;
 mod processes;
 mod program;
 pub mod run;
@@ -22,6 +24,7 @@ mod transport;
 mod users;
 mod verity;
 mod volumes;
+mod written;
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -33,22 +36,29 @@ use transport::SerialPort;
 
 use crate::agent::{Created, Frozen, Mounted, Sandbox, Started, StreamId, System, Which};
 use crate::api::agent::Storage;
+use crate::api::appliance::Log;
 use crate::api::oci::{LinuxResources, Process, Spec};
 use crate::api::stats::StatsContainerResponse;
 use crate::api::ttrpc::Request;
 use crate::fault::{Context, Fault, fault};
 use crate::sys::event::{self, Poll};
 use crate::sys::file::{
-    CWD, O_RDONLY, O_WRONLY, duplicate, open, pipe, read, set_nonblocking, write, write_all,
+    CWD, O_RDONLY, O_WRONLY, close_from, duplicate, duplicate_to, open, pipe, read, set_nonblocking, write,
+    write_all,
 };
 use crate::sys::process::{CLONE_NEWPID, Forked, SIGKILL, enter, exists, exit, fork, kill};
 use crate::sys::{Errno, Fd, Result as SysResult};
 use crate::table::Table;
 
-/// Says something on the kernel's log, which reaches the console.
+/// Says something on the kernel's log.
 pub fn log(text: &str) {
+    say(&alloc::format!("<4>ferry-init: {text}\n"));
+}
+
+/// Puts a record into the kernel's log: `<3>` and below come out on a quiet console.
+fn say(record: &str) {
     if let Ok(log) = open(CWD, c"/dev/kmsg", O_WRONLY, 0) {
-        let _ = write(log.raw(), alloc::format!("<4>ferry-init: {text}\n").as_bytes());
+        let _ = write(log.raw(), record.as_bytes());
     }
 }
 
@@ -186,6 +196,22 @@ impl System for Guest {
 
     fn resize(&mut self, stream: StreamId, rows: u16, columns: u16) -> SysResult<()> {
         crate::sys::terminal::resize(self.streams.get(&stream).ok_or(Errno::EBADF)?.raw(), rows, columns)
+    }
+
+    fn open_log(&mut self, name: &str, log: &Log) -> Result<StreamId, Fault> {
+        let (reader, writer) = pipe(0).context("make a pipe")?;
+        set_nonblocking(writer.raw()).context("make a pipe")?;
+        // SAFETY: PID 1 has one thread.
+        match unsafe { fork(0, None) }.context("fork")? {
+            Forked::Child => {
+                // It ends when the pipe does, and keeps nothing of others open till then.
+                let _ = duplicate_to(reader.raw(), 0);
+                close_from(3);
+                written::write_down(0, name, log);
+                exit(0);
+            }
+            Forked::Parent(..) => self.add(writer),
+        }
     }
 
     fn begin_sandbox(&mut self, sandbox: &Sandbox) -> Result<(), Fault> {

@@ -1,19 +1,29 @@
 //! The life of PID 1: set the machine up, serve, and end it.
 
-use super::{Guest, boot, log, transport};
+use super::{Guest, appliance, boot, log, say, transport};
 use crate::agent::{Agent, StreamId};
+use crate::api::appliance::{Appliance, AtEnd, ENDED};
+use crate::fault::{Fault, reason};
+use crate::supervise::NO_STATUS;
 use crate::sys::event::{Poll, signals, sleep};
-use crate::sys::file::{CWD, O_WRONLY, open, read, sync, write};
-use crate::sys::process::{SIGCHLD, SIGKILL, kill, own_pid, reap, restart, set_blocked_signals};
+use crate::sys::file::{CWD, O_WRONLY, open, read, stat, sync, write};
+use crate::sys::process::{
+    LINUX_REBOOT_CMD_CAD_OFF, LINUX_REBOOT_CMD_HALT, LINUX_REBOOT_CMD_POWER_OFF, LINUX_REBOOT_CMD_RESTART,
+    SIGCHLD, SIGINT, SIGKILL, SIGPWR, SIGTERM, kill, own_pid, reap, reboot, set_blocked_signals,
+};
 use crate::sys::{Errno, Result};
 
 /// Tokens of what is no stream; stream ids begin above.
-const CHILDREN: u64 = 1;
+const SIGNALS: u64 = 1;
 const LISTENER: u64 = 2;
 const FIRST_STREAM: u64 = 16;
 
-/// How long the end waits for killed processes, in milliseconds.
+/// How long the end waits for killed processes, and before that for the last lines to be written down. In milliseconds.
 const END_WAIT: u32 = 5000;
+const LOG_WAIT: u32 = 2000;
+
+/// Bytes of a struct signalfd_siginfo, which begins with the signal's number.
+const SIGNAL: usize = 128;
 
 /// PID 1. Returns only when it cannot even begin.
 pub fn run() -> &'static str {
@@ -29,14 +39,20 @@ pub fn run() -> &'static str {
 
 fn serve() -> Result<core::convert::Infallible> {
     let poll = Poll::new()?;
-    let children_set = 1 << (SIGCHLD - 1);
-    set_blocked_signals(children_set)?;
-    let children = signals(children_set)?;
-    poll.watch(children.raw(), CHILDREN)?;
+    let set = [SIGCHLD, SIGTERM, SIGINT, SIGPWR].iter().fold(0, |set, signal| set | 1 << (signal - 1));
+    set_blocked_signals(set)?;
+    let arrived = signals(set)?;
+    poll.watch(arrived.raw(), SIGNALS)?;
     let listener = transport::listen(&poll, LISTENER);
     let mut guest = Guest::new(poll, FIRST_STREAM);
     guest.open_serial();
     let mut agent = Agent::new(guest);
+    if let Some(appliance) = appliance::find()
+        && let Err(fault) = begin(&mut agent, appliance)
+    {
+        say(&alloc::format!("<3>ferry-init: {}\n", fault.message));
+        end(&mut agent, Some((AtEnd::PowerOff, NO_STATUS)));
+    }
     let mut happened = alloc::vec::Vec::with_capacity(32);
     loop {
         while let Some(stream) = agent.system.serial_arrival() {
@@ -44,14 +60,21 @@ fn serve() -> Result<core::convert::Infallible> {
         }
         let timeout = agent.tick();
         if agent.is_ending() {
-            end(&mut agent);
+            let outcome = agent.outcome();
+            end(&mut agent, outcome);
         }
         agent.system.poll.wait(timeout, |token| happened.push(token))?;
         for token in happened.drain(..) {
             match token {
-                CHILDREN => {
-                    // The signal is only a hint; one stands for any number of children.
-                    let _ = read(children.raw(), &mut [0; 128]);
+                SIGNALS => {
+                    let mut record = [0; SIGNAL];
+                    while read(arrived.raw(), &mut record) == Ok(SIGNAL) {
+                        // The number's other bytes are zero. A child's signal stands for any number of children.
+                        match u32::from(record[0]) {
+                            SIGCHLD => {}
+                            signal => agent.asked_to_end(signal),
+                        }
+                    }
                     while let Ok(Some(exit)) = reap() {
                         agent.child_ended(exit);
                     }
@@ -69,22 +92,57 @@ fn serve() -> Result<core::convert::Infallible> {
     }
 }
 
-/// Ends everything: processes, mounts, the machine.
-fn end(agent: &mut Agent<Guest>) -> ! {
-    // Everything but PID 1 itself.
-    let _ = kill(-1, SIGKILL);
-    for _ in 0..END_WAIT {
+/// Begins the appliance that this guest is.
+fn begin(
+    agent: &mut Agent<Guest>,
+    appliance: core::result::Result<Appliance, Fault>,
+) -> core::result::Result<(), Fault> {
+    // Control-Alt-Delete becomes SIGINT for PID 1.
+    let _ = reboot(LINUX_REBOOT_CMD_CAD_OFF);
+    let appliance = appliance?;
+    if let Err(fault) = appliance::set_up_network(&appliance) {
+        // Its services may do without.
+        log(&fault.message);
+    }
+    agent.begin_appliance(appliance)
+}
+
+/// Waits until no child is left, at most this long.
+fn await_children(milliseconds: u32) {
+    for _ in 0..milliseconds {
         match reap() {
             Ok(Some(_)) => {}
             Ok(None) => sleep(1),
-            Err(_) => break,
+            Err(_) => return,
         }
     }
+}
+
+/// Ends everything: processes, mounts, the machine. An appliance says on the console what it ended with.
+fn end(agent: &mut Agent<Guest>, outcome: Option<(AtEnd, i32)>) -> ! {
+    if outcome.is_some() {
+        agent.close_logs();
+        await_children(LOG_WAIT);
+    }
+    // Everything but PID 1 itself.
+    let _ = kill(-1, SIGKILL);
+    await_children(END_WAIT);
     agent.unmount_all();
     sync();
+    let (at_end, status) = outcome.unwrap_or((AtEnd::Reboot, 0));
+    let (word, command) = match at_end {
+        // The kernel would stand still where it cannot switch the machine off; a virtual machine ends by a reset.
+        AtEnd::PowerOff if stat(c"/sys/firmware/acpi").is_err() => ("poweroff", LINUX_REBOOT_CMD_RESTART),
+        AtEnd::PowerOff => ("poweroff", LINUX_REBOOT_CMD_POWER_OFF),
+        AtEnd::Reboot => ("reboot", LINUX_REBOOT_CMD_RESTART),
+        AtEnd::Halt => ("halt", LINUX_REBOOT_CMD_HALT),
+    };
+    if outcome.is_some() {
+        say(&alloc::format!("<3>{ENDED}{word}, status {status}\n"));
+    }
     loop {
-        if let Err(errno) = restart() {
-            log(crate::fault::reason(errno));
+        if let Err(errno) = reboot(command) {
+            log(reason(errno));
         }
         sleep(1000);
     }
@@ -101,7 +159,7 @@ pub fn panicked(message: &[u8]) -> ! {
     let _ = write(2, message);
     let _ = write(2, b"\n");
     loop {
-        match restart() {
+        match reboot(LINUX_REBOOT_CMD_RESTART) {
             // Not PID 1, or not allowed: nothing is left to do.
             Err(Errno::EPERM) => crate::sys::process::exit(255),
             _ => sleep(1000),

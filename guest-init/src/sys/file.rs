@@ -10,9 +10,9 @@ use syscalls::{Sysno, syscall};
 use super::{Errno, Fd, Result, uninterrupted};
 
 pub use linux_raw_sys::general::{
-    AT_FDCWD as CWD, O_CREAT, O_DIRECTORY, O_EXCL, O_NOCTTY, O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY,
-    O_RDWR, O_TRUNC, O_WRONLY, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO,
-    S_IFLNK, S_IFMT, S_IFREG,
+    AT_FDCWD as CWD, O_APPEND, O_CREAT, O_DIRECTORY, O_EXCL, O_NOCTTY, O_NOFOLLOW, O_NONBLOCK, O_PATH,
+    O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, S_IFBLK, S_IFCHR, S_IFDIR,
+    S_IFIFO, S_IFLNK, S_IFMT, S_IFREG,
 };
 
 /// What `stat` says of a file.
@@ -199,6 +199,12 @@ pub fn rmdir(dir: i32, path: &CStr) -> Result<()> {
 pub fn unlink(dir: i32, path: &CStr) -> Result<()> {
     // SAFETY: `path` is a C string.
     unsafe { syscall!(Sysno::unlinkat, dir, path.as_ptr(), 0) }.map(|_| ())
+}
+
+/// Gives a file another name, in place of what had it.
+pub fn rename(from: &CStr, to: &CStr) -> Result<()> {
+    // SAFETY: both are C strings.
+    unsafe { syscall!(Sysno::rename, from.as_ptr(), to.as_ptr()) }.map(|_| ())
 }
 
 /// Makes a device node, pipe or file; `device` is (major, minor).

@@ -58,6 +58,35 @@ pub fn accept_vsock(listener: &Fd) -> Result<(Fd, u32)> {
     Ok((fd, address[2]))
 }
 
+/// Connects to a TCP port of this network namespace's 127.0.0.1. That, and each read and write afterwards, may take this
+/// many milliseconds.
+pub fn connect_tcp(port: u16, timeout: u32) -> Result<Fd> {
+    // SAFETY: no memory is involved.
+    let socket =
+        unsafe { syscall!(Sysno::socket, n::AF_INET, n::SOCK_STREAM | c::O_CLOEXEC, 0) }.map(Fd::new)?;
+    // struct timeval.
+    let time = [i64::from(timeout / 1000), i64::from(timeout % 1000) * 1000];
+    for option in [n::SO_SNDTIMEO_NEW, n::SO_RCVTIMEO_NEW] {
+        // SAFETY: the kernel reads as many bytes as the array has.
+        unsafe {
+            syscall!(
+                Sysno::setsockopt,
+                socket.raw(),
+                n::SOL_SOCKET,
+                option,
+                time.as_ptr(),
+                size_of_val(&time)
+            )
+        }?;
+    }
+    // struct sockaddr_in: family, port and address in network order, padding.
+    let [high, low] = port.to_be_bytes();
+    let address: [u8; 16] = [n::AF_INET as u8, 0, high, low, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+    // SAFETY: the kernel reads 16 bytes.
+    unsafe { syscall!(Sysno::connect, socket.raw(), address.as_ptr(), address.len()) }?;
+    Ok(socket)
+}
+
 /// A socket on which the kernel answers rtnetlink requests.
 pub fn rtnetlink() -> Result<Fd> {
     socket(n::AF_NETLINK, n::SOCK_RAW)

@@ -13,7 +13,8 @@ use crate::spec::annotation::Scheduler;
 
 pub use linux_raw_sys::general::{
     CLONE_INTO_CGROUP, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWTIME,
-    CLONE_NEWUSER, CLONE_NEWUTS, SIGCHLD, SIGKILL,
+    CLONE_NEWUSER, CLONE_NEWUTS, LINUX_REBOOT_CMD_CAD_OFF, LINUX_REBOOT_CMD_HALT, LINUX_REBOOT_CMD_POWER_OFF,
+    LINUX_REBOOT_CMD_RESTART, SIGCHLD, SIGINT, SIGKILL, SIGPWR, SIGTERM,
 };
 
 /// The two sides of a [`fork`].
@@ -295,17 +296,8 @@ pub fn own_pid() -> i32 {
     unsafe { syscall!(Sysno::getpid) }.map_or(0, |pid| pid as i32)
 }
 
-/// Restarts the machine; what is not yet written to disk is lost.
-pub fn restart() -> Result<()> {
+/// What is done to the machine (`LINUX_REBOOT_CMD_*`); what is not yet written to disk is lost.
+pub fn reboot(command: u32) -> Result<()> {
     // SAFETY: no memory is involved.
-    unsafe {
-        syscall!(
-            Sysno::reboot,
-            c::LINUX_REBOOT_MAGIC1,
-            c::LINUX_REBOOT_MAGIC2,
-            c::LINUX_REBOOT_CMD_RESTART,
-            0
-        )
-    }
-    .map(|_| ())
+    unsafe { syscall!(Sysno::reboot, c::LINUX_REBOOT_MAGIC1, c::LINUX_REBOOT_MAGIC2, command, 0) }.map(|_| ())
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::agent::connection::frame_of;
 use crate::agent::*;
 use crate::api::agent::{self as api, Storage};
+use crate::api::appliance::Log;
 use crate::api::frame::{HEADER_LEN, Header};
 use crate::api::method;
 use crate::api::oci::{LinuxResources, Process as OciProcess, Spec};
@@ -35,6 +36,7 @@ pub struct Machine {
     pub mounted: Vec<String>,
     pub missing_device: bool,
     pub memory_kills: u64,
+    pub logs: BTreeMap<String, StreamId>,
     pub size: Option<(u16, u16)>,
 }
 
@@ -93,6 +95,12 @@ impl System for Machine {
     fn resize(&mut self, _: StreamId, rows: u16, columns: u16) -> SysResult<()> {
         self.size = Some((rows, columns));
         Ok(())
+    }
+
+    fn open_log(&mut self, name: &str, _: &Log) -> Result<StreamId, Fault> {
+        let stream = self.stream();
+        self.logs.insert(name.into(), stream);
+        Ok(stream)
     }
 
     fn begin_sandbox(&mut self, _: &Sandbox) -> Result<(), Fault> {

@@ -1,0 +1,429 @@
+//! The keeper of an appliance's services: does what the supervisor wants by the very calls that a client makes, and
+//! keeps what the services write.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::container::FIRST;
+use super::process::{Caller, Channel};
+use super::{Agent, Outcome, ProcessKey, StreamId, System, TURNS, decode};
+use crate::api::agent as api;
+use crate::api::appliance::{self, Appliance, AtEnd, Service};
+use crate::api::protobuf::Message;
+use crate::api::{method, ttrpc};
+use crate::fault::{Fault, fault};
+use crate::supervise::log::Ring;
+use crate::supervise::{Action, Supervisor};
+use crate::sys::Errno;
+use crate::sys::process::{SIGINT, SIGKILL};
+
+/// Where the keeper's own calls are answered: no client has this number.
+pub(super) const KEEPER: StreamId = StreamId(0);
+
+/// What a call of the keeper's is for; with the service it makes the number of the call.
+#[derive(Clone, Copy)]
+enum Step {
+    Create,
+    Start,
+    Wait,
+    Remove,
+    /// The start of a command that checks health, then its end. A probe has the end alone.
+    Exec,
+    Check,
+}
+
+/// How many numbers a service has.
+const STEPS: usize = 8;
+
+/// The services of an appliance.
+pub struct Keeper {
+    supervisor: Supervisor,
+    services: Vec<Kept>,
+    /// Answers to the keeper's own calls.
+    answers: Vec<(u32, Result<Vec<u8>, Fault>)>,
+    /// Who waits for a service to stop.
+    stopping: Vec<(Caller, usize)>,
+    /// Who waits for the end.
+    waiting: Vec<Caller>,
+    /// How many commands have checked health: each has a name of its own.
+    checks: u32,
+}
+
+/// A service, and what it leaves.
+struct Kept {
+    service: Service,
+    ring: Ring,
+    /// What writes its output down.
+    writer: Option<StreamId>,
+    /// The command that checks it.
+    check: String,
+}
+
+impl Kept {
+    fn write(&mut self, system: &mut impl System, text: &[u8]) {
+        self.ring.add(text);
+        let Some(writer) = self.writer else { return };
+        // A disk that does not keep up loses lines; the ring has them.
+        if !matches!(system.write(writer, text), Ok(_) | Err(Errno::EAGAIN)) {
+            system.close(writer);
+            self.writer = None;
+        }
+    }
+}
+
+impl Keeper {
+    /// The service whose output this is; none for output that a client reads.
+    fn service_of(&self, key: &ProcessKey) -> Option<usize> {
+        let at = self.supervisor.find(&key.container)?;
+        (key.process == FIRST || key.process == self.services[at].check).then_some(at)
+    }
+}
+
+fn caller(at: usize, step: Step) -> Caller {
+    Caller { connection: KEEPER, stream_id: (at * STEPS + step as usize) as u32 }
+}
+
+impl<S: System> Agent<S> {
+    /// Begins to keep an appliance's services.
+    pub fn begin_appliance(&mut self, appliance: Appliance) -> Result<(), Fault> {
+        let supervisor = Supervisor::new(&appliance)?;
+        self.create_sandbox(appliance.sandbox.unwrap_or_default())?;
+        let mut services = Vec::with_capacity(appliance.services.len());
+        for service in appliance.services {
+            let ring = Ring::new(service.log.as_ref().map_or(0, |log| log.ring_bytes));
+            services.push(Kept { ring, service, writer: None, check: String::new() });
+        }
+        self.keeper = Some(Keeper {
+            supervisor,
+            services,
+            answers: Vec::new(),
+            stopping: Vec::new(),
+            waiting: Vec::new(),
+            checks: 0,
+        });
+        Ok(())
+    }
+
+    /// How the appliance ends, if this is one.
+    pub fn outcome(&self) -> Option<(AtEnd, i32)> {
+        self.keeper.as_ref().map(|keeper| keeper.supervisor.outcome())
+    }
+
+    /// A signal that asks for the orderly end.
+    pub fn asked_to_end(&mut self, signal: u32) {
+        if let Some(keeper) = &mut self.keeper {
+            keeper.supervisor.end((signal == SIGINT).then_some(AtEnd::Reboot));
+        }
+    }
+
+    /// Takes an answer to a call of the keeper's.
+    pub(super) fn keep_answer(&mut self, number: u32, answer: Result<Vec<u8>, Fault>) {
+        if let Some(keeper) = &mut self.keeper {
+            keeper.answers.push((number, answer));
+        }
+    }
+
+    /// Does everything that is to be done for the services now. Returns when to look again, in milliseconds.
+    pub(super) fn keep_services(&mut self) -> Option<u32> {
+        loop {
+            let now = self.system.now();
+            let keeper = self.keeper.as_mut()?;
+            for (number, answer) in core::mem::take(&mut keeper.answers) {
+                self.answered(number as usize, answer, now);
+            }
+            let keeper = self.keeper.as_mut()?;
+            match keeper.supervisor.next(now) {
+                Some((at, action)) => self.act(at, action),
+                None if !keeper.answers.is_empty() => {}
+                None => break,
+            }
+        }
+        let keeper = self.keeper.as_mut()?;
+        let mut stopped = Vec::new();
+        keeper.stopping.retain(|(caller, at)| {
+            let is_stopped = keeper.supervisor.is_at_rest(*at);
+            if is_stopped {
+                stopped.push(*caller);
+            }
+            !is_stopped
+        });
+        let deadline = keeper.supervisor.deadline();
+        for caller in stopped {
+            self.answer(caller, Ok(Vec::new()));
+        }
+        deadline.map(|deadline| u32::try_from(deadline.saturating_sub(self.system.now())).unwrap_or(u32::MAX))
+    }
+
+    fn act(&mut self, at: usize, action: Action) {
+        let Some(keeper) = &self.keeper else { return };
+        let name = String::from(keeper.supervisor.name(at));
+        let (step, outcome) = match action {
+            Action::Create => (Step::Create, self.create_kept(at)),
+            Action::Start => {
+                self.open_writer(at);
+                (Step::Start, self.start_container(caller(at, Step::Start), &name))
+            }
+            Action::Signal(signal) => {
+                // One that has ended meanwhile is heard of soon.
+                let _ = self.signal_process(&name, &name, signal);
+                return;
+            }
+            Action::Remove => {
+                self.abandon(at);
+                (Step::Remove, self.remove_container(caller(at, Step::Remove), &name, 0))
+            }
+            Action::Check => (Step::Exec, self.begin_check(at)),
+            Action::Abandon => return self.abandon(at),
+            Action::End => return self.end_appliance(),
+        };
+        if let Some(answer) = outcome.transpose() {
+            self.keep_answer(caller(at, step).stream_id, answer);
+        }
+    }
+
+    fn create_kept(&mut self, at: usize) -> Outcome {
+        let request = self.create_request(at)?;
+        self.create_container(caller(at, Step::Create), request)
+    }
+
+    fn create_request(&self, at: usize) -> Result<api::CreateContainerRequest, Fault> {
+        let service = self.keeper.as_ref().and_then(|keeper| keeper.services.get(at));
+        let create = service.map_or(&[][..], |kept| &kept.service.create);
+        api::CreateContainerRequest::decode(create)
+            .map_err(|_| fault!(InvalidArgument, "the container does not decode"))
+    }
+
+    /// Sees to it that what a service writes is written down.
+    fn open_writer(&mut self, at: usize) {
+        let Some(keeper) = &mut self.keeper else { return };
+        let name = keeper.supervisor.name(at);
+        let kept = &mut keeper.services[at];
+        let Some(log) = kept.service.log.as_ref().filter(|log| log.console || !log.file.is_empty()) else {
+            return;
+        };
+        if kept.writer.is_none() {
+            match self.system.open_log(name, log) {
+                Ok(stream) => kept.writer = Some(stream),
+                Err(fault) => kept.ring.add(format!("ferry-init: {}\n", fault.message).as_bytes()),
+            }
+        }
+    }
+
+    /// Begins a check of a service's health.
+    fn begin_check(&mut self, at: usize) -> Outcome {
+        let Some(keeper) = &mut self.keeper else { return Ok(None) };
+        let Some(health) = &keeper.services[at].service.health else { return Ok(None) };
+        let container_id = String::from(keeper.supervisor.name(at));
+        if health.exec.is_empty() {
+            let (tcp_port, http) = (health.tcp_port, health.http.clone());
+            // The supervisor has its own idea of when a check is too late.
+            let call = appliance::ProbeRequest { container_id, tcp_port, http, timeout_ms: u32::MAX };
+            let request = ttrpc::Request {
+                method: method::PROBE.into(),
+                payload: call.encode_to_vec(),
+                ..Default::default()
+            };
+            return self.send_child(caller(at, Step::Check), Some(&call.container_id), &request);
+        }
+        keeper.checks = keeper.checks.wrapping_add(1);
+        let exec_id = format!("ferry-health-{}", keeper.checks);
+        let args = health.exec.clone();
+        keeper.services[at].check = exec_id.clone();
+        let mut process = self.create_request(at)?.oci.and_then(|spec| spec.process).unwrap_or_default();
+        process.args = args;
+        process.terminal = false;
+        let exec =
+            api::ExecProcessRequest { container_id, exec_id, process: Some(process), ..Default::default() };
+        self.exec_process(caller(at, Step::Exec), exec)
+    }
+
+    /// Wants nothing more of a service's present check.
+    fn abandon(&mut self, at: usize) {
+        let number = caller(at, Step::Check);
+        let probe = self.errands.iter().find(|(_, errand)| errand.caller == number);
+        if let Some(stream) = probe.map(|(stream, _)| *stream) {
+            self.give_up_errand(stream);
+            let now = self.system.now();
+            return self.check_answered(at, Err(String::new()), now);
+        }
+        if let Some(keeper) = &self.keeper {
+            let (name, check) = (String::from(keeper.supervisor.name(at)), keeper.services[at].check.clone());
+            if !check.is_empty() {
+                let _ = self.signal_process(&name, &check, SIGKILL);
+            }
+        }
+    }
+
+    fn check_answered(&mut self, at: usize, result: Result<(), String>, now: u64) {
+        if let Some(keeper) = &mut self.keeper {
+            keeper.services[at].check.clear();
+            keeper.supervisor.checked(at, result, now);
+        }
+    }
+
+    /// A call of the keeper's was answered.
+    fn answered(&mut self, number: usize, answer: Result<Vec<u8>, Fault>, now: u64) {
+        let at = number / STEPS;
+        let Some(keeper) = &mut self.keeper else { return };
+        if at >= keeper.services.len() {
+            return;
+        }
+        let Keeper { supervisor, services, .. } = keeper;
+        let container = String::from(supervisor.name(at));
+        let is = |step: Step| number % STEPS == step as usize;
+        if is(Step::Create) {
+            return supervisor.created(at, answer.map(drop), now);
+        }
+        if is(Step::Remove) {
+            return supervisor.removed(at, now);
+        }
+        if is(Step::Start) {
+            let key = ProcessKey { container, process: FIRST.into() };
+            let runs = answer.is_ok();
+            supervisor.started(at, answer.map(drop), now);
+            if runs {
+                // Nobody will ever write there.
+                let _ = self.close_input(key.clone());
+                self.wait_for(at, Step::Wait, key);
+            }
+            return;
+        }
+        if is(Step::Exec) {
+            let key = ProcessKey { container, process: services[at].check.clone() };
+            return match answer {
+                Ok(_) => self.wait_for(at, Step::Check, key),
+                Err(fault) => self.check_answered(at, Err(fault.into_words().message), now),
+            };
+        }
+        let status = answer.and_then(|payload| {
+            // A probe's answer is empty, which is the message of status 0.
+            api::WaitProcessResponse::decode(&payload).map_err(|_| fault!(Internal, "no status"))
+        });
+        if is(Step::Wait) {
+            // Without an answer the container was removed by somebody else.
+            return supervisor.ended(at, status.map_or(128 + SIGKILL as i32, |answer| answer.status), now);
+        }
+        let result = match status {
+            Ok(api::WaitProcessResponse { status: 0 }) => Ok(()),
+            Ok(answer) => Err(format!("the health check ended with {}", answer.status)),
+            Err(fault) => Err(fault.into_words().message),
+        };
+        self.check_answered(at, result, now);
+    }
+
+    fn wait_for(&mut self, at: usize, step: Step, key: ProcessKey) {
+        let caller = caller(at, step);
+        if let Some(answer) = self.wait_process(caller, key).transpose() {
+            self.keep_answer(caller.stream_id, answer);
+        }
+    }
+
+    /// The service whose output this is.
+    pub(super) fn kept_output(&self, key: &ProcessKey) -> Option<usize> {
+        self.keeper.as_ref()?.service_of(key)
+    }
+
+    /// Keeps what a service's process has written; what a check writes is of no interest.
+    pub(super) fn keep_output(&mut self, at: usize, key: &ProcessKey, channel: Channel) {
+        for _ in 0..TURNS {
+            let Agent { system, containers, chunk, keeper, .. } = self;
+            let process =
+                containers.get_mut(&key.container).and_then(|all| all.processes.get_mut(&key.process));
+            let Some(process) = process else { return };
+            let Some(stream) = process.outputs[channel as usize].stream else { return };
+            match system.read(stream, chunk) {
+                Ok(length) if length > 0 => {
+                    if let (FIRST, Some(keeper)) = (key.process.as_str(), keeper) {
+                        keeper.services[at].write(system, &chunk[..length]);
+                    }
+                }
+                Err(Errno::EAGAIN) => return,
+                // A terminal that nobody has open just now.
+                Err(Errno::EIO) if process.status().is_none() => return,
+                Ok(_) | Err(_) => return self.end_output(key, channel),
+            }
+        }
+        // It has more to say than one turn allows.
+        self.room = true;
+    }
+
+    /// Everything has stopped.
+    fn end_appliance(&mut self) {
+        let Some(keeper) = &mut self.keeper else { return };
+        let (at_end, status) = keeper.supervisor.outcome();
+        let answer = appliance::WaitEndResponse { status, at_end: at_end.into() }.encode_to_vec();
+        for caller in core::mem::take(&mut keeper.waiting) {
+            self.answer(caller, Ok(answer.clone()));
+        }
+        self.ending = true;
+    }
+
+    /// Gives up what writes the services' output down, which ends when it has written all.
+    pub fn close_logs(&mut self) {
+        for kept in self.keeper.iter_mut().flat_map(|keeper| &mut keeper.services) {
+            if let Some(stream) = kept.writer.take() {
+                self.system.close(stream);
+            }
+        }
+    }
+
+    /// A client is gone.
+    pub(super) fn forget_keeper_s(&mut self, connection: StreamId) {
+        if let Some(keeper) = &mut self.keeper {
+            keeper.stopping.retain(|(caller, _)| caller.connection != connection);
+            keeper.waiting.retain(|caller| caller.connection != connection);
+        }
+    }
+
+    /// The calls of `ferry.v1.Supervisor`.
+    pub(super) fn supervisor_call(&mut self, caller: Caller, request: &ttrpc::Request) -> Outcome {
+        if request.method == method::PROBE {
+            let call: appliance::ProbeRequest = decode(request)?;
+            return self.send_child(caller, Some(&call.container_id), request);
+        }
+        let now = self.system.now();
+        let Some(keeper) = &mut self.keeper else {
+            return Err(fault!(FailedPrecondition, "this guest is no appliance"));
+        };
+        let supervisor = &mut keeper.supervisor;
+        match request.method.as_str() {
+            method::LIST_SERVICES => {
+                let services = supervisor.statuses(now);
+                return Ok(Some(appliance::ListServicesResponse { services }.encode_to_vec()));
+            }
+            method::END_APPLIANCE => {
+                let call: appliance::EndApplianceRequest = decode(request)?;
+                let at_end = call.at_end.map(AtEnd::try_from).transpose();
+                supervisor.end(at_end.map_err(|_| fault!(InvalidArgument, "an unknown kind of end"))?);
+                return Ok(Some(Vec::new()));
+            }
+            method::WAIT_END => {
+                keeper.waiting.push(caller);
+                return Ok(None);
+            }
+            _ => {}
+        }
+        let call: appliance::ServiceRequest = decode(request)?;
+        let at = supervisor.known(&call.name)?;
+        if request.method == method::SERVICE_LOG {
+            let (text, lost_bytes) = keeper.services[at].ring.text();
+            let answer = appliance::ServiceLogResponse { text: text.into(), lost_bytes };
+            return Ok(Some(answer.encode_to_vec()));
+        }
+        if supervisor.is_ending() {
+            return Err(fault!(FailedPrecondition, "the appliance is ending"));
+        }
+        match request.method.as_str() {
+            method::START_SERVICE => supervisor.start(at, now),
+            method::RESTART_SERVICE => supervisor.renew(at, now),
+            method::STOP_SERVICE => {
+                supervisor.stop(at);
+                keeper.stopping.push((caller, at));
+                return Ok(None);
+            }
+            other => return Err(fault!(Unimplemented, "{} has no {other}", method::SUPERVISOR_SERVICE)),
+        }
+        Ok(Some(Vec::new()))
+    }
+}

@@ -1,0 +1,157 @@
+//! From an appliance's specification to its supervisor: everything is checked before anything begins.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::{Check, Phase, Supervisor, Unit, Wish};
+use crate::agent::check_id;
+use crate::api::agent::CreateContainerRequest;
+use crate::api::appliance::{Appliance, Health, Restart, RestartPolicy, SERVICE_LIMIT, Service};
+use crate::api::protobuf::Message;
+use crate::fault::{Fault, fault};
+use crate::sys::process::SIGTERM;
+
+/// What a service without a restart policy has.
+const NEVER: Restart = Restart { policy: 0, limit: 0, initial_ms: 0, cap_ms: 0, reset_ms: 0 };
+
+/// A number of the specification, or what 0 stands for.
+fn or(number: u32, default: u32) -> u64 {
+    u64::from(if number == 0 { default } else { number })
+}
+
+/// What a number of the specification stands for.
+fn known<T: TryFrom<i32>>(number: i32) -> Result<T, Fault> {
+    T::try_from(number).map_err(|_| fault!(InvalidArgument, "{number} has no meaning there"))
+}
+
+impl Supervisor {
+    /// The supervisor of an appliance, or what is wrong with its specification.
+    pub fn new(appliance: &Appliance) -> Result<Supervisor, Fault> {
+        let services = &appliance.services;
+        if services.is_empty() || services.len() > SERVICE_LIMIT {
+            return Err(fault!(InvalidArgument, "an appliance has 1 to {SERVICE_LIMIT} services"));
+        }
+        let mut supervisor = Supervisor {
+            units: Vec::with_capacity(services.len()),
+            at_end: known(appliance.at_end)?,
+            status_of: None,
+            first_failure: None,
+            is_ending: false,
+            is_over: false,
+        };
+        for service in services {
+            let name = CreateContainerRequest::decode(&service.create)
+                .map_or_else(|_| String::new(), |create| create.container_id);
+            check_id(&name)?;
+            if supervisor.find(&name).is_some() {
+                return Err(fault!(InvalidArgument, "two services are called {name}"));
+            }
+            let at = supervisor.units.len();
+            supervisor.units.push(Unit::new(name));
+            let unit = &mut supervisor.units[at];
+            if let Err(fault) = unit.plan(service) {
+                return Err(fault.while_doing(format_args!("service {}", unit.name)));
+            }
+        }
+        if !appliance.status_of.is_empty() {
+            supervisor.status_of = Some(supervisor.known(&appliance.status_of)?);
+        }
+        for (at, service) in services.iter().enumerate() {
+            for each in &service.after {
+                let other = supervisor.known(&each.service)?;
+                supervisor.units[at].after.push((other, known(each.until)?));
+            }
+        }
+        refuse_circles(&supervisor.units)?;
+        Ok(supervisor)
+    }
+
+    /// The service of that name, which must be there.
+    pub fn known(&self, name: &str) -> Result<usize, Fault> {
+        self.find(name).ok_or_else(|| fault!(NotFound, "there is no service {name}"))
+    }
+}
+
+impl Unit {
+    fn new(name: String) -> Unit {
+        Unit {
+            name,
+            after: Vec::new(),
+            policy: RestartPolicy::No,
+            limit: 0,
+            initial: 0,
+            cap: 0,
+            good_run: 0,
+            stop_signal: SIGTERM,
+            grace: 0,
+            check: None,
+            phase: Phase::Waiting,
+            since: 0,
+            started: 0,
+            wish: Wish::Run,
+            health: Health::None,
+            restarts: 0,
+            in_a_row: 0,
+            status: None,
+            problem: String::new(),
+        }
+    }
+
+    /// Takes over what the specification says of the service itself.
+    fn plan(&mut self, service: &Service) -> Result<(), Fault> {
+        if service.stop_signal > 64 {
+            return Err(fault!(InvalidArgument, "{} is no signal", service.stop_signal));
+        }
+        self.stop_signal = or(service.stop_signal, SIGTERM) as u32;
+        self.grace = or(service.grace_ms, 10_000);
+        let restart = service.restart.as_ref().unwrap_or(&NEVER);
+        self.policy = known(restart.policy)?;
+        self.limit = restart.limit;
+        self.initial = or(restart.initial_ms, 100);
+        self.cap = or(restart.cap_ms, 60_000);
+        self.good_run = or(restart.reset_ms, 10_000);
+        let Some(health) = &service.health else { return Ok(()) };
+        let kinds = [!health.exec.is_empty(), health.tcp_port != 0, health.http.is_some()];
+        if kinds.iter().filter(|is_there| **is_there).count() != 1 {
+            return Err(fault!(InvalidArgument, "a health check is one of a command, a port and a page"));
+        }
+        self.health = Health::Starting;
+        self.check = Some(Check {
+            interval: or(health.interval_ms, 30_000),
+            timeout: or(health.timeout_ms, 30_000),
+            start_period: health.start_period_ms.into(),
+            failures_allowed: or(health.failures, 3) as u32,
+            successes_needed: or(health.successes, 1) as u32,
+            ..Default::default()
+        });
+        Ok(())
+    }
+}
+
+/// Services that wait for each other in a circle would wait for ever.
+fn refuse_circles(units: &[Unit]) -> Result<(), Fault> {
+    let mut can_begin = alloc::vec![false; units.len()];
+    // In each round one more begins, or none ever will.
+    for _ in units {
+        for (at, unit) in units.iter().enumerate() {
+            can_begin[at] = unit.after.iter().all(|(other, _)| can_begin[*other]);
+        }
+    }
+    let Some(mut at) = can_begin.iter().position(|can| !can) else { return Ok(()) };
+    // Each of these waits for another of them, so a walk from one to the next goes round in the end.
+    let next = |at: usize| {
+        let blocker = units[at].after.iter().find(|(other, _)| !can_begin[*other]);
+        blocker.map_or(at, |(other, _)| *other)
+    };
+    units.iter().for_each(|_| at = next(at));
+    let first = at;
+    let mut names = units[at].name.clone();
+    loop {
+        at = next(at);
+        names.push_str(" after ");
+        names.push_str(&units[at].name);
+        if at == first {
+            return Err(fault!(InvalidArgument, "services wait for each other: {names}"));
+        }
+    }
+}
