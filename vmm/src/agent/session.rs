@@ -30,6 +30,14 @@ pub struct ContainerSpec {
     pub network: Option<GuestNetwork>,
 }
 
+impl ContainerSpec {
+    /// What names its first process.
+    pub fn target(&self) -> Target<'_> {
+        let terminal = self.oci.process.as_ref().is_some_and(|process| process.terminal);
+        Target { container: &self.id, exec: &self.id, terminal }
+    }
+}
+
 /// The host's ends of a container's standard streams.
 #[derive(Debug)]
 pub struct Stdio {
@@ -258,7 +266,7 @@ impl RunError {
         }
     }
 
-    fn refused(step: &'static str) -> impl Fn(CallError) -> Self {
+    pub(crate) fn refused(step: &'static str) -> impl Fn(CallError) -> Self {
         move |error| match error {
             CallError::Closed(reason) => Self::Lost(reason),
             error => Self::Refused { step, error },
@@ -300,13 +308,10 @@ pub fn run_container(
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<u8, RunError> {
     prepare(client, spec)?;
-    let process = spec.oci.process.as_ref();
     let raw = stdio.keyboard.take_over()?;
-    client.start_container(&spec.id).map_err(RunError::for_program("start the container", process))?;
+    start(client, spec)?;
     progress(Progress::Started);
-    let terminal = process.is_some_and(|process| process.terminal);
-    let status =
-        attend(client, &Target { container: &spec.id, exec: &spec.id, terminal }, stdio, control, progress);
+    let status = attend(client, &spec.target(), stdio, control, progress);
     drop(raw);
     status
 }
@@ -350,6 +355,11 @@ fn prepare(client: &Client, spec: &ContainerSpec) -> Result<(), RunError> {
     if let Some(network) = &spec.network {
         network.configure(client).map_err(RunError::refused("set up its network"))?;
     }
+    create(client, spec)
+}
+
+/// The container alone, in a sandbox that is there.
+pub fn create(client: &Client, spec: &ContainerSpec) -> Result<(), RunError> {
     let container = CreateContainerRequest {
         container_id: spec.id.clone(),
         exec_id: spec.id.clone(),
@@ -360,6 +370,12 @@ fn prepare(client: &Client, spec: &ContainerSpec) -> Result<(), RunError> {
     client
         .create_container(&container)
         .map_err(RunError::for_program("create the container", spec.oci.process.as_ref()))
+}
+
+/// Lets the process of a container begin that was created; somebody has to [`attend`] to it.
+pub fn start(client: &Client, spec: &ContainerSpec) -> Result<(), RunError> {
+    let process = spec.oci.process.as_ref();
+    client.start_container(&spec.id).map_err(RunError::for_program("start the container", process))
 }
 
 /// Carries a process's streams, signals and sizes until it has ended and its output is read.

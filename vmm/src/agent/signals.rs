@@ -25,6 +25,8 @@ const RTMIN: u8 = 34;
 const RTMAX: u8 = 64;
 
 impl Signal {
+    /// The terminal is gone.
+    pub const HUP: Self = Self(1);
     /// Interrupt, as Ctrl-C sends it.
     pub const INT: Self = Self(2);
     /// Quit, as Ctrl-\ sends it.

@@ -20,7 +20,7 @@ use std::sync::{Mutex, PoisonError};
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Word {
-    Started { id: String },
+    Started { ids: Vec<String> },
     Failed { status: u8, message: String, detail: String },
 }
 
@@ -69,13 +69,13 @@ pub fn split() -> io::Result<Side> {
 }
 
 impl Waiting {
-    /// Waits until the container runs, and prints its id.
+    /// Waits until the container runs, and prints its id; of a pod, those of its containers, one a line.
     pub fn finish(self) -> Result<u8, Fault> {
         let mut text = String::new();
         // Whatever cannot be read is not there.
         let _ = self.from.take(LONGEST).read_to_string(&mut text);
         match serde_json::from_str(&text) {
-            Ok(Word::Started { id }) => print(&format!("{id}\n")),
+            Ok(Word::Started { ids }) => print(&(ids.join("\n") + "\n")),
             Ok(Word::Failed { status, message, detail }) => Err(Fault { status, message, detail }),
             Err(_) => Err(Fault::new(match waitpid(Some(self.monitor), WaitOptions::empty()) {
                 Ok(Some((_, status))) => match status.terminating_signal() {
@@ -98,13 +98,14 @@ impl Report {
     }
 
     /// The container runs: from here on this process is on its own.
-    pub fn started(&self, record: &Record) {
+    pub fn started(&self, records: &[Record]) {
         let Some(mut to) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
         let alone = setsid().and_then(|_| set_parent_process_death_signal(None));
         if let Err(error) = alone {
             tracing::warn!(%error, "the monitor stays with the terminal it was started from");
         }
-        let _ = send(&mut to, &Word::Started { id: record.id.clone() });
+        let _ =
+            send(&mut to, &Word::Started { ids: records.iter().map(|record| record.id.clone()).collect() });
     }
 
     /// It has come to an end; the command is told only if it still waits.

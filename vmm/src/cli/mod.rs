@@ -14,6 +14,7 @@ mod lifecycle;
 mod log;
 mod logs;
 mod metrics;
+pub mod pod;
 mod progress;
 mod pull;
 mod rmi;

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 /// Options and operands of `ferry run`.
 #[derive(Debug, Args)]
 #[command(
-    override_usage = "ferry run [OPTIONS] IMAGE [COMMAND] [ARG]...",
+    override_usage = "ferry run [OPTIONS] IMAGE [COMMAND] [ARG]...\n       ferry run [OPTIONS] --pod FILE",
     after_help = EXAMPLES
 )]
 pub struct RunArgs {
@@ -68,6 +68,14 @@ pub struct RunArgs {
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_name = "BOOL", help_heading = "Container")]
     sig_proxy: bool,
+    /// Run the containers of a Kubernetes Pod, described in a YAML file, in one VM: - reads it from standard input
+    ///
+    /// The fields are those that podman kube play knows; one that is not supported is an error that names it. Each container
+    /// is called POD-CONTAINER, and is one for every other command. The VM has as much memory and as many vCPUs as the
+    /// containers' limits add up to, and at least the usual, unless -m and --cpus say otherwise.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["ContainerArgs", "words", "restart", "stop_signal",
+          "stop_timeout", "name", "sig_proxy"], help_heading = "Image and command")]
+    pod: Option<PathBuf>,
     /// When to ask the image's registry
     #[arg(
         long,
@@ -84,7 +92,7 @@ pub struct RunArgs {
     /// wrote to a dir:, or an unpacked root directory (which has no command of its own). Any other word is an image's
     /// name, written as in Docker: one that was pulled or loaded before, or is pulled now. Everything after IMAGE is the
     /// command.
-    #[arg(required = true, num_args = 1.., trailing_var_arg = true, value_names = ["IMAGE", "COMMAND"],
+    #[arg(required_unless_present = "pod", num_args = 1.., trailing_var_arg = true, value_names = ["IMAGE", "COMMAND"],
           help_heading = "Image and command")]
     words: Vec<String>,
 }
@@ -271,6 +279,30 @@ pub fn parse_memory(text: &str) -> Result<u64, String> {
     Ok(bytes.div_ceil(MIB))
 }
 
+/// What pods need of the options.
+impl RunArgs {
+    /// Whether it is left running.
+    pub(super) fn detaches(&self) -> bool {
+        self.detach
+    }
+    /// The machine.
+    pub(super) fn machine(&self) -> &MachineArgs {
+        &self.machine
+    }
+    /// Whether nothing stays of its containers.
+    pub(super) fn removes(&self) -> bool {
+        self.rm
+    }
+    /// When registries are asked.
+    pub(super) fn when_to_pull(&self) -> When {
+        self.pull
+    }
+    /// What is kept of logs.
+    pub(super) fn log_options(&self) -> &[LogOption] {
+        &self.log_opt
+    }
+}
+
 #[cfg(test)]
 impl RunArgs {
     pub(super) fn words(&self) -> &[String] {
@@ -382,6 +414,9 @@ pub fn prepare(
 /// `ferry run`.
 pub(super) fn run(global: &Global, mut args: RunArgs) -> Result<u8, Fault> {
     let settings = Settings::load().map_err(Fault::new)?;
+    if let Some(file) = args.pod.take() {
+        return super::pod::run(global, &settings, &args, &file);
+    }
     args.container.overlay = args.container.overlay.or(settings.overlay);
     // A monitor has nowhere to show what the kernel prints; `ferry logs --kernel` does.
     let serial = if global.verbose > 1 && !args.detach { Serial::Stderr } else { Serial::Quiet };
@@ -394,17 +429,26 @@ pub(super) fn run(global: &Global, mut args: RunArgs) -> Result<u8, Fault> {
         return fetch_and_run(global, &settings, args, options, shape, Mode::Foreground, &|_, _| {});
     }
     let mode = Mode::Detached(settings.log_capacity(&args.log_opt));
+    in_monitor(|milestone| fetch_and_run(global, &settings, args, options, shape, mode, milestone))
+}
+
+/// What is told how far a run has come.
+pub(super) type Milestones<'a> = &'a (dyn Fn(Milestone, &[Record]) + Sync);
+
+/// Leaves the work to a process of its own, and returns when that has a container to show or has failed.
+pub(super) fn in_monitor(work: impl FnOnce(Milestones<'_>) -> Result<u8, Fault>) -> Result<u8, Fault> {
     let split = detach::split().map_err(|error| Fault::new(format_args!("no process for it: {error}")))?;
     let report = match split {
         Side::Command(waiting) => return waiting.finish(),
         Side::Monitor(report) => report,
     };
     let containers = Global::containers()?;
-    let milestone = |milestone, record: &Record| match milestone {
-        Milestone::Made => report.made(&containers.directory_of(&record.id)),
-        Milestone::Started => report.started(record),
+    let milestone = |milestone, records: &[Record]| match (milestone, records.first()) {
+        (Milestone::Made, Some(first)) => report.made(&containers.directory_of(&first.id)),
+        (Milestone::Made, None) => {}
+        (Milestone::Started, _) => report.started(records),
     };
-    let result = fetch_and_run(global, &settings, args, options, shape, mode, &milestone);
+    let result = work(&milestone);
     report.ended(&result);
     // Whom this concerned has been told; the shell does not wait for this process.
     result.or(Ok(FAILED))
@@ -417,7 +461,7 @@ fn fetch_and_run(
     options: Options,
     shape: Shape,
     mode: Mode,
-    milestone: &(dyn Fn(Milestone, &Record) + Sync),
+    milestone: Milestones<'_>,
 ) -> Result<u8, Fault> {
     let forwarding = if args.sig_proxy { Forwarding::ToContainer } else { Forwarding::Never };
     let interrupts = Interrupts::install(forwarding)

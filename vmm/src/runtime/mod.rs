@@ -23,6 +23,7 @@ pub mod name;
 pub mod network;
 pub mod oci;
 pub mod own_vmm;
+pub mod pod;
 pub mod record;
 pub mod restart;
 pub mod run;

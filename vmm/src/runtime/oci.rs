@@ -270,41 +270,37 @@ fn hostname(id: &str, wanted: Option<&str>) -> Result<String, SpecError> {
     }
 }
 
-/// What the guest mounts for the container's root, in order; the last one is the root.
+/// What the guest mounts for the container's root, in order; the last one is the root. The container is alone in its
+/// machine.
 pub fn storages(id: &str, writable: Writable) -> Vec<Storage> {
-    let place = |name: &str| format!("{GUEST_BASE}/{id}/{name}");
+    storages_on(id, LAYERS_SERIAL, "", writable)
+}
+
+/// The same where its layers are the disk of this serial number, and what it writes to the scratch disk goes to a
+/// directory of it, which begins with a slash.
+pub(super) fn storages_on(
+    id: &str,
+    layers_serial: &str,
+    directory: &str,
+    writable: Writable,
+) -> Vec<Storage> {
+    let place = |name: &str| guest_path(id, name);
     let (layers, scratch) = (place("layers"), place("scratch"));
     let mut storages = vec![Storage {
         driver: "mmioblk".to_owned(),
-        source: format!("serial={LAYERS_SERIAL}"),
+        source: format!("serial={layers_serial}"),
         fstype: "erofs".to_owned(),
         options: vec!["ro".to_owned()],
         mount_point: layers.clone(),
         ..Default::default()
     }];
     match writable {
-        Writable::Disk => storages.push(Storage {
-            driver: "mmioblk".to_owned(),
-            source: format!("serial={SCRATCH_SERIAL}"),
-            fstype: "ext4".to_owned(),
-            // The disk is fresh, and gone after the run. What checks and prepares all of its block groups would
-            // cost more than the rest of the start.
-            options: ["noblock_validity", "no_prefetch_block_bitmaps", "noinit_itable"]
-                .map(Into::into)
-                .into(),
-            mount_point: scratch.clone(),
-            ..Default::default()
-        }),
-        Writable::Tmpfs | Writable::Nothing => storages.push(Storage {
-            driver: "ephemeral".to_owned(),
-            source: "tmpfs".to_owned(),
-            fstype: "tmpfs".to_owned(),
-            options: vec!["mode=0755".to_owned()],
-            mount_point: scratch.clone(),
-            ..Default::default()
-        }),
+        Writable::Disk => storages.push(scratch_disk(scratch.clone())),
+        Writable::Tmpfs | Writable::Nothing => {
+            storages.push(memory(scratch.clone(), vec!["mode=0755".to_owned()]));
+        }
     }
-    let (upper, work) = (format!("{scratch}/upper"), format!("{scratch}/work"));
+    let (upper, work) = (format!("{scratch}{directory}/upper"), format!("{scratch}{directory}/work"));
     let make = |dir: &str| format!("io.katacontainers.volume.overlayfs.create_directory={dir}");
     storages.push(Storage {
         driver: "overlayfs".to_owned(),
@@ -316,6 +312,37 @@ pub fn storages(id: &str, writable: Writable) -> Vec<Storage> {
         ..Default::default()
     });
     storages
+}
+
+/// Where the guest keeps something that belongs to a container or pod.
+pub(super) fn guest_path(id: &str, name: &str) -> String {
+    format!("{GUEST_BASE}/{id}/{name}")
+}
+
+/// The scratch disk, mounted there.
+pub(super) fn scratch_disk(mount_point: String) -> Storage {
+    Storage {
+        driver: "mmioblk".to_owned(),
+        source: format!("serial={SCRATCH_SERIAL}"),
+        fstype: "ext4".to_owned(),
+        // The disk is fresh, and gone after the run. What checks and prepares all of its block groups would
+        // cost more than the rest of the start.
+        options: ["noblock_validity", "no_prefetch_block_bitmaps", "noinit_itable"].map(Into::into).into(),
+        mount_point,
+        ..Default::default()
+    }
+}
+
+/// Memory as a file system, mounted there.
+pub(super) fn memory(mount_point: String, options: Vec<String>) -> Storage {
+    Storage {
+        driver: "ephemeral".to_owned(),
+        source: "tmpfs".to_owned(),
+        fstype: "tmpfs".to_owned(),
+        options,
+        mount_point,
+        ..Default::default()
+    }
 }
 
 #[cfg(test)]

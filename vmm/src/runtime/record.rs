@@ -127,6 +127,12 @@ pub struct Record {
     pub finished: u64,
     /// The directory of its sockets; empty when it runs no more.
     pub runtime_directory: PathBuf,
+    /// The name of its monitor's socket there; empty: the usual one.
+    #[serde(default)]
+    pub socket: String,
+    /// The pod that it is in, by name; empty: none.
+    #[serde(default)]
+    pub pod: String,
 }
 
 impl Record {
@@ -148,6 +154,8 @@ impl Record {
             started: 0,
             finished: 0,
             runtime_directory: PathBuf::new(),
+            socket: String::new(),
+            pod: String::new(),
         }
     }
 
@@ -166,6 +174,7 @@ impl Record {
             "Args": made.args.get(1..).unwrap_or_default(),
             "Image": made.image_digest,
             "RestartCount": self.restarts,
+            "Pod": self.pod,
             "State": {
                 "Status": self.status.word(),
                 "Running": self.status.has_process(),

@@ -6,6 +6,7 @@ use super::directory;
 use super::guest::{Contents, Launch, Plan, PlannedDisk, Reason, Serial, Tell};
 use super::interrupt::Interrupts;
 use super::logs::{Capacity, Writer};
+use super::monitor::protocol::SOCKET;
 use super::monitor::{Captured, Monitor, Server, capture};
 use super::name;
 use super::network;
@@ -155,15 +156,15 @@ pub struct Host<'a> {
     /// Shows people what goes on until the container's process runs.
     pub progress: &'a dyn Progress,
     /// Is told how far it has come: each once.
-    pub milestone: &'a (dyn Fn(Milestone, &Record) + Sync),
+    pub milestone: &'a (dyn Fn(Milestone, &[Record]) + Sync),
 }
 
 /// How far a run has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Milestone {
-    /// The container is there; no guest has been started.
+    /// The container, or every one of a pod, is there; no guest has been started.
     Made,
-    /// Its process runs for the first time.
+    /// Its process runs for the first time. Of a pod: those of all its containers but the ones that run before others.
     Started,
 }
 
@@ -222,7 +223,7 @@ pub fn run(request: &Request, host: &Host<'_>) -> Result<u8, Failure> {
     let name = request.name.as_deref().unwrap_or_default();
     let record = Record { runtime_directory: sockets.path().to_owned(), ..Record::new(&id, name, made) };
     let entry = host.containers.create(record).map_err(|error| fault(&error))?;
-    (host.milestone)(Milestone::Made, entry.record());
+    (host.milestone)(Milestone::Made, std::slice::from_ref(entry.record()));
     let directory = entry.directory().to_owned();
     let at_exit = directory.clone();
     let gone = request.afterwards == Afterwards::ThrowAway;
@@ -246,7 +247,7 @@ pub fn run(request: &Request, host: &Host<'_>) -> Result<u8, Failure> {
         kept,
         monitor: &monitor,
     };
-    let result = match Server::start(&monitor, sockets.path()) {
+    let result = match Server::start(&monitor, &sockets.path().join(SOCKET)) {
         Ok(_server) => life.live(),
         Err(error) => Err(Failure::early(format!("the container's socket cannot be made: {error}"))),
     };
@@ -308,22 +309,7 @@ impl Life<'_> {
             };
             disks.push(PlannedDisk { serial: SCRATCH_SERIAL.to_owned(), contents });
         }
-        Ok(Plan {
-            network: self.network.clone(),
-            vcpus: shape.vcpus,
-            memory_mib: shape.memory_mib,
-            disks,
-            cmdline_extra: cmdline(shape),
-            kernel: shape.kernel.clone(),
-            initrd: shape.initrd.clone(),
-            directory: directory::of_vm(self.sockets),
-            serial: shape.serial,
-            sandboxed: shape.sandboxed,
-            cpu: shape.cpu,
-            backing: shape.backing,
-            gdb: shape.gdb.clone(),
-            tell: shape.tell.clone(),
-        })
+        Ok(plan_of(shape, disks, self.network.clone(), self.sockets))
     }
 
     /// From the start of a guest to its end.
@@ -387,7 +373,7 @@ impl Life<'_> {
                     self.monitor.started(&client, remote.clone(), stdin);
                 }
                 if first && let Some(record) = self.monitor.record() {
-                    milestone(Milestone::Started, &record);
+                    milestone(Milestone::Started, &[record]);
                 }
             }
             // What is left is output that somebody has to read: a signal ends the wait for them.
@@ -407,6 +393,31 @@ impl Life<'_> {
     }
 }
 
+/// A machine of this shape with these disks, whose sockets are below this directory of the run.
+pub(super) fn plan_of(
+    shape: &Shape,
+    disks: Vec<PlannedDisk>,
+    network: Option<network::Plan>,
+    sockets: &Path,
+) -> Plan {
+    Plan {
+        network,
+        vcpus: shape.vcpus,
+        memory_mib: shape.memory_mib,
+        disks,
+        cmdline_extra: cmdline(shape),
+        kernel: shape.kernel.clone(),
+        initrd: shape.initrd.clone(),
+        directory: directory::of_vm(sockets),
+        serial: shape.serial,
+        sandboxed: shape.sandboxed,
+        cpu: shape.cpu,
+        backing: shape.backing,
+        gdb: shape.gdb.clone(),
+        tell: shape.tell.clone(),
+    }
+}
+
 /// A kernel whose serial port somebody watches is not to be quiet. What the user adds comes last and wins.
 fn cmdline(shape: &Shape) -> String {
     match shape.serial {
@@ -416,7 +427,7 @@ fn cmdline(shape: &Shape) -> String {
 }
 
 /// The writable disk, formatted; its file is as sparse as the file system allows.
-fn scratch(path: &Path, bytes: u64) -> Result<(), Failure> {
+pub(super) fn scratch(path: &Path, bytes: u64) -> Result<(), Failure> {
     let fault = |error: &dyn std::fmt::Display| {
         Failure::early(format!("the scratch disk {}: {error}", path.display()))
     };
@@ -436,7 +447,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// What stays: a container that has run, unless it was to go away.
-fn conclude(monitor: &Monitor, result: &Result<u8, Failure>, gone: bool) {
+pub(super) fn conclude(monitor: &Monitor, result: &Result<u8, Failure>, gone: bool) {
     let has_run = monitor.record().is_some_and(|record| record.started != 0);
     monitor.note(|record| {
         record.runtime_directory = PathBuf::new();
@@ -461,6 +472,26 @@ fn conclude(monitor: &Monitor, result: &Result<u8, Failure>, gone: bool) {
 /// What is remembered of how the container was made.
 fn made(request: &Request, container: &ContainerSpec) -> Result<Made, Failure> {
     let Request { image, options, shape, restart, stop, .. } = request;
+    let rest = Made {
+        interactive: request.interactive,
+        detached: request.mode != Mode::Foreground,
+        auto_remove: request.afterwards == Afterwards::ThrowAway,
+        restart: *restart,
+        stop_timeout: stop.seconds,
+        ..Made::default()
+    };
+    made_of(image, options, shape, container, stop.signal, rest)
+}
+
+/// The same of a container, its image and its options, where `rest` says what these do not.
+pub(super) fn made_of(
+    image: &Ready,
+    options: &oci::Options,
+    shape: &Shape,
+    container: &ContainerSpec,
+    stop_signal: Option<Signal>,
+    rest: Made,
+) -> Result<Made, Failure> {
     let config = &image.image.config;
     let process = container.oci.process.clone().unwrap_or_default();
     let of_image = config.stop_signal.as_deref().map(Signal::parse).transpose();
@@ -474,17 +505,13 @@ fn made(request: &Request, container: &ContainerSpec) -> Result<Made, Failure> {
         user: options.user.clone().unwrap_or_else(|| config.user.clone()),
         hostname: container.oci.hostname.clone(),
         terminal: options.terminal,
-        interactive: request.interactive,
-        detached: request.mode != Mode::Foreground,
         privileged: options.privileged,
         cap_add: options.cap_add.clone(),
         cap_drop: options.cap_drop.clone(),
         vcpus: shape.vcpus,
         memory_mib: shape.memory_mib,
-        auto_remove: request.afterwards == Afterwards::ThrowAway,
-        restart: *restart,
-        stop_signal: stop.signal.or(of_image).unwrap_or(Signal::TERM).number(),
-        stop_timeout: stop.seconds,
+        stop_signal: stop_signal.or(of_image).unwrap_or(Signal::TERM).number(),
+        ..rest
     })
 }
 

@@ -26,7 +26,7 @@ pub const SHUTDOWN_LIMIT: Duration = Duration::from_secs(120);
 const LAST_WORDS: Duration = Duration::from_secs(15);
 
 /// A run that came to no exit status of the container's own.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Failure {
     /// ferry's exit status.
     pub status: u8,
@@ -106,12 +106,12 @@ fn attempt(job: Job<'_>) -> Result<u8, Failure> {
 }
 
 /// Closes the connection when the guest ends: its socket may outlive it.
-struct Watch {
+pub(super) struct Watch {
     over: Arc<AtomicBool>,
 }
 
 impl Watch {
-    fn start(guest: &Arc<dyn Guest>, client: &Client) -> Self {
+    pub(super) fn start(guest: &Arc<dyn Guest>, client: &Client) -> Self {
         let over = Arc::new(AtomicBool::new(false));
         let (guest, client, stop) = (Arc::clone(guest), client.clone(), Arc::clone(&over));
         // Without the thread a dead guest is still noticed where its socket closes with it.
@@ -133,7 +133,7 @@ impl Drop for Watch {
     }
 }
 
-fn not_reached(guest: &dyn Guest, error: &ConnectError) -> Failure {
+pub(super) fn not_reached(guest: &dyn Guest, error: &ConnectError) -> Failure {
     let end = match error {
         ConnectError::Ended => guest.wait(LAST_WORDS),
         ConnectError::TimedOut(_) | ConnectError::Io { .. } => None,
@@ -154,7 +154,7 @@ fn not_reached(guest: &dyn Guest, error: &ConnectError) -> Failure {
     }
 }
 
-fn not_run(guest: &dyn Guest, error: RunError) -> Failure {
+pub(super) fn not_run(guest: &dyn Guest, error: RunError) -> Failure {
     let status = error.exit_status();
     // A connection that breaks is the guest's end in nearly every case, and the guest knows better why.
     let end = matches!(error, RunError::Lost(_)).then(|| guest.wait(LAST_WORDS)).flatten();

@@ -4,6 +4,7 @@
 //! QEMU without KVM. Both boot the same kernel, PID 1 and layers.
 
 pub mod bare;
+mod pod;
 mod qemu;
 
 use std::path::{Path, PathBuf};
@@ -46,7 +47,11 @@ pub enum On {
 #[derive(Clone, Debug, Args)]
 pub struct Run {
     /// A recipe's name, or any image reference that ferry takes
+    #[arg(required_unless_present = "pod", default_value = "", hide_default_value = true)]
     image: String,
+    /// Run the containers of a Kubernetes Pod, described in a YAML file, in one virtual machine
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["ContainerArgs", "image", "command", "name"])]
+    pod: Option<PathBuf>,
     /// The command and its arguments, instead of the image's own
     #[arg(last = true)]
     command: Vec<String>,
@@ -67,6 +72,9 @@ pub struct Run {
 
 /// Runs an image; the result is the container's exit status.
 pub fn run(workshop: &mut Workshop, run: Run) -> Result<ExitCode> {
+    if let Some(file) = &run.pod {
+        return pod::run(workshop, file, &run);
+    }
     let shape = run.machine.shape(run.container.overlay, Shape::default());
     let options = match run.container.options(run.command) {
         Ok(options) => options,
@@ -79,10 +87,7 @@ pub fn run(workshop: &mut Workshop, run: Run) -> Result<ExitCode> {
     let ingredients =
         Ingredients { image: &run.image, kernel: run.machine.kernel, initrd: run.machine.initrd, on };
     let prepared = ingredients.prepare(workshop)?;
-    workshop.report.say(match on {
-        On::Kvm => format!("on ferry with KVM: {why}"),
-        _ => format!("on QEMU without KVM: {why}"),
-    });
+    say_where(workshop, on, &why);
     if shape.network == Wanted::default() && !passt_is_installed() {
         workshop
             .report
@@ -108,10 +113,8 @@ pub fn run(workshop: &mut Workshop, run: Run) -> Result<ExitCode> {
     };
     let qemu = Qemu { tools: &workshop.tools, further: &run.qemu_arg };
     let launch: &dyn Launch = if on == On::Kvm { &OwnVmm } else { &qemu };
-    let containers =
-        Containers::default_path().ok_or_else(|| anyhow!("no place for containers: set HOME"))?;
     let host = Host {
-        containers: &Containers::open(&containers),
+        containers: &containers()?,
         launch,
         interrupts: &interrupts,
         progress: &(),
@@ -121,6 +124,19 @@ pub fn run(workshop: &mut Workshop, run: Run) -> Result<ExitCode> {
         Ok(status) => Ok(ExitCode::from(status)),
         Err(failure) => Ok(failed(&failure)),
     }
+}
+
+/// Where containers are kept.
+fn containers() -> Result<Containers> {
+    let path = Containers::default_path().ok_or_else(|| anyhow!("no place for containers: set HOME"))?;
+    Ok(Containers::open(&path))
+}
+
+fn say_where(workshop: &Workshop, on: On, why: &str) {
+    workshop.report.say(match on {
+        On::Kvm => format!("on ferry with KVM: {why}"),
+        _ => format!("on QEMU without KVM: {why}"),
+    });
 }
 
 /// What a guest is made of, as it was asked for.

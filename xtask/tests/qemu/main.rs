@@ -7,6 +7,7 @@ mod errors;
 mod hello;
 mod hostile;
 mod makes;
+mod pod;
 mod python;
 mod redis;
 mod services;

@@ -1,9 +1,11 @@
 //! Asking a container's monitor for things.
 
 use super::protocol::{self, Answer, Kind, Request, SOCKET, receive, send, send_json};
+use crate::runtime::record::Record;
 use crate::runtime::state::Listed;
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Why a request was not granted.
@@ -32,6 +34,12 @@ pub enum AskError {
     },
 }
 
+/// Where a container's monitor listens.
+fn socket_of(record: &Record) -> PathBuf {
+    let name = if record.socket.is_empty() { SOCKET } else { &record.socket };
+    record.runtime_directory.join(name)
+}
+
 /// How long a monitor may take over a request, beyond what the request itself waits for.
 const ANSWER: Duration = Duration::from_secs(60);
 
@@ -52,7 +60,7 @@ pub fn ask(container: &Listed, request: &Request) -> Result<Connection, AskError
     if !container.alive || record.runtime_directory.as_os_str().is_empty() {
         return Err(not_running());
     }
-    let stream = match UnixStream::connect(record.runtime_directory.join(SOCKET)) {
+    let stream = match UnixStream::connect(socket_of(record)) {
         Ok(stream) => stream,
         // A socket that nobody listens at, or none any more: it has ended just now.
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {

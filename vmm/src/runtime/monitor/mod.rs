@@ -14,7 +14,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 
-pub use hub::Hub;
+pub use hub::{Hub, Interest};
 pub use server::{Server, window_bytes};
 pub use streams::{Captured, capture};
 
@@ -150,6 +150,11 @@ impl Monitor {
         self.enter(Phase::Running(Reach { client: client.clone(), remote, stdin: stdin.map(Arc::new) }));
     }
 
+    /// Whether somebody has asked for its end.
+    pub fn is_stopping(&self) -> bool {
+        lock(&self.situation).stopping
+    }
+
     /// Its process has ended; its output may not have been passed on to the end.
     pub fn ended(&self, status: u8) {
         // Whoever freezes it just now is let finish, so that it does not say afterwards that it runs.
@@ -271,8 +276,14 @@ impl Monitor {
         self.changed.notify_all();
     }
 
-    fn stop(&self, seconds: Option<u32>) -> Result<(), String> {
+    /// Ends it for good, within so many seconds (none: those that it was made with).
+    pub fn stop(&self, seconds: Option<u32>) -> Result<(), String> {
         self.want_no_more();
+        self.end(seconds)
+    }
+
+    /// Ends its process, after which it may be started again.
+    pub fn end(&self, seconds: Option<u32>) -> Result<(), String> {
         let Ok(Reach { client, .. }) = self.reach() else {
             let situation = lock(&self.situation);
             if matches!(situation.phase, Phase::Starting)

@@ -1,7 +1,7 @@
 //! The socket on which a monitor is asked for things: one thread a connection, a bounded number of them.
 
 use super::hub::Interest;
-use super::protocol::{Answer, Kind, Request, SOCKET, receive, send_json};
+use super::protocol::{Answer, Kind, Request, receive, send_json};
 use super::{Monitor, Phase, lock};
 use crate::agent::Signal;
 use crate::agent::terminal::Window;
@@ -23,12 +23,11 @@ const CONNECTIONS: usize = 256;
 pub struct Server(UnixListener);
 
 impl Server {
-    /// Listens in the container's runtime directory.
-    pub fn start(monitor: &Arc<Monitor>, directory: &Path) -> io::Result<Self> {
-        let path = directory.join(SOCKET);
-        let listener = UnixListener::bind(&path)?;
+    /// Listens there, in the container's runtime directory.
+    pub fn start(monitor: &Arc<Monitor>, path: &Path) -> io::Result<Self> {
+        let listener = UnixListener::bind(path)?;
         // The directory is closed to others already; so is the socket, wherever it may be moved.
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         let monitor = Arc::clone(monitor);
         let accepting = listener.try_clone()?;
         std::thread::Builder::new().name("monitor".into()).spawn(move || accept(&accepting, &monitor))?;

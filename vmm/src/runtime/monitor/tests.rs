@@ -43,9 +43,9 @@ fn detached(change: impl FnOnce(&mut run::Request), scripts: Vec<Script>) -> Det
             launch: &*for_vmm,
             interrupts: &Interrupts::uninstalled(Forwarding::ToContainer),
             progress: &(),
-            milestone: &|milestone, record: &Record| {
+            milestone: &|milestone, records: &[Record]| {
                 if milestone == Milestone::Started {
-                    started.send(record.id.clone()).unwrap();
+                    started.send(records[0].id.clone()).unwrap();
                 }
             },
         };

@@ -1,0 +1,465 @@
+//! What the guest is told of a pod: the sandbox, the container that holds its namespaces, and its containers.
+//!
+//! The holder stands in for Kubernetes' pause container: it is created and never started, and the others join its host
+//! name, its shared memory and, if the pod says so, its processes. They all outlive any one container that way.
+
+use super::document::{Container, EnvSource, Medium, Pod, Security};
+use crate::agent::session::ContainerSpec;
+use crate::runtime::command::Entrypoint;
+use crate::runtime::limits::Limits;
+use crate::runtime::oci::{self, Options, SpecError, Writable, guest_path, memory, scratch_disk};
+use ferry_images::ImageConfig;
+use ferry_init::api::agent::{CreateContainerRequest, CreateSandboxRequest};
+use ferry_init::api::guest::CopyFileRequest;
+use ferry_init::api::oci::{
+    Linux, LinuxDeviceCgroup, LinuxMemory, LinuxNamespace, LinuxResources, Mount, Process, Root, Spec,
+};
+
+/// Bytes of the memory that a pod's containers share at /dev/shm: Docker's default.
+const SHARED_MEMORY: u64 = 64 << 20;
+/// What a volume that anybody may write to has for a mode.
+const VOLUME_MODE: u32 = 0o777;
+/// A directory's type among the bits of its mode.
+const DIRECTORY: u32 = 0o040_000;
+
+/// Why a container of a pod cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum MemberError {
+    /// Its image and options do not go together.
+    #[error("container {name}: {error}")]
+    Spec {
+        /// The container.
+        name: String,
+        /// Why.
+        error: SpecError,
+    },
+    /// It would run as root.
+    #[error("container {0} is not to run as root (runAsNonRoot), and {1}: say which user (runAsUser)")]
+    Root(String, &'static str),
+}
+
+/// What is prepared before there are containers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sandbox {
+    /// The sandbox itself.
+    pub request: CreateSandboxRequest,
+    /// Directories to be made in it.
+    pub directories: Vec<CopyFileRequest>,
+    /// The container that holds its namespaces.
+    pub holder: CreateContainerRequest,
+}
+
+/// The sandbox of the pod `id`, whose name servers are these.
+pub fn sandbox(pod: &Pod, id: &str, dns: Vec<String>) -> Sandbox {
+    let mut storages =
+        vec![memory(guest_path(id, "shm"), vec!["mode=1777".to_owned(), format!("size={SHARED_MEMORY}")])];
+    let mut directories = Vec::new();
+    for volume in &pod.volumes {
+        match volume.directory.medium {
+            Medium::Memory => {
+                let mut options = vec![format!("mode={VOLUME_MODE:04o}")];
+                options.extend(volume.directory.limit.map(|bytes| format!("size={bytes}")));
+                storages.push(memory(volume_path(id, &volume.name, Medium::Memory), options));
+            }
+            Medium::Disk => directories.push(CopyFileRequest {
+                path: volume_path(id, &volume.name, Medium::Disk),
+                file_mode: DIRECTORY | VOLUME_MODE,
+                ..Default::default()
+            }),
+        }
+    }
+    if !directories.is_empty() {
+        storages.push(scratch_disk(guest_path(id, "scratch")));
+    }
+    Sandbox {
+        request: CreateSandboxRequest {
+            hostname: pod.hostname.clone(),
+            sandbox_id: id.to_owned(),
+            dns,
+            storages,
+            ..Default::default()
+        },
+        directories,
+        holder: holder(pod, id),
+    }
+}
+
+/// Where a volume is in the guest.
+fn volume_path(id: &str, name: &str, medium: Medium) -> String {
+    match medium {
+        Medium::Memory => guest_path(id, &format!("memory/{name}")),
+        Medium::Disk => guest_path(id, &format!("scratch/volumes/{name}")),
+    }
+}
+
+fn holder(pod: &Pod, id: &str) -> CreateContainerRequest {
+    let root = guest_path(id, "rootfs");
+    let kinds = ["mount", "uts", "ipc"].into_iter().chain(pod.shares_processes.then_some("pid"));
+    let spec = Spec {
+        // Whatever its name, it is never run.
+        process: Some(Process { args: vec!["pause".to_owned()], cwd: "/".to_owned(), ..Default::default() }),
+        root: Some(Root { path: root.clone(), readonly: false }),
+        hostname: pod.hostname.clone(),
+        linux: Some(Linux {
+            resources: Some(LinuxResources::default()),
+            cgroups_path: format!("/{id}"),
+            namespaces: kinds.map(|kind| namespace(kind, "")).collect(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    CreateContainerRequest {
+        container_id: id.to_owned(),
+        exec_id: id.to_owned(),
+        storages: vec![memory(root, vec!["mode=0755".to_owned(), "size=64k".to_owned()])],
+        oci: Some(spec),
+        ..Default::default()
+    }
+}
+
+fn namespace(kind: &str, path: &str) -> LinuxNamespace {
+    LinuxNamespace { r#type: kind.to_owned(), path: path.to_owned() }
+}
+
+/// A container of the pod as the guest is told of it.
+pub struct Member {
+    /// The container.
+    pub spec: ContainerSpec,
+    /// What it was made of.
+    pub options: Options,
+    /// Its limits.
+    pub limits: Limits,
+}
+
+/// The container `id` of a pod. Its image's layers are the disk of this serial number.
+pub fn member(
+    pod: &Pod,
+    pod_id: &str,
+    container: &Container,
+    id: &str,
+    image: &ImageConfig,
+    layers_serial: &str,
+) -> Result<Member, MemberError> {
+    let options = options(pod, pod_id, container, image)?;
+    let storages = oci::storages_on(id, layers_serial, &format!("/{id}"), options.writable);
+    let root = guest_path(id, "rootfs");
+    let mut oci = oci::spec_for(id, &root, image, &options)
+        .map_err(|error| MemberError::Spec { name: container.name.clone(), error })?;
+    if let Some(process) = &mut oci.process {
+        process.no_new_privileges = !container.escalation;
+        let user = process.user.get_or_insert_default();
+        user.additional_gids.extend(&container.security.groups);
+    }
+    let shared = format!("container:{pod_id}");
+    let limits = limits(container);
+    if let Some(linux) = &mut oci.linux {
+        for namespace in &mut linux.namespaces {
+            if matches!(namespace.r#type.as_str(), "uts" | "ipc")
+                || (namespace.r#type == "pid" && pod.shares_processes)
+            {
+                namespace.path.clone_from(&shared);
+            }
+        }
+        linux.resources = Some(resources(container, &limits));
+    }
+    if pod.shares_processes {
+        // Process 1 is the holder's.
+        oci.annotations.insert(ferry_init_pid1(), "false".to_owned());
+    }
+    mount(pod, pod_id, container, &mut oci.mounts);
+    Ok(Member { spec: ContainerSpec { id: id.to_owned(), storages, oci, network: None }, options, limits })
+}
+
+/// PID 1's annotation for containers whose process is not to be process 1.
+fn ferry_init_pid1() -> String {
+    "io.ferry.pid1".to_owned()
+}
+
+fn limits(container: &Container) -> Limits {
+    let resources = &container.resources;
+    Limits {
+        cpu_millis: resources.cpu_limit,
+        // As Kubernetes has it: 1024 for a processor, within what the kernel takes.
+        cpu_shares: resources.cpu_request.map(|millis| (millis * 1024 / 1000).clamp(2, 262_144)),
+        memory: resources.memory_limit,
+        pids: None,
+    }
+}
+
+fn resources(container: &Container, limits: &Limits) -> LinuxResources {
+    let mut resources = limits.resources();
+    if let Some(bytes) = container.resources.memory_request {
+        let memory = resources.memory.get_or_insert_with(LinuxMemory::default);
+        memory.reservation = i64::try_from(bytes).unwrap_or(i64::MAX);
+    }
+    if !container.privileged {
+        let rule = |allow, kind: &str, access: &str| LinuxDeviceCgroup {
+            allow,
+            r#type: kind.to_owned(),
+            major: -1,
+            minor: -1,
+            access: access.to_owned(),
+        };
+        // Docker's: nodes may be made, and only those that every container has may be used. Otherwise one container
+        // could reach another's disk.
+        resources.devices = vec![rule(false, "a", "rwm"), rule(true, "c", "m"), rule(true, "b", "m")];
+    }
+    resources
+}
+
+fn mount(pod: &Pod, pod_id: &str, container: &Container, mounts: &mut Vec<Mount>) {
+    let bound = |destination: &str, source: String, options: &[&str]| Mount {
+        destination: destination.to_owned(),
+        source,
+        r#type: "bind".to_owned(),
+        options: options.iter().map(|option| (*option).to_owned()).collect(),
+    };
+    for mount in &mut *mounts {
+        if mount.destination == "/dev/shm" {
+            let options = ["rbind", "rprivate", "nosuid", "noexec", "nodev"];
+            *mount = bound("/dev/shm", guest_path(pod_id, "shm"), &options);
+        }
+    }
+    for mount in &container.mounts {
+        let volume = pod.volumes.iter().find(|volume| volume.name == mount.volume);
+        let medium = volume.map_or(Medium::Disk, |volume| volume.directory.medium);
+        let options: &[&str] =
+            if mount.read_only { &["rbind", "rprivate", "ro"] } else { &["rbind", "rprivate"] };
+        mounts.push(bound(&mount.path, volume_path(pod_id, &mount.volume, medium), options));
+    }
+}
+
+fn options(
+    pod: &Pod,
+    pod_id: &str,
+    container: &Container,
+    image: &ImageConfig,
+) -> Result<Options, MemberError> {
+    let mut variables: Vec<(String, String)> = image
+        .env
+        .iter()
+        .filter_map(|variable| variable.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    let of_image = variables.len();
+    for variable in &container.env {
+        let value = match &variable.value {
+            EnvSource::Text(text) => expand(text, &variables),
+            EnvSource::PodName => pod.name.clone(),
+            EnvSource::PodId => pod_id.to_owned(),
+            EnvSource::Label(name) => pod.labels.get(name).cloned().unwrap_or_default(),
+            EnvSource::Annotation(name) => pod.annotations.get(name).cloned().unwrap_or_default(),
+        };
+        variables.push((variable.name.clone(), value));
+    }
+    let words = |words: &[String]| words.iter().map(|word| expand(word, &variables)).collect::<Vec<_>>();
+    let args = words(&container.args);
+    // A pod's command replaces the image's entrypoint, and takes the image's command away with it.
+    let (entrypoint, command) = match container.command.is_empty() {
+        true => (Entrypoint::Image, args),
+        false => (Entrypoint::Cleared, [words(&container.command), args].concat()),
+    };
+    Ok(Options {
+        command,
+        entrypoint,
+        environment: variables[of_image..].iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        working_dir: container.working_dir.clone(),
+        user: user(container, image)?,
+        hostname: Some(pod.hostname.clone()),
+        terminal: container.tty,
+        window: None,
+        writable: if container.read_only { Writable::Nothing } else { Writable::Disk },
+        privileged: container.privileged,
+        cap_add: container.cap_add.clone(),
+        cap_drop: container.cap_drop.clone(),
+    })
+}
+
+/// Puts the values of variables in for `$(NAME)`; `$$` is a dollar sign, and names that are nobody's stay as they are.
+fn expand(text: &str, variables: &[(String, String)]) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        if let Some(after) = rest.strip_prefix('$') {
+            out.push('$');
+            rest = after;
+            continue;
+        }
+        let named = rest.strip_prefix('(').and_then(|inner| inner.split_once(')'));
+        let value = named.and_then(|(name, after)| {
+            // The last one of a name is the one that the process gets.
+            let found = variables.iter().rev().find(|(other, _)| other == name)?;
+            Some((&found.1, after))
+        });
+        match value {
+            Some((value, after)) => {
+                out.push_str(value);
+                rest = after;
+            }
+            None => out.push('$'),
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+fn user(container: &Container, image: &ImageConfig) -> Result<Option<String>, MemberError> {
+    let Security { user, group, not_root, .. } = container.security;
+    let of_image = image.user.split(':').next().unwrap_or_default();
+    if not_root {
+        let why = match (user, of_image) {
+            (Some(0), _) => Some("runAsUser is 0"),
+            (Some(_), _) => None,
+            (None, "" | "0" | "root") => Some("the image runs as root"),
+            // Who that is, only the image's passwd says.
+            (None, name) if name.parse::<u32>().is_err() => Some("the image runs as a user by name"),
+            (None, _) => None,
+        };
+        if let Some(why) = why {
+            return Err(MemberError::Root(container.name.clone(), why));
+        }
+    }
+    Ok(match (user, group) {
+        (None, None) => None,
+        (Some(user), None) => Some(user.to_string()),
+        (Some(user), Some(group)) => Some(format!("{user}:{group}")),
+        (None, Some(group)) => Some(format!("{}:{group}", if of_image.is_empty() { "0" } else { of_image })),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::document::parse;
+    use super::*;
+
+    const POD: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: shop, labels: {tier: front}}
+spec:
+  securityContext: {supplementalGroups: [7]}
+  volumes:
+  - {name: data, emptyDir: {}}
+  - {name: cache, emptyDir: {medium: Memory, sizeLimit: 1Mi}}
+  containers:
+  - name: web
+    image: img
+    command: [serve, \"$(HOST):$(PORT)\", $$(PORT), $(NOBODY), \"a$\"]
+    args: [-x]
+    env:
+    - {name: PORT, value: \"80\"}
+    - {name: HOST, value: \"h-$(PORT)-$(LATER)-$(IMG)\"}
+    - {name: LATER, value: x}
+    - {name: TIER, valueFrom: {fieldRef: {fieldPath: \"metadata.labels['tier']\"}}}
+    volumeMounts:
+    - {name: data, mountPath: /data, readOnly: true}
+    - {name: cache, mountPath: /cache}
+    resources: {limits: {cpu: 500m, memory: 64Mi}, requests: {cpu: 1, memory: 32Mi}}
+    securityContext: {allowPrivilegeEscalation: false, runAsGroup: 5}
+";
+
+    fn image() -> ImageConfig {
+        ImageConfig {
+            user: "www:x".into(),
+            env: vec!["IMG=yes".into()],
+            entrypoint: vec!["/entry".into()],
+            cmd: vec!["cmd".into()],
+            ..ImageConfig::default()
+        }
+    }
+
+    fn made(text: &str) -> (Pod, Member) {
+        let pod = parse(text).unwrap();
+        let member = member(&pod, "pod0", &pod.containers[0], "c0", &image(), "layers-0").unwrap();
+        (pod, member)
+    }
+
+    #[test]
+    fn a_container_is_made_of_its_image_and_the_pod() {
+        let (_, member) = made(POD);
+        let oci = &member.spec.oci;
+        let process = oci.process.as_ref().unwrap();
+        assert_eq!(process.args, ["serve", "h-80-$(LATER)-yes:80", "$(PORT)", "$(NOBODY)", "a$", "-x"]);
+        assert!(
+            process.env.contains(&"IMG=yes".to_owned()) && process.env.contains(&"TIER=front".to_owned())
+        );
+        assert!(process.no_new_privileges);
+        let user = process.user.as_ref().unwrap();
+        assert_eq!((user.username.as_str(), user.additional_gids.as_slice()), ("www:5", &[7][..]));
+        let linux = oci.linux.as_ref().unwrap();
+        let path = |kind: &str| {
+            linux
+                .namespaces
+                .iter()
+                .find(|namespace| namespace.r#type == kind)
+                .map(|found| found.path.as_str())
+        };
+        assert_eq!(
+            (path("uts"), path("ipc"), path("pid")),
+            (Some("container:pod0"), Some("container:pod0"), Some(""))
+        );
+        let resources = linux.resources.as_ref().unwrap();
+        assert_eq!(resources.memory.as_ref().map(|m| (m.limit, m.reservation)), Some((64 << 20, 32 << 20)));
+        assert_eq!(resources.cpu.as_ref().map(|cpu| (cpu.quota, cpu.shares)), Some((50_000, 1024)));
+        assert!(!resources.devices[0].allow);
+        let mount = |at: &str| oci.mounts.iter().find(|mount| mount.destination == at).unwrap();
+        assert!(mount("/data").source.ends_with("pod0/scratch/volumes/data"));
+        assert!(mount("/data").options.contains(&"ro".to_owned()));
+        assert!(mount("/cache").source.ends_with("pod0/memory/cache"));
+        assert!(mount("/dev/shm").source.ends_with("pod0/shm"));
+        assert_eq!(member.spec.storages[0].source, "serial=layers-0");
+        assert!(
+            member.spec.storages[2].options.iter().any(|option| option.ends_with("/c0/scratch/c0/upper"))
+        );
+    }
+
+    #[test]
+    fn arguments_alone_follow_the_images_entrypoint() {
+        let (_, member) = made(&POD.replace("    command: ", "    # command: "));
+        assert_eq!(member.spec.oci.process.unwrap().args, ["/entry", "-x"]);
+    }
+
+    #[test]
+    fn processes_are_shared_where_the_pod_says_so() {
+        let text = POD.replace("spec:\n", "spec:\n  shareProcessNamespace: true\n");
+        let (pod, member) = made(&text);
+        let linux = member.spec.oci.linux.unwrap();
+        assert!(linux.namespaces.iter().any(|one| one.r#type == "pid" && one.path == "container:pod0"));
+        let holder = sandbox(&pod, "pod0", vec![]).holder.oci.unwrap().linux.unwrap();
+        assert!(holder.namespaces.iter().any(|one| one.r#type == "pid" && one.path.is_empty()));
+    }
+
+    #[test]
+    fn volumes_are_made_before_there_are_containers() {
+        let (pod, _) = made(POD);
+        let sandbox = sandbox(&pod, "pod0", vec!["192.0.2.1".into()]);
+        assert_eq!(sandbox.directories.len(), 1);
+        assert_eq!(sandbox.directories[0].file_mode, 0o040_777);
+        let storages = &sandbox.request.storages;
+        let cache = storages.iter().find(|storage| storage.mount_point.ends_with("memory/cache")).unwrap();
+        assert!(cache.options.contains(&"size=1048576".to_owned()));
+        assert!(storages.iter().any(|storage| storage.source == "serial=scratch"));
+        assert_eq!(sandbox.request.dns, ["192.0.2.1"]);
+    }
+
+    #[test]
+    fn nobody_is_root_who_must_not_be() {
+        let pod = |context: &str, user: &str| {
+            let text = POD.replace("allowPrivilegeEscalation: false, runAsGroup: 5", context);
+            let pod = parse(&text).unwrap();
+            let image = ImageConfig { user: user.into(), ..image() };
+            member(&pod, "p", &pod.containers[0], "c", &image, "l").map(|made| made.options.user)
+        };
+        assert_eq!(pod("runAsNonRoot: true, runAsUser: 5", "").unwrap().as_deref(), Some("5"));
+        assert_eq!(pod("runAsNonRoot: true", "1000:1000").unwrap(), None);
+        for (context, user) in [
+            ("runAsNonRoot: true", ""),
+            ("runAsNonRoot: true", "www"),
+            ("runAsNonRoot: true, runAsUser: 0", "5"),
+        ] {
+            assert!(matches!(pod(context, user), Err(MemberError::Root(..))), "{context} {user}");
+        }
+    }
+}
