@@ -9,6 +9,9 @@ pub mod backends;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod devices;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod machine;
 pub mod payload;
 #[cfg(feature = "cli")]

@@ -10,6 +10,7 @@ use ferry_vmm::runtime::size::parse_size;
 
 use crate::bench::{self, Bench};
 use crate::build;
+use crate::fuzz::{self, Fuzz};
 use crate::kernel;
 use crate::run::bare::Bare;
 use crate::run::{self, Run};
@@ -44,6 +45,8 @@ enum Command {
     Test(Test),
     /// Measure
     Bench(Bench),
+    /// Run the fuzz targets of all crates for a while
+    Fuzz(Fuzz),
     /// Make dist/ferry: one static binary with the kernel and PID 1 inside
     Dist {
         /// Where to leave it
@@ -132,6 +135,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
             workshop.report.built("ferry", &ferry);
         }
         Command::Bench(bench) => return bench::bench(&mut workshop, &bench),
+        Command::Fuzz(targets) => return fuzz::fuzz(&workshop, &targets),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -10,6 +10,7 @@ mod build;
 mod cache;
 mod cli;
 mod elf;
+mod fuzz;
 mod kernel;
 mod report;
 mod run;

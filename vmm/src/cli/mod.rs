@@ -10,7 +10,7 @@ mod exec;
 mod image;
 mod images;
 mod info;
-mod lifecycle;
+pub(crate) mod lifecycle;
 mod log;
 mod logs;
 mod metrics;

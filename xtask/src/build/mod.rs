@@ -54,6 +54,39 @@ pub fn forget_the_outer_cargo(command: &mut Command) {
     }
 }
 
+/// Whether a program counts where its code has been.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coverage {
+    /// For libFuzzer.
+    Counted,
+    /// As any other program.
+    Plain,
+}
+
+/// A cargo that builds a program of a crate's `fuzz` directory.
+pub fn fuzzing(workshop: &Workshop, target_dir: &Path, manifest: &Path, coverage: Coverage) -> Command {
+    /// What cargo-fuzz asks of the compiler, in words that stable Rust takes.
+    const COUNTING: [&str; 9] = [
+        "--cfg",
+        "fuzzing",
+        "-Cpasses=sancov-module",
+        "-Cllvm-args=-sanitizer-coverage-level=4",
+        "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+        "-Cllvm-args=-sanitizer-coverage-pc-table",
+        "-Cllvm-args=-sanitizer-coverage-trace-compares",
+        "-Cdebug-assertions",
+        "-Ccodegen-units=1",
+    ];
+    let mut command = cargo(workshop, target_dir);
+    let flags = match coverage {
+        Coverage::Counted => COUNTING.map(OsString::from).to_vec(),
+        Coverage::Plain => Vec::new(),
+    };
+    command.env("CARGO_ENCODED_RUSTFLAGS", encoded(&flags));
+    command.args(["build", "--release", "--target", TARGET, "--manifest-path"]).arg(manifest);
+    command
+}
+
 /// Flags under which the result does not depend on where it was built.
 fn reproducible(workshop: &Workshop) -> Result<Vec<OsString>> {
     let home = env::var_os("CARGO_HOME")

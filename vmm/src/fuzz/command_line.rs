@@ -1,0 +1,65 @@
+//! Words of the command line: taken or refused in words, never worse.
+
+use crate::cli::lifecycle;
+use crate::cli::run::{parse_cpus, parse_log_option, parse_log_size, parse_memory, parse_overlay};
+use crate::machine::Model;
+use crate::runtime::network::{parse_network, parse_published};
+use crate::runtime::restart::Restart;
+use crate::runtime::size::{human_size, parse_size};
+
+/// A word, by every option's parser.
+pub fn command_line(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    if let Ok(size) = parse_size(&text) {
+        let _ = human_size(size);
+    }
+    if let Ok(mib) = parse_memory(&text) {
+        assert!(mib <= u64::MAX >> 20);
+    }
+    if let Ok(count) = parse_cpus(&text) {
+        assert!((1..=64).contains(&count));
+    }
+    if let Ok(model) = text.parse::<Model>() {
+        assert_eq!(model.to_string().parse(), Ok(model));
+    }
+    // What is refused is refused in words.
+    let refusals = [
+        parse_network(&text).err(),
+        parse_published(&text).err(),
+        parse_overlay(&text).err(),
+        parse_log_option(&text).err(),
+        parse_log_size(&text).err(),
+        Restart::parse(&text).err(),
+        lifecycle::parse_seconds(&text).err(),
+        lifecycle::parse_signal(&text).err(),
+    ];
+    refusals.into_iter().flatten().for_each(|words| assert!(!words.is_empty()));
+}
+
+/// One of each kind.
+pub(super) fn seeds() -> Vec<Vec<u8>> {
+    [
+        "512m",
+        "1.5GiB",
+        "4",
+        "2.0",
+        "x86-64-v3",
+        "user",
+        "tap=vm0,ip=10.0.0.2/24,gateway=10.0.0.1,mtu=9000",
+        "127.0.0.1:8080:80",
+        "[::1]:53:53/udp",
+        "disk=40g",
+        "tmpfs",
+        "max-size=10m",
+        "max-file=3",
+        "on-failure:3",
+        "unless-stopped",
+        "10",
+        "-1",
+        "SIGTERM",
+        "9",
+    ]
+    .into_iter()
+    .map(|text| text.as_bytes().to_vec())
+    .collect()
+}
