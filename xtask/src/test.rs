@@ -20,7 +20,7 @@ use crate::workshop::Workshop;
 const RECIPES: [&str; 6] = ["hello", "redis", "python", "nginx", "postgres", "node"];
 
 /// Images of other makes, which only the tests run.
-const OTHER_MAKES: [&str; 5] = ["go", "java", "sshd", "dropping", "asked"];
+const OTHER_MAKES: [&str; 6] = ["go", "java", "sshd", "dropping", "asked", "systemd"];
 
 /// Tells the test programs to use full sizes.
 const FULL: &str = "FERRY_TEST_FULL";

@@ -15,6 +15,7 @@ pub mod environment;
 #[cfg(test)]
 pub(crate) mod fake_guest;
 pub mod guest;
+pub mod init_system;
 pub mod interrupt;
 pub mod limits;
 pub mod logs;

@@ -8,6 +8,7 @@
 use super::capabilities::{UnknownCapability, capabilities};
 use super::command::{self, Entrypoint, NoCommand};
 use super::environment;
+use super::init_system::{self, is_init_system};
 use super::record::Made;
 use crate::agent::session::ContainerSpec;
 use crate::agent::terminal::Window;
@@ -107,6 +108,7 @@ pub fn container_for(id: &str, image: &ImageConfig, options: &Options) -> Result
 pub fn spec_for(id: &str, root: &str, image: &ImageConfig, options: &Options) -> Result<Spec, SpecError> {
     let hostname = hostname(id, options.hostname.as_deref())?;
     let process = process(&hostname, image, options)?;
+    let is_init_system = is_init_system(&process.args);
     let paths = |list: &[&str]| {
         let list = if options.privileged { &[][..] } else { list };
         list.iter().map(|path| (*path).to_owned()).collect()
@@ -122,7 +124,7 @@ pub fn spec_for(id: &str, root: &str, image: &ImageConfig, options: &Options) ->
         readonly_paths: paths(&READONLY_PATHS),
         ..Default::default()
     };
-    Ok(Spec {
+    let mut spec = Spec {
         version: OCI_VERSION.to_owned(),
         process: Some(process),
         root: Some(Root { path: root.to_owned(), readonly: options.writable == Writable::Nothing }),
@@ -130,7 +132,11 @@ pub fn spec_for(id: &str, root: &str, image: &ImageConfig, options: &Options) ->
         mounts: mounts(options.privileged),
         linux: Some(linux),
         ..Default::default()
-    })
+    };
+    if is_init_system {
+        init_system::prepare(&mut spec);
+    }
+    Ok(spec)
 }
 
 /// Namespaces of the container's own. The network is the machine's: nobody else is in it.

@@ -4,6 +4,7 @@
 use super::clock;
 use super::directory;
 use super::guest::{Contents, Launch, Plan, PlannedDisk, Reason, Serial, Tell};
+use super::init_system;
 use super::interrupt::Interrupts;
 use super::logs::{Capacity, Writer};
 use super::monitor::protocol::SOCKET;
@@ -496,6 +497,7 @@ pub(super) fn made_of(
     let process = container.oci.process.clone().unwrap_or_default();
     let of_image = config.stop_signal.as_deref().map(Signal::parse).transpose();
     let of_image = of_image.map_err(|error| Failure::early(format!("the image's stop signal: {error}")))?;
+    let stop_signal = stop_signal.or(of_image).unwrap_or_else(|| init_system::stop_signal(&process.args));
     Ok(Made {
         image: image.name.clone(),
         image_digest: image.image.digest.to_string(),
@@ -510,7 +512,7 @@ pub(super) fn made_of(
         cap_drop: options.cap_drop.clone(),
         vcpus: shape.vcpus,
         memory_mib: shape.memory_mib,
-        stop_signal: stop_signal.or(of_image).unwrap_or(Signal::TERM).number(),
+        stop_signal: stop_signal.number(),
         ..rest
     })
 }

@@ -82,6 +82,12 @@ fn a_java_virtual_machine_starts_and_works() {
 }
 
 #[test]
+fn systemd_boots_to_its_default_target_and_ends_with_its_own_status() {
+    // Any other status is the number of a check in the recipe.
+    made("systemd", &[], &[]).exits(7);
+}
+
+#[test]
 fn sshd_lets_its_client_in() {
     let script = "set -e
         ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key
