@@ -2,10 +2,12 @@
 //! sequence of inputs.
 
 use ferry_init::agent::connection::{Connection, Incoming};
+use ferry_init::api::appliance::Appliance;
 use ferry_init::api::protobuf::Message;
 use ferry_init::api::{agent, ferry, guest, ttrpc};
 use ferry_init::netlink::{Address, Link, Reply, Route, replies};
 use ferry_init::spec::{seccomp, user};
+use ferry_init::supervise::Supervisor;
 
 /// What a client sends: ttrpc frames, in two pieces.
 pub fn frames(bytes: &[u8]) {
@@ -35,6 +37,9 @@ pub fn messages(bytes: &[u8]) {
     again::<guest::UpdateRoutesRequest>(bytes);
     again::<guest::CopyFileRequest>(bytes);
     again::<ferry::ListProcessesResponse>(bytes);
+    if let Some(appliance) = again::<Appliance>(bytes) {
+        let _ = Supervisor::new(&appliance);
+    }
     let create = again::<agent::CreateContainerRequest>(bytes);
     let linux = create.and_then(|create| create.oci?.linux);
     if let Some(seccomp) = linux.and_then(|linux| linux.seccomp) {

@@ -40,7 +40,7 @@ fn run(target: fn(&[u8]), examples: &[Vec<u8>]) {
 #[test]
 fn mutated_frames_messages_databases_and_replies_are_survived() {
     use crate::api::protobuf::Message;
-    use crate::api::{agent, oci, ttrpc};
+    use crate::api::{agent, appliance, oci, ttrpc};
     let rule = oci::LinuxSyscall {
         names: vec!["read".into()],
         action: "SCMP_ACT_ERRNO".into(),
@@ -69,7 +69,16 @@ fn mutated_frames_messages_databases_and_replies_are_survived() {
         ttrpc::Request { service: "s".into(), payload: create.encode_to_vec(), ..Default::default() };
     let frame = crate::agent::connection::frame_of(1, &request);
     run(inputs::frames, &[frame.repeat(2), frame]);
-    run(inputs::messages, &[create.encode_to_vec(), request.encode_to_vec()]);
+    let service = appliance::Service {
+        create: create.encode_to_vec(),
+        after: vec![appliance::After { service: "c".into(), until: 1 }],
+        restart: Some(appliance::Restart { policy: 2, limit: 1, ..Default::default() }),
+        health: Some(appliance::HealthCheck { tcp_port: 80, ..Default::default() }),
+        ..Default::default()
+    };
+    let appliance =
+        appliance::Appliance { services: vec![service], status_of: "c".into(), ..Default::default() };
+    run(inputs::messages, &[create.encode_to_vec(), request.encode_to_vec(), appliance.encode_to_vec()]);
     let databases =
         b"app:wheel\0root:x:0:0::/root:/bin/sh\napp:x:5:6::/app:\n\0wheel:x:10:root,app\napp:x:6:\n";
     run(inputs::databases, &[databases.to_vec()]);

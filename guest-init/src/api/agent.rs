@@ -171,12 +171,15 @@ messages! {
 
     /// A filesystem that the guest mounts.
     Storage {
-        1 driver: String => "How the source is found: `mmioblk`, `ephemeral`, `overlayfs`, …",
-        2 driver_options: Vec<String> => "Options of the driver.",
-        /// The source: a device path, `serial=NAME` for a disk of that serial, or a filesystem's own.
+        1 driver: String => "How the source is found: `blk`, `ephemeral`, `overlayfs`, …; `local` is a mere directory.",
+        /// Options of the driver. For disks, one for each device that is to be verified with dm-verity:
+        /// `verity=SOURCE,ROOT,BLOCKS,START[,SALT]`, where the hash tree begins at block START of the same device.
+        2 driver_options: Vec<String>,
+        /// The source: a device path, `serial=NAME` for a disk of that serial, `partname=NAME` for the partition of that name,
+        /// or a filesystem's own.
         3 source: String,
         4 fstype: String => "Filesystem type.",
-        5 options: Vec<String> => "Mount options.",
+        5 options: Vec<String> => "Mount options; an EROFS's `device=` takes what `source` takes.",
         6 mount_point: String => "Where, in the guest; created.",
         7 fs_group: Option<FsGroup> => "Group owner for the files.",
         8 shared: bool => "Whether it outlives the container.",

@@ -1,5 +1,6 @@
 //! The agent with a machine in memory.
 
+mod appliance;
 mod chaos;
 mod world;
 

@@ -210,6 +210,11 @@ impl World {
     pub fn call(&mut self, client: StreamId, name: &str, message: &impl Message) -> u32 {
         let service = match name {
             method::CHECK => method::HEALTH_SERVICE,
+            method::LIST_SERVICES
+            | method::SERVICE_LOG
+            | method::START_SERVICE
+            | method::STOP_SERVICE
+            | method::WAIT_END => method::SUPERVISOR_SERVICE,
             method::STAT_FILE | method::READ_FILE | method::LIST_PROCESSES => method::FERRY_SERVICE,
             _ => method::AGENT_SERVICE,
         };
