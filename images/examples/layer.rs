@@ -34,13 +34,14 @@ fn run(words: &[&str]) -> Result<(), Box<dyn Error>> {
             println!("{} bytes", layer::discard(File::open(file)?)?);
         }
         ["convert", file, out] => {
-            let unpacked = layer::convert_packed(File::open(file)?, &create(out)?, &Limits::default())?;
+            let (packed, scratch) = (File::open(file)?, scratch(out)?);
+            let unpacked = layer::convert_packed(packed, &create(out)?, &scratch, &Limits::default())?;
             let layer = unpacked.converted?;
             println!("{} {} {} bytes", unpacked.packed, unpacked.plain, layer.bytes);
         }
         ["join", out, layers @ ..] => {
             let layers = layers.iter().map(File::open).collect::<Result<Vec<_>, _>>()?;
-            println!("{} inodes", join::join(&layers, &create(out)?)?.inodes);
+            println!("{} inodes", join::join(&layers, &create(out)?, &scratch(out)?)?.inodes);
         }
         ["seal", image, hashes] => {
             let salt = verity::Salt::from(Digest::of_file(image.as_ref())?);
@@ -53,4 +54,10 @@ fn run(words: &[&str]) -> Result<(), Box<dyn Error>> {
 
 fn create(path: &str) -> std::io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)
+}
+
+/// A file without a name on the disk that `path` is on.
+fn scratch(path: &str) -> std::io::Result<File> {
+    let directory = std::path::Path::new(path).parent().filter(|parent| !parent.as_os_str().is_empty());
+    tempfile::tempfile_in(directory.unwrap_or(".".as_ref()))
 }

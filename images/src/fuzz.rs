@@ -9,7 +9,8 @@ use crate::join;
 use crate::layer::{self, Limits};
 
 /// Small enough that a fuzzer gets on.
-const LIMITS: Limits = Limits { archive: 1 << 24, entries: 1 << 12, file: 1 << 30, memory: 1 << 24 };
+const LIMITS: Limits =
+    Limits { archive: 1 << 24, entries: 1 << 12, file: 1 << 30, names: 1 << 22, memory: 1 << 24 };
 
 /// What separates the layers of [`layers`].
 const BETWEEN: &[u8] = b"--next layer--";
@@ -27,8 +28,8 @@ fn sealed(archive: &[u8]) -> Vec<u8> {
 
 /// The archive as a layer, if it is one.
 fn converted(archive: &[u8]) -> Option<File> {
-    let file = tempfile::tempfile().expect("a temporary file");
-    layer::convert(&sealed(archive)[..], &file, &LIMITS).ok().map(|_| file)
+    let [file, scratch] = [(); 2].map(|()| tempfile::tempfile().expect("a temporary file"));
+    layer::convert(&sealed(archive)[..], &file, &scratch, &LIMITS).ok().map(|_| file)
 }
 
 /// Archives, joined as layers of one image: refused, or an image that can be read back.
@@ -44,8 +45,8 @@ pub fn layers(bytes: &[u8]) {
     for layer in &layers {
         read::load(layer).expect("a layer that was converted can be read");
     }
-    let out = tempfile::tempfile().expect("a temporary file");
-    if join::join(&layers, &out).is_ok() {
+    let [out, scratch] = [(); 2].map(|()| tempfile::tempfile().expect("a temporary file"));
+    if join::join(&layers, &out, &scratch).is_ok() {
         read::load(&out).expect("an image that was joined can be read");
     }
 }
@@ -54,8 +55,8 @@ pub fn layers(bytes: &[u8]) {
 pub fn erofs(bytes: &[u8]) {
     let mut file = tempfile::tempfile().expect("a temporary file");
     file.write_all(bytes).expect("a temporary file takes it");
-    if let Ok(tree) = read::load(&file) {
-        write::Plan::new(&tree, 1).expect("what was read can be written");
+    if let Ok(mut tree) = read::load(&file) {
+        write::Plan::new(&mut tree, 1).expect("what was read can be written");
     }
 }
 

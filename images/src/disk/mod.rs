@@ -203,7 +203,7 @@ fn specification(store: &Store, files: &[(&str, &[u8])]) -> Result<File, Error> 
         tar.append_data(&mut header, name, *bytes)?;
     }
     let out = store.temporary()?;
-    layer::convert(&tar.into_inner()?[..], &out, &layer::Limits::default())?;
+    layer::convert(&tar.into_inner()?[..], &out, &store.temporary()?, &layer::Limits::default())?;
     Ok(out)
 }
 

@@ -19,7 +19,7 @@ fn store(directory: &Path, tars: &[Vec<u8>]) -> (Store, Vec<DiffId>) {
     for tar in tars {
         let layer = DiffId(Digest::of(tar));
         let convert = |out: &File| {
-            layer::convert(&tar[..], out, &layer::Limits::default()).unwrap();
+            layer::convert(&tar[..], out, &tempfile::tempfile().unwrap(), &layer::Limits::default()).unwrap();
             Ok::<_, store::Error>(())
         };
         incoming.add_layer(&layer, convert).unwrap();

@@ -1,4 +1,4 @@
-//! EROFS images: a tree in memory, the writer of it and the reader of what the writer wrote.
+//! EROFS images: a file tree, the writer of it and the reader of what the writer wrote.
 //!
 //! Follows the kernel's `fs/erofs/erofs_fs.h` (Linux 6.12) and `Documentation/filesystems/erofs.rst`. Only
 //! what layers need is here: 4 KiB blocks, no compression, file data in whole blocks (so that a second image
@@ -6,6 +6,7 @@
 
 pub mod format;
 pub mod read;
+pub mod space;
 pub mod tree;
 pub mod write;
 

@@ -5,12 +5,14 @@
 //! metadata cannot make a small file large), and no directory is visited twice (so that nothing loops).
 //! Other makers' images may lay out what this reader refuses.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::rc::Rc;
 
 use super::format::*;
+use super::space::Space;
 use super::tree::*;
 use super::write::{Device, header_blocks};
 use super::xattrs::{LARGEST_BODY, body_size};
@@ -28,8 +30,8 @@ pub enum Error {
 
 type Result<T> = std::result::Result<T, Error>;
 
-/// Metadata beyond this (about ten million files) is refused rather than read into memory, in bytes.
-const LARGEST_METADATA: u64 = 1 << 30;
+/// Metadata beyond this (about twenty million files) is refused rather than read into memory, in bytes.
+const LARGEST_METADATA: u64 = 2 << 30;
 /// What all different sets of extended attributes may take in memory, in bytes.
 pub(crate) const LARGEST_XATTRS: usize = 256 << 20;
 
@@ -41,19 +43,24 @@ pub fn blocks(file: &File) -> Result<u32> {
     Ok(Superblock::read(file)?.blocks)
 }
 
-/// The tree of the image in `file`.
+/// The tree of the image in `file`, in memory.
 pub fn load(file: &File) -> Result<Tree> {
+    load_into(file, &Space::memory())
+}
+
+/// The tree of the image in `file`, in a space.
+pub fn load_into(file: &File, space: &Rc<Space>) -> Result<Tree> {
     let sb = Superblock::read(file)?;
     let bytes = u64::from(sb.blocks - sb.metadata_block) * BLOCK as u64;
     if bytes > LARGEST_METADATA {
-        return Err(Error::Corrupt("more than 1 GiB of metadata"));
+        return Err(Error::Corrupt("more than 2 GiB of metadata"));
     }
     let mut metadata = vec![0; bytes as usize];
     file.read_exact_at(&mut metadata, u64::from(sb.metadata_block) * BLOCK as u64)?;
     let mut reader = Reader {
         left: metadata.len(),
         xattr_room: LARGEST_XATTRS,
-        tree: Tree::new(),
+        tree: Tree::new(space)?,
         nodes: HashMap::new(),
         bodies: HashMap::new(),
         links: Vec::new(),
@@ -144,7 +151,7 @@ struct Reader<'m> {
     /// Bytes that further sets of attributes may take.
     xattr_room: usize,
     tree: Tree,
-    /// Node by number on disk.
+    /// Node by number on disk: directories, and what has several names.
     nodes: HashMap<u32, NodeId>,
     /// Attributes by their form on disk.
     bodies: HashMap<&'m [u8], XattrsId>,
@@ -185,7 +192,7 @@ impl<'m> Reader<'m> {
         if inode.mode & S_IFMT != S_IFDIR {
             return Err(Error::Corrupt("a root that is no directory"));
         }
-        self.tree.node_mut(Tree::ROOT).attributes = inode.attributes;
+        self.tree.set_attributes(Tree::ROOT, inode.attributes);
         self.nodes.insert(self.sb.root, Tree::ROOT);
         // Of a directory: the name in its parent, `.`, and the `..` of every directory in it.
         self.links.push(i64::from(inode.links) - 2);
@@ -196,15 +203,22 @@ impl<'m> Reader<'m> {
                     if self.tree.node(child).is_directory() {
                         return Err(Error::Corrupt("a directory with two names"));
                     }
-                    self.tree.link(id, name, child);
+                    self.tree.link(id, name, child)?;
                     self.links[child.index()] -= 1;
                     continue;
                 }
                 let inode = self.inode(number)?;
-                let content = self.content(&inode)?;
-                let child = self.tree.add(Node { attributes: inode.attributes, content });
-                self.nodes.insert(number, child);
-                self.tree.link(id, name, child);
+                let attributes = inode.attributes;
+                let child = match self.content(&inode)? {
+                    Content::Directory(_) => self.tree.add_directory(attributes)?,
+                    content => self.tree.add(Node { attributes, content })?,
+                };
+                // Whatever has one name is met once; a file that is met again all the same is another file, and costs
+                // the metadata that it claims again.
+                if inode.links > 1 || inode.mode & S_IFMT == S_IFDIR {
+                    self.nodes.insert(number, child);
+                }
+                self.tree.link(id, name, child)?;
                 self.links.push(i64::from(inode.links) - 1);
                 if inode.mode & S_IFMT == S_IFDIR {
                     self.links[child.index()] -= 1;
@@ -301,7 +315,7 @@ impl<'m> Reader<'m> {
 
     fn content(&mut self, inode: &Inode) -> Result<Content> {
         Ok(match inode.mode & S_IFMT {
-            S_IFDIR => Content::Directory(BTreeMap::new()),
+            S_IFDIR => Content::Directory(Listing::default()),
             S_IFREG => Content::File { size: inode.size, data: self.data(inode)? },
             S_IFLNK => {
                 if inode.size == 0 || inode.size > LONGEST_TARGET {
@@ -312,7 +326,7 @@ impl<'m> Reader<'m> {
                 if target.contains(&0) {
                     return Err(Error::Corrupt("a symbolic link with a NUL"));
                 }
-                Content::Symlink(target.into())
+                Content::Symlink(self.tree.add_text(target)?)
             }
             S_IFCHR => Content::Character(inode.union),
             S_IFBLK => Content::Block(inode.union),
@@ -405,7 +419,7 @@ impl<'m> Reader<'m> {
         Ok(match found[..] {
             // How a file without holes is stored that has its data on a device.
             [block] if block != HOLE && device != 0 => Data::Plain { device, block },
-            _ => Data::Chunks(Box::new(Chunks { device, bits, blocks: found })),
+            _ => self.tree.add_chunks(Chunks { device, bits, blocks: found }),
         })
     }
 }

@@ -1,15 +1,19 @@
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use proptest::prelude::*;
 
 use super::format::*;
+use super::space::Space;
 use super::tree::*;
 use super::{read, write};
 use crate::layer::fixture::told;
 
-fn written(tree: &Tree, data: &[u8]) -> File {
+fn empty() -> Tree {
+    Tree::new(&Space::memory()).unwrap()
+}
+
+fn written(tree: &mut Tree, data: &[u8]) -> File {
     let file = tempfile::tempfile().unwrap();
     file.write_all_at(data, BLOCK as u64).unwrap();
     let first = 1 + data.len().div_ceil(BLOCK) as u32;
@@ -24,17 +28,19 @@ fn attributes(mtime: i64) -> Attributes {
 }
 
 fn add(tree: &mut Tree, directory: NodeId, name: &[u8], attributes: Attributes, content: Content) -> NodeId {
-    let id = tree.add(Node { attributes, content });
-    tree.link(directory, name, id);
+    let id = tree.add(Node { attributes, content }).unwrap();
+    tree.link(directory, name, id).unwrap();
     id
 }
 
 fn add_directory(tree: &mut Tree, directory: NodeId, name: &[u8]) -> NodeId {
-    add(tree, directory, name, Attributes::PLAIN_DIRECTORY, Content::Directory(BTreeMap::new()))
+    let id = tree.add_directory(Attributes::PLAIN_DIRECTORY).unwrap();
+    tree.link(directory, name, id).unwrap();
+    id
 }
 
 /// The tree that comes back is the one that was written.
-fn assert_round_trip(tree: &Tree, data: &[u8]) {
+fn assert_round_trip(tree: &mut Tree, data: &[u8]) {
     let file = written(tree, data);
     let back = read::load(&file).unwrap();
     assert_eq!(told(&[&file], &back), told(&[&file], tree));
@@ -42,7 +48,7 @@ fn assert_round_trip(tree: &Tree, data: &[u8]) {
 
 #[test]
 fn an_empty_image_is_a_root_directory() {
-    let file = written(&Tree::new(), b"");
+    let file = written(&mut empty(), b"");
     assert_eq!(file.metadata().unwrap().len(), 2 * BLOCK as u64);
     let told = told(&[&file], &read::load(&file).unwrap());
     assert_eq!(told.into_iter().collect::<Vec<_>>(), [("/".into(), "40755 0:0 0.000000000".into())]);
@@ -50,7 +56,7 @@ fn an_empty_image_is_a_root_directory() {
 
 #[test]
 fn keeps_attributes_that_the_compact_inode_cannot_hold() {
-    let mut tree = Tree::new();
+    let mut tree = empty();
     let odd = [
         Attributes { uid: 65536, ..attributes(0) },
         Attributes { gid: u32::MAX - 1, ..attributes(0) },
@@ -61,22 +67,22 @@ fn keeps_attributes_that_the_compact_inode_cannot_hold() {
     for (number, attributes) in odd.into_iter().enumerate() {
         add(&mut tree, Tree::ROOT, &[b'a' + number as u8], attributes, Content::Fifo);
     }
-    assert_round_trip(&tree, b"");
+    assert_round_trip(&mut tree, b"");
 }
 
 #[test]
 fn counts_more_links_than_the_compact_inode_can() {
-    let mut tree = Tree::new();
+    let mut tree = empty();
     let id = add(&mut tree, Tree::ROOT, b"f", attributes(0), Content::Socket);
     for number in 0..70_000 {
-        tree.link(Tree::ROOT, format!("link-{number}").as_bytes(), id);
+        tree.link(Tree::ROOT, format!("link-{number}").as_bytes(), id).unwrap();
     }
-    assert_round_trip(&tree, b"");
+    assert_round_trip(&mut tree, b"");
 }
 
 #[test]
 fn large_directories_and_names_of_every_length_come_back() {
-    let mut tree = Tree::new();
+    let mut tree = empty();
     let directory = add_directory(&mut tree, Tree::ROOT, b"d");
     for length in 1..=LONGEST_NAME {
         for first in [b'!', b'-', b'.', b'0', b'z', 0xff] {
@@ -86,13 +92,13 @@ fn large_directories_and_names_of_every_length_come_back() {
             }
         }
     }
-    assert_round_trip(&tree, b"");
+    assert_round_trip(&mut tree, b"");
 }
 
 #[test]
 fn directories_that_end_anywhere_in_a_block_come_back() {
     for total in 3960..4110 {
-        let mut tree = Tree::new();
+        let mut tree = empty();
         let directory = add_directory(&mut tree, Tree::ROOT, b"d");
         // `.` and `..` take 27 bytes; eighteen entries of 212 each; the last fills up.
         for number in 0..18 {
@@ -101,15 +107,15 @@ fn directories_that_end_anywhere_in_a_block_come_back() {
         }
         let name = vec![b'x'; total - 27 - 18 * 212 - DIRENT];
         add(&mut tree, directory, &name, attributes(0), Content::Fifo);
-        assert_round_trip(&tree, b"");
+        assert_round_trip(&mut tree, b"");
     }
 }
 
 #[test]
 fn symlinks_of_every_length_come_back() {
-    let mut tree = Tree::new();
+    let mut tree = empty();
     for length in (1..=4095).step_by(31).chain([4031, 4032, 4033, 4063, 4064, 4065, 4095]) {
-        let target = vec![b't'; length].into();
+        let target = tree.add_text(&vec![b't'; length]).unwrap();
         add(
             &mut tree,
             Tree::ROOT,
@@ -118,28 +124,28 @@ fn symlinks_of_every_length_come_back() {
             Content::Symlink(target),
         );
     }
-    assert_round_trip(&tree, b"");
+    assert_round_trip(&mut tree, b"");
 }
 
 #[test]
 fn attributes_in_use_by_many_are_stored_once() {
     let image = |files: u32| {
-        let mut tree = Tree::new();
+        let mut tree = empty();
         let label = Xattr::new(b"security.selinux", &[b'l'; 1000]).unwrap();
         let xattrs = tree.xattrs_id(vec![label]);
         for number in 0..files {
             let attributes = Attributes { xattrs, ..attributes(0) };
             add(&mut tree, Tree::ROOT, format!("{number}").as_bytes(), attributes, Content::Fifo);
         }
-        assert_round_trip(&tree, b"");
-        written(&tree, b"").metadata().unwrap().len()
+        assert_round_trip(&mut tree, b"");
+        written(&mut tree, b"").metadata().unwrap().len()
     };
     assert!(image(400) < 20 * BLOCK as u64, "{}", image(400));
 }
 
 #[test]
 fn attributes_up_to_the_largest_come_back() {
-    let mut tree = Tree::new();
+    let mut tree = empty();
     let set = |count: usize, length: usize| {
         let numbers = 0..count;
         numbers
@@ -162,7 +168,7 @@ fn attributes_up_to_the_largest_come_back() {
             );
         }
     }
-    assert_round_trip(&tree, b"");
+    assert_round_trip(&mut tree, b"");
     assert!(!super::xattrs_fit(&set(5, 65535)));
 }
 
@@ -182,10 +188,10 @@ fn names_that_cannot_be_stored_are_no_attributes() {
 
 #[test]
 fn a_directory_that_contains_itself_is_refused() {
-    let mut tree = Tree::new();
+    let mut tree = empty();
     let directory = add_directory(&mut tree, Tree::ROOT, b"d");
     add_directory(&mut tree, directory, b"e");
-    let file = written(&tree, b"");
+    let file = written(&mut tree, b"");
     let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
     file.read_exact_at(&mut bytes, 0).unwrap();
     // The entries of the two directories end with their names; `e`'s node number becomes the root's.
@@ -197,13 +203,13 @@ fn a_directory_that_contains_itself_is_refused() {
 
 #[test]
 fn directories_that_share_their_entries_are_refused() {
-    let mut tree = Tree::new();
+    let mut tree = empty();
     let large = add_directory(&mut tree, Tree::ROOT, b"large");
     for number in 0..100 {
         add(&mut tree, large, format!("{number:0200}").as_bytes(), attributes(0), Content::Fifo);
         add_directory(&mut tree, Tree::ROOT, format!("{number}").as_bytes());
     }
-    let file = written(&tree, b"");
+    let file = written(&mut tree, b"");
     let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
     file.read_exact_at(&mut bytes, 0).unwrap();
     // Every empty directory (27 bytes of `.` and `..`) gets the entries of the large one, six blocks of them.
@@ -226,10 +232,10 @@ fn directories_that_share_their_entries_are_refused() {
 
 #[test]
 fn a_shortened_image_is_refused() {
-    let mut tree = Tree::new();
+    let mut tree = empty();
     add_directory(&mut tree, Tree::ROOT, b"d");
     for length in [0, 1000, 1100, 4096, 8191] {
-        let file = written(&tree, b"");
+        let file = written(&mut tree, b"");
         file.set_len(length).unwrap();
         assert!(read::load(&file).is_err(), "{length}");
     }
@@ -263,7 +269,7 @@ fn made() -> impl Strategy<Value = Made> {
 }
 
 fn tree_of(list: &[Made]) -> Tree {
-    let mut tree = Tree::new();
+    let mut tree = empty();
     let (mut directories, mut others) = (vec![Tree::ROOT], Vec::new());
     for made in list {
         let parent = directories[made.parent.index(directories.len())];
@@ -279,24 +285,30 @@ fn tree_of(list: &[Made]) -> Tree {
         let attributes = Attributes { permissions, uid, gid, mtime: (seconds, nanoseconds), xattrs };
         let block = 1;
         let content = match made.kind {
-            0 | 1 => Content::Directory(BTreeMap::new()),
+            0 | 1 => {
+                let id = tree.add_directory(attributes).unwrap();
+                tree.link(parent, &made.name, id).unwrap();
+                directories.push(id);
+                continue;
+            }
             2 => Content::File { size: 0, data: Data::Plain { device: 0, block: 0 } },
             3 => Content::File { size: 4097, data: Data::Plain { device: 0, block } },
             4 => {
                 let chunks = Chunks { device: 0, bits: 0, blocks: vec![HOLE, block, HOLE, block + 1] };
-                Content::File { size: 3 * 4096 + 5, data: Data::Chunks(Box::new(chunks)) }
+                Content::File { size: 3 * 4096 + 5, data: tree.add_chunks(chunks) }
             }
-            5 => Content::Symlink(made.name.repeat(1 + usize::from(permissions) % 16).into()),
+            5 => {
+                let target = made.name.repeat(1 + usize::from(permissions) % 16);
+                Content::Symlink(tree.add_text(&target).unwrap())
+            }
             6 => Content::Block(uid),
             7 if !others.is_empty() => {
-                tree.link(parent, &made.name, others[made.parent.index(others.len())]);
+                tree.link(parent, &made.name, others[made.parent.index(others.len())]).unwrap();
                 continue;
             }
             _ => Content::Fifo,
         };
-        let id = tree.add(Node { attributes, content });
-        tree.link(parent, &made.name, id);
-        if tree.node(id).is_directory() { directories.push(id) } else { others.push(id) }
+        others.push(add(&mut tree, parent, &made.name, attributes, content));
     }
     tree
 }
@@ -306,7 +318,7 @@ proptest! {
 
     #[test]
     fn any_tree_comes_back(list in prop::collection::vec(made(), 0..60)) {
-        assert_round_trip(&tree_of(&list), &[7; 3 * BLOCK]);
+        assert_round_trip(&mut tree_of(&list), &[7; 3 * BLOCK]);
     }
 
     /// Whatever is wrong with an image: an answer, and soon.
@@ -315,7 +327,7 @@ proptest! {
         list in prop::collection::vec(made(), 1..20),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..30),
     ) {
-        let file = written(&tree_of(&list), &[7; 3 * BLOCK]);
+        let file = written(&mut tree_of(&list), &[7; 3 * BLOCK]);
         let length = file.metadata().unwrap().len() as usize;
         for (place, byte) in damage {
             // The superblock's fields, and the metadata.
@@ -323,9 +335,9 @@ proptest! {
             let place = if place < 100 { SUPER_OFFSET + place } else { 4 * BLOCK + place - 100 };
             file.write_all_at(&[byte], place as u64).unwrap();
         }
-        if let Ok(tree) = read::load(&file) {
+        if let Ok(mut tree) = read::load(&file) {
             // What was accepted can be written again.
-            write::Plan::new(&tree, 1).unwrap();
+            write::Plan::new(&mut tree, 1).unwrap();
         }
     }
 }

@@ -4,13 +4,18 @@
 //! Where everything goes is decided first ([`Plan`]), in one walk from the root, breadth first: the inodes of
 //! a directory's entries lie together, as they are looked up together. Then it is written in one go.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::convert::Infallible;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
 use super::format::*;
+use super::space::Table;
 use super::tree::{Content, Data, Node, NodeId, Tree};
 use super::xattrs::Stored;
+use crate::record;
 
 /// Why an image cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -29,25 +34,41 @@ pub fn header_blocks(devices: u16) -> u32 {
 }
 
 /// Where a node is.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Place {
     /// Its number on disk; 0 before it has one.
     slot: u32,
     /// Names that lead to it; of a directory also `.` and its children's `..`.
     links: u32,
+}
+
+record!(Place { slot: u32, links: u32 });
+
+/// Where a directory's entries are, and what they take.
+#[derive(Debug, Clone, Copy)]
+struct Extent {
     /// First of its blocks among the directory blocks, if it has any there.
     block: u32,
-    /// The node number of a directory's parent.
+    /// The node number of its parent.
     parent: u32,
+    /// Whole blocks, and bytes after them.
+    whole: u32,
+    tail: u32,
 }
+
+record!(Extent { block: u32, parent: u32, whole: u32, tail: u32 });
 
 /// An image, laid out but not written.
 pub struct Plan<'t> {
     tree: &'t Tree,
     /// Parallel to the tree's nodes.
-    places: Vec<Place>,
+    places: Table<Place>,
+    /// Parallel to the tree's directories.
+    extents: Table<Extent>,
+    /// Blocks of the symbolic links that are too long to follow their inodes.
+    targets: HashMap<NodeId, u32>,
     /// The nodes that have names, breadth first.
-    order: Vec<NodeId>,
+    order: Table<u32>,
     xattrs: Stored,
     /// The time of every compact inode.
     time: (i64, u32),
@@ -68,12 +89,22 @@ pub struct Device {
 }
 
 impl<'t> Plan<'t> {
-    /// Lays out `tree`, its metadata to begin at block `metadata_block`.
-    pub fn new(tree: &'t Tree, metadata_block: u32) -> Result<Plan<'t>, Error> {
+    /// Lays out `tree`, its metadata to begin at block `metadata_block`. Its directories are sorted for that.
+    pub fn new(tree: &'t mut Tree, metadata_block: u32) -> Result<Plan<'t>, Error> {
+        for id in tree.ids() {
+            if tree.node(id).is_directory() {
+                tree.sort(id);
+            }
+        }
+        let tree: &Tree = tree;
+        let space = tree.space();
+        let nowhere = Extent { block: 0, parent: 0, whole: 0, tail: 0 };
         let mut plan = Plan {
             tree,
-            places: vec![Place::default(); tree.len()],
-            order: Vec::new(),
+            places: Table::filled(space, Place { slot: 0, links: 0 }, tree.len())?,
+            extents: Table::filled(space, nowhere, tree.directories())?,
+            targets: HashMap::new(),
+            order: Table::new(space),
             xattrs: Stored::new(tree, &[]),
             time: (0, 0),
             metadata_block,
@@ -82,17 +113,18 @@ impl<'t> Plan<'t> {
             directory_blocks: 0,
             chunked: false,
         };
-        plan.walk();
+        plan.walk()?;
         plan.time = plan.usual_time();
         let mut uses = vec![0; tree.xattr_sets().len()];
-        for id in &plan.order {
-            uses[tree.node(*id).attributes.xattrs.index()] += 1;
+        for id in plan.order() {
+            uses[tree.node(id).attributes.xattrs.index()] += 1;
         }
         plan.xattrs = Stored::new(tree, &uses);
         plan.place()?;
         plan.shared_blocks = blocks(plan.xattrs.shared.len() as u64)?;
         // Everything must have a 32-bit block number.
         plan.first_directory_block().checked_add(plan.directory_blocks).ok_or(Error::TooLarge)?;
+        space.check()?;
         Ok(plan)
     }
 
@@ -114,37 +146,57 @@ impl<'t> Plan<'t> {
         self.shared_block().saturating_add(self.shared_blocks)
     }
 
+    /// The nodes that have names, breadth first.
+    fn order(&self) -> impl Iterator<Item = NodeId> {
+        (0..self.order.len()).map(|at| NodeId::new(self.order.get(at)))
+    }
+
+    fn place_of(&self, id: NodeId) -> Place {
+        self.places.get(id.index())
+    }
+
     /// Finds every node that has a name, and counts the names.
-    fn walk(&mut self) {
-        let mut seen = vec![false; self.tree.len()];
-        seen[Tree::ROOT.index()] = true;
-        self.order.push(Tree::ROOT);
+    fn walk(&mut self) -> Result<(), Error> {
+        let tree = self.tree;
+        self.order.push(Tree::ROOT.index() as u32)?;
         let mut next = 0;
-        while let Some(directory) = self.order.get(next).copied() {
+        while next < self.order.len() {
+            let id = NodeId::new(self.order.get(next));
             next += 1;
-            self.chunked |= ChunkMap::of(self.tree.node(directory)).is_some();
-            let Some(entries) = self.tree.entries(directory) else { continue };
-            self.places[directory.index()].links += 2;
-            for child in entries.values() {
-                if self.tree.node(*child).is_directory() {
-                    self.places[child.index()].parent = directory.index() as u32;
-                    self.places[directory.index()].links += 1;
+            let node = tree.node(id);
+            self.chunked |= ChunkMap::of(tree, &node).is_some();
+            let Content::Directory(listing) = node.content else { continue };
+            let mut links = self.place_of(id).links + 2;
+            let mut size = DirectorySize::default();
+            for (name, child) in tree.entries(id) {
+                size.add(&name);
+                let place = self.place_of(child);
+                if let Content::Directory(below) = tree.node(child).content {
+                    let extent = self.extents.get(below.index());
+                    self.extents.set(below.index(), Extent { parent: id.index() as u32, ..extent });
+                    links += 1;
+                    self.order.push(child.index() as u32)?;
                 } else {
-                    self.places[child.index()].links += 1;
-                }
-                if !std::mem::replace(&mut seen[child.index()], true) {
-                    self.order.push(*child);
+                    if place.links == 0 {
+                        self.order.push(child.index() as u32)?;
+                    }
+                    self.places.set(child.index(), Place { links: place.links + 1, ..place });
                 }
             }
+            let (whole, tail) = size.finish();
+            let extent = self.extents.get(listing.index());
+            self.extents.set(listing.index(), Extent { whole, tail, ..extent });
+            self.places.set(id.index(), Place { slot: 0, links });
         }
+        Ok(())
     }
 
     /// The time that most inodes have, if there is one: such an inode may be compact. (A majority vote in one
     /// pass; where no time has the majority, any will do.)
     fn usual_time(&self) -> (i64, u32) {
         let (mut time, mut votes) = ((0, 0), 0u32);
-        for id in &self.order {
-            let mtime = self.tree.node(*id).attributes.mtime;
+        for id in self.order() {
+            let mtime = self.tree.node(id).attributes.mtime;
             if votes == 0 {
                 (time, votes) = (mtime, 1);
             } else if mtime == time {
@@ -156,24 +208,63 @@ impl<'t> Plan<'t> {
         time
     }
 
+    /// How a directory's or a symlink's content divides: whole blocks, and bytes after them.
+    fn split_content(&self, node: &Node) -> (u32, usize) {
+        match node.content {
+            Content::Symlink(target) => (0, target.length()),
+            Content::Directory(listing) => {
+                let Extent { whole, tail, .. } = self.extents.get(listing.index());
+                (whole, tail as usize)
+            }
+            _ => (0, 0),
+        }
+    }
+
+    /// Bytes of the inode proper: the compact form is for what fits its fields and has the usual time.
+    fn inode_size(&self, node: &Node, links: u32) -> usize {
+        let attributes = &node.attributes;
+        let small = |number: u32| number <= u32::from(u16::MAX);
+        let size = match node.content {
+            Content::File { size, .. } => size,
+            Content::Directory(_) => {
+                let (whole, tail) = self.split_content(node);
+                u64::from(whole) * BLOCK as u64 + tail as u64
+            }
+            _ => 0,
+        };
+        let compact = attributes.mtime == self.time
+            && small(attributes.uid)
+            && small(attributes.gid)
+            && small(links)
+            && size <= u64::from(u32::MAX);
+        if compact { COMPACT_INODE } else { EXTENDED_INODE }
+    }
+
     /// Gives every node its slot, and directories and long symlinks their blocks.
     fn place(&mut self) -> Result<(), Error> {
         // Slot 0 stays free: its number would be an inode number that programs take for "none".
         let mut end = SLOT as u64;
         let mut gaps: Vec<(u64, u64)> = Vec::new();
-        for id in &self.order {
-            let node = self.tree.node(*id);
-            let place = &mut self.places[id.index()];
+        for at in 0..self.order.len() {
+            let id = NodeId::new(self.order.get(at));
+            let node = self.tree.node(id);
+            let place = self.place_of(id);
             let mut head =
-                inode_size(node, place.links, self.time) + self.xattrs.body(node.attributes.xattrs).len();
-            if let Some(map) = ChunkMap::of(node) {
-                head = head.next_multiple_of(map.entry_size()) + map.blocks.len() * map.entry_size();
+                self.inode_size(&node, place.links) + self.xattrs.body(node.attributes.xattrs).len();
+            if let Some(map) = ChunkMap::of(self.tree, &node) {
+                head = head.next_multiple_of(map.entry_size()) + map.len() * map.entry_size();
             }
-            let (whole, tail) = split_content(node);
+            let (whole, tail) = self.split_content(&node);
             let inline = tail != 0 && head + tail <= BLOCK;
             let own_blocks = whole + u32::from(tail != 0 && !inline);
             if own_blocks != 0 {
-                place.block = self.directory_blocks;
+                match node.content {
+                    Content::Directory(listing) => {
+                        let extent = self.extents.get(listing.index());
+                        self.extents.set(listing.index(), Extent { block: self.directory_blocks, ..extent });
+                    }
+                    _ => drop(self.targets.insert(id, self.directory_blocks)),
+                }
                 self.directory_blocks =
                     self.directory_blocks.checked_add(own_blocks).ok_or(Error::TooLarge)?;
             }
@@ -199,7 +290,8 @@ impl<'t> Plan<'t> {
                 end += size;
                 end - size
             };
-            place.slot = u32::try_from(at / SLOT as u64).map_err(|_| Error::TooLarge)?;
+            let slot = u32::try_from(at / SLOT as u64).map_err(|_| Error::TooLarge)?;
+            self.places.set(id.index(), Place { slot, ..place });
         }
         self.inode_blocks = blocks(end)?;
         Ok(())
@@ -207,25 +299,25 @@ impl<'t> Plan<'t> {
 
     /// Writes the metadata and, last, the superblock and the device table, into `out`.
     pub fn write(&self, out: &File, devices: &[Device]) -> Result<(), Error> {
-        let mut output = Output::at(out, u64::from(self.metadata_block) * BLOCK as u64);
-        let mut sorted = self.order.clone();
-        sorted.sort_unstable_by_key(|id| self.places[id.index()].slot);
-        for id in sorted {
-            output.zeros_to(
-                u64::from(self.metadata_block) * BLOCK as u64
-                    + u64::from(self.places[id.index()].slot) * SLOT as u64,
-            )?;
-            self.write_inode(&mut output, id)?;
+        let start = u64::from(self.metadata_block) * BLOCK as u64;
+        let mut output = Output::at(out, start);
+        let mut inode = Vec::new();
+        for id in self.order() {
+            inode.clear();
+            self.inode(id, &mut inode);
+            output.put_at(start + u64::from(self.place_of(id).slot) * SLOT as u64, &inode)?;
         }
         output.zeros_to(u64::from(self.shared_block()) * BLOCK as u64)?;
         output.put(&self.xattrs.shared)?;
         output.zeros_to(u64::from(self.first_directory_block()) * BLOCK as u64)?;
-        for id in &self.order {
-            let node = self.tree.node(*id);
-            match &node.content {
-                Content::Directory(_) => self.write_directory(&mut output, *id, Part::Blocks)?,
-                Content::Symlink(target) if !self.is_inline(*id) => {
-                    output.put(target)?;
+        for id in self.order() {
+            match self.tree.node(id).content {
+                Content::Directory(_) => self.directory(id, Part::Blocks, |block| {
+                    output.put(block)?;
+                    output.zeros_to(output.offset().next_multiple_of(BLOCK as u64))
+                })?,
+                Content::Symlink(target) if !self.is_inline(id) => {
+                    output.put(&self.tree.text(target))?;
                     output.zeros_to(output.offset().next_multiple_of(BLOCK as u64))?;
                 }
                 _ => {}
@@ -233,6 +325,8 @@ impl<'t> Plan<'t> {
         }
         debug_assert_eq!(output.offset(), u64::from(self.blocks()) * BLOCK as u64);
         output.flush()?;
+        // Only an image whose tree was all there gets a superblock.
+        self.tree.space().check()?;
         out.write_all_at(&self.header(devices), 0)?;
         Ok(())
     }
@@ -240,30 +334,36 @@ impl<'t> Plan<'t> {
     /// Whether the last part of a directory or a symlink follows its inode.
     fn is_inline(&self, id: NodeId) -> bool {
         let node = self.tree.node(id);
-        let tail = split_content(node).1;
-        let links = self.places[id.index()].links;
-        let head = inode_size(node, links, self.time) + self.xattrs.body(node.attributes.xattrs).len();
+        let tail = self.split_content(&node).1;
+        let links = self.place_of(id).links;
+        let head = self.inode_size(&node, links) + self.xattrs.body(node.attributes.xattrs).len();
         tail != 0 && head + tail <= BLOCK
     }
 
-    fn write_inode(&self, output: &mut Output, id: NodeId) -> Result<(), Error> {
+    /// An inode, and what follows it.
+    fn inode(&self, id: NodeId, to: &mut Vec<u8>) {
         let node = self.tree.node(id);
-        let place = &self.places[id.index()];
+        let place = self.place_of(id);
         let attributes = &node.attributes;
-        let map = ChunkMap::of(node);
-        let (whole, tail) = split_content(node);
-        let (size, union, layout) = match &node.content {
-            Content::Directory(_) | Content::Symlink(_) => {
-                let size = u64::from(whole) * BLOCK as u64 + tail as u64;
-                let layout = if self.is_inline(id) { FLAT_INLINE } else { FLAT_PLAIN };
-                (size, self.first_directory_block() + place.block, layout)
+        let map = ChunkMap::of(self.tree, &node);
+        let (whole, tail) = self.split_content(&node);
+        let inline = self.is_inline(id);
+        let layout = if inline { FLAT_INLINE } else { FLAT_PLAIN };
+        let (size, union, layout) = match node.content {
+            Content::Directory(listing) => {
+                let block = self.first_directory_block() + self.extents.get(listing.index()).block;
+                (u64::from(whole) * BLOCK as u64 + tail as u64, block, layout)
+            }
+            Content::Symlink(_) => {
+                let block = self.targets.get(&id).copied().unwrap_or(0);
+                (tail as u64, self.first_directory_block() + block, layout)
             }
             Content::File { size, data } => match (&map, data) {
-                (Some(map), _) => (*size, map.format(), CHUNK_BASED),
-                (None, Data::Plain { block, .. }) => (*size, *block, FLAT_PLAIN),
-                (None, Data::Chunks(_)) => (*size, 0, FLAT_PLAIN),
+                (Some(map), _) => (size, map.format(), CHUNK_BASED),
+                (None, Data::Plain { block, .. }) => (size, block, FLAT_PLAIN),
+                (None, Data::Chunks(_)) => (size, 0, FLAT_PLAIN),
             },
-            Content::Character(device) | Content::Block(device) => (0, *device, FLAT_PLAIN),
+            Content::Character(device) | Content::Block(device) => (0, device, FLAT_PLAIN),
             Content::Fifo | Content::Socket => (0, 0, FLAT_PLAIN),
         };
         let body = self.xattrs.body(attributes.xattrs);
@@ -271,7 +371,7 @@ impl<'t> Plan<'t> {
             if body.is_empty() { 0 } else { ((body.len() - XATTR_HEADER) / XATTR_ENTRY + 1) as u16 };
 
         let mut inode = [0; EXTENDED_INODE];
-        let length = inode_size(node, place.links, self.time);
+        let length = self.inode_size(&node, place.links);
         let extended = length == EXTENDED_INODE;
         put16(&mut inode, 0, layout << 1 | u16::from(extended));
         put16(&mut inode, 2, xattr_count);
@@ -291,73 +391,82 @@ impl<'t> Plan<'t> {
             put16(&mut inode, 24, attributes.uid as u16);
             put16(&mut inode, 26, attributes.gid as u16);
         }
-        output.put(&inode[..length])?;
-        output.put(body)?;
+        to.extend_from_slice(&inode[..length]);
+        to.extend_from_slice(body);
         if let Some(map) = map {
-            output.zeros_to(output.offset().next_multiple_of(map.entry_size() as u64))?;
-            for block in map.blocks {
+            to.resize(to.len().next_multiple_of(map.entry_size()), 0);
+            for block in map.blocks() {
                 if map.device != 0 {
-                    output.put(&[0, 0])?;
-                    output.put(&map.device.to_le_bytes())?;
+                    to.extend_from_slice(&[0, 0]);
+                    to.extend_from_slice(&map.device.to_le_bytes());
                 }
-                output.put(&block.to_le_bytes())?;
+                to.extend_from_slice(&block.to_le_bytes());
             }
         }
-        match &node.content {
-            Content::Symlink(target) if layout == FLAT_INLINE => output.put(target)?,
-            Content::Directory(_) if layout == FLAT_INLINE => {
-                self.write_directory(output, id, Part::Tail)?;
+        match node.content {
+            Content::Symlink(target) if inline => to.extend_from_slice(&self.tree.text(target)),
+            Content::Directory(_) if inline => {
+                let Ok(()) = self.directory(id, Part::Tail, |tail| {
+                    to.extend_from_slice(tail);
+                    Ok::<(), Infallible>(())
+                });
             }
             _ => {}
         }
-        Ok(())
     }
 
-    fn write_directory(&self, output: &mut Output, id: NodeId, part: Part) -> Result<(), Error> {
+    /// Hands out a part of a directory, block by block.
+    fn directory<E>(
+        &self,
+        id: NodeId,
+        part: Part,
+        mut hand_out: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Content::Directory(listing) = self.tree.node(id).content else { return Ok(()) };
+        let Extent { whole, parent, .. } = self.extents.get(listing.index());
         let inline = self.is_inline(id);
-        if part == Part::Blocks && inline && split_content(self.tree.node(id)).0 == 0 {
+        if part == Part::Blocks && inline && whole == 0 {
             return Ok(());
         }
-        let Some(entries) = self.tree.entries(id) else { return Ok(()) };
-        let parent = self.places[id.index()].parent as usize;
-        let mut sorted: Vec<(&[u8], u32, u8)> = entries
-            .iter()
-            .map(|(name, child)| {
-                let mode = self.tree.node(*child).mode();
-                (&**name, self.places[child.index()].slot, dirent_type(mode))
-            })
-            .collect();
-        let directory = dirent_type(S_IFDIR);
-        for (name, slot) in [(&b"."[..], self.places[id.index()].slot), (b"..", self.places[parent].slot)] {
-            let at = sorted.partition_point(|entry| entry.0 < name);
-            sorted.insert(at, (name, slot, directory));
+        let own = [(&b"."[..], id), (b"..", NodeId::new(parent))];
+        let own = own.map(|(name, id)| (Cow::Borrowed(name), id));
+        let entries = merged(own.into_iter(), self.tree.entries(id));
+        let (mut dirents, mut names) = (Vec::new(), Vec::new());
+        let mut lengths = Vec::new();
+        let mut room = BLOCK;
+        let mut full = |dirents: &mut Vec<u8>,
+                        names: &mut Vec<u8>,
+                        lengths: &mut Vec<usize>,
+                        last: bool|
+         -> Result<(), E> {
+            if (part == Part::Tail) == (last && inline) {
+                let mut name_at = dirents.len();
+                for (dirent, length) in dirents.chunks_exact_mut(DIRENT).zip(&*lengths) {
+                    put16(dirent, 8, name_at as u16);
+                    name_at += length;
+                }
+                dirents.append(names);
+                hand_out(dirents)?;
+            }
+            dirents.clear();
+            names.clear();
+            lengths.clear();
+            Ok(())
+        };
+        for (name, child) in entries {
+            if room < DIRENT + name.len() {
+                full(&mut dirents, &mut names, &mut lengths, false)?;
+                room = BLOCK;
+            }
+            room -= DIRENT + name.len();
+            let mut dirent = [0; DIRENT];
+            put64(&mut dirent, 0, u64::from(self.place_of(child).slot));
+            dirent[10] = dirent_type(self.tree.node(child).mode());
+            dirents.extend_from_slice(&dirent);
+            names.extend_from_slice(&name);
+            lengths.push(name.len());
         }
-        let mut rest = &sorted[..];
-        while !rest.is_empty() {
-            let count = entries_in_block(rest.iter().map(|entry| entry.0.len()));
-            let (block, after) = rest.split_at(count);
-            rest = after;
-            let last = rest.is_empty();
-            if (part == Part::Tail) != (last && inline) {
-                continue;
-            }
-            let mut name_at = block.len() * DIRENT;
-            for (name, slot, kind) in block {
-                let mut dirent = [0; DIRENT];
-                put64(&mut dirent, 0, u64::from(*slot));
-                put16(&mut dirent, 8, name_at as u16);
-                dirent[10] = *kind;
-                output.put(&dirent)?;
-                name_at += name.len();
-            }
-            for (name, ..) in block {
-                output.put(name)?;
-            }
-            if part == Part::Blocks {
-                output.zeros_to(output.offset().next_multiple_of(BLOCK as u64))?;
-            }
-        }
-        Ok(())
+        full(&mut dirents, &mut names, &mut lengths, true)
     }
 
     /// The superblock and the device table, as whole blocks.
@@ -368,7 +477,7 @@ impl<'t> Plan<'t> {
         put32(sb, 8, COMPAT_MTIME);
         sb[12] = BLOCK_BITS;
         // The root is the first inode placed: its number fits the 16 bits that there are for it.
-        put16(sb, 14, self.places[Tree::ROOT.index()].slot as u16);
+        put16(sb, 14, self.place_of(Tree::ROOT).slot as u16);
         put64(sb, 16, self.inodes());
         put64(sb, 24, self.time.0 as u64);
         put32(sb, 32, self.time.1);
@@ -404,46 +513,41 @@ fn blocks(bytes: u64) -> Result<u32, Error> {
     u32::try_from(bytes.div_ceil(BLOCK as u64)).map_err(|_| Error::TooLarge)
 }
 
-/// Bytes of the inode proper: the compact form is for what fits its fields and has the usual time.
-fn inode_size(node: &Node, links: u32, time: (i64, u32)) -> usize {
-    let attributes = &node.attributes;
-    let small = |number: u32| number <= u32::from(u16::MAX);
-    let size = match &node.content {
-        Content::File { size, .. } => *size,
-        // A directory that needs more than 32 bits would have more than 2^24 entries.
-        Content::Directory(entries) => (entries.len() as u64 + 2) * (DIRENT + LONGEST_NAME) as u64 * 2,
-        _ => 0,
-    };
-    let compact = attributes.mtime == time
-        && small(attributes.uid)
-        && small(attributes.gid)
-        && small(links)
-        && size <= u64::from(u32::MAX);
-    if compact { COMPACT_INODE } else { EXTENDED_INODE }
-}
-
 /// The chunk map that follows an inode: of a file with holes, and of every file whose data are on a device,
 /// since only a map can name one. (Addresses of the one address space would do for the kernel, but not for
 /// erofs-utils.)
-struct ChunkMap<'n> {
+struct ChunkMap<'t> {
     device: u16,
     bits: u8,
-    blocks: &'n [u32],
+    /// The map, or the one block of a map of one.
+    blocks: Result<&'t [u32], u32>,
 }
 
-impl<'n> ChunkMap<'n> {
-    fn of(node: &'n Node) -> Option<ChunkMap<'n>> {
-        match &node.content {
-            Content::File { data: Data::Chunks(chunks), .. } => {
-                Some(ChunkMap { device: chunks.device, bits: chunks.bits, blocks: &chunks.blocks })
+impl<'t> ChunkMap<'t> {
+    fn of(tree: &'t Tree, node: &Node) -> Option<ChunkMap<'t>> {
+        match node.content {
+            Content::File { data: Data::Chunks(id), .. } => {
+                let chunks = tree.chunks(id);
+                Some(ChunkMap { device: chunks.device, bits: chunks.bits, blocks: Ok(&chunks.blocks) })
             }
             Content::File { size, data: Data::Plain { device: device @ 1.., block } } => {
                 // One chunk that is large enough. The largest is 8 TiB: as long as a layer's data can be.
                 let bits = size.div_ceil(BLOCK as u64).next_power_of_two().trailing_zeros() as u8;
-                Some(ChunkMap { device: *device, bits, blocks: std::slice::from_ref(block) })
+                Some(ChunkMap { device, bits, blocks: Err(block) })
             }
             _ => None,
         }
+    }
+
+    fn blocks(&self) -> &[u32] {
+        match &self.blocks {
+            Ok(blocks) => blocks,
+            Err(block) => std::slice::from_ref(block),
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.blocks().len()
     }
 
     /// An address alone, or the device with it; aligned to its size.
@@ -456,46 +560,60 @@ impl<'n> ChunkMap<'n> {
     }
 }
 
-/// How a directory's or a symlink's content divides: whole blocks, and bytes after them.
-fn split_content(node: &Node) -> (u32, usize) {
-    match &node.content {
-        Content::Symlink(target) => (0, target.len()),
-        Content::Directory(entries) => {
-            // `.` and `..` take their places in the order of names.
-            let mut lengths: Vec<usize> = Vec::with_capacity(entries.len() + 2);
-            let mut own = [&b"."[..], b".."].into_iter().peekable();
-            for name in entries.keys() {
-                while let Some(first) = own.next_if(|own| *own < &**name) {
-                    lengths.push(first.len());
-                }
-                lengths.push(name.len());
-            }
-            lengths.extend(own.map(<[u8]>::len));
-            let (mut whole, mut rest) = (0, &lengths[..]);
-            loop {
-                let count = entries_in_block(rest.iter().copied());
-                let (block, after) = rest.split_at(count);
-                if after.is_empty() {
-                    return (whole, block.iter().map(|length| DIRENT + length).sum());
-                }
-                whole += 1;
-                rest = after;
-            }
-        }
-        _ => (0, 0),
+/// How much room a directory takes, as its names come in their order.
+struct DirectorySize {
+    whole: u32,
+    room: usize,
+    /// `.` and `..`, which take their places in the order of names, unless they have.
+    own: &'static [&'static [u8]],
+}
+
+impl Default for DirectorySize {
+    fn default() -> Self {
+        DirectorySize { whole: 0, room: BLOCK, own: &[b".", b".."] }
     }
 }
 
-/// How many of the entries with these name lengths fit into one block.
-fn entries_in_block(lengths: impl Iterator<Item = usize>) -> usize {
-    let mut room = BLOCK;
-    lengths
-        .take_while(|length| {
-            let fits = room >= DIRENT + length;
-            room = room.saturating_sub(DIRENT + length);
-            fits
-        })
-        .count()
+impl DirectorySize {
+    fn add(&mut self, name: &[u8]) {
+        while let Some((first, rest)) = self.own.split_first().filter(|(first, _)| **first < name) {
+            self.own = rest;
+            self.add_length(first.len());
+        }
+        self.add_length(name.len());
+    }
+
+    fn add_length(&mut self, length: usize) {
+        if self.room < DIRENT + length {
+            self.whole += 1;
+            self.room = BLOCK;
+        }
+        self.room -= DIRENT + length;
+    }
+
+    /// Whole blocks, and bytes after them.
+    fn finish(mut self) -> (u32, u32) {
+        for own in std::mem::take(&mut self.own) {
+            self.add_length(own.len());
+        }
+        (self.whole, (BLOCK - self.room) as u32)
+    }
+}
+
+/// A name and where it leads.
+type Named<'t> = (Cow<'t, [u8]>, NodeId);
+
+/// Two sequences in the order of names as one.
+fn merged<'t>(
+    one: impl Iterator<Item = Named<'t>>,
+    other: impl Iterator<Item = Named<'t>>,
+) -> impl Iterator<Item = Named<'t>> {
+    let (mut one, mut other) = (one.peekable(), other.peekable());
+    std::iter::from_fn(move || match (one.peek(), other.peek()) {
+        (Some(first), Some(second)) if first.0 < second.0 => one.next(),
+        (Some(_), None) => one.next(),
+        _ => other.next(),
+    })
 }
 
 /// Buffered writing at a place of a file.
@@ -521,6 +639,19 @@ impl<'a> Output<'a> {
             self.flush()?;
         }
         self.buffer.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Bytes at a place of their own: further on, with zeros up to there, or in a gap that was left.
+    fn put_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if offset >= self.offset() {
+            self.zeros_to(offset)?;
+            return self.put(bytes);
+        }
+        match offset.checked_sub(self.start) {
+            Some(at) => self.buffer[at as usize..][..bytes.len()].copy_from_slice(bytes),
+            None => self.out.write_all_at(bytes, offset)?,
+        }
         Ok(())
     }
 

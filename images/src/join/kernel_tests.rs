@@ -129,7 +129,7 @@ fn assert_the_kernel_agrees(archives: &[Vec<u8>]) {
     let directory = tempfile::tempdir().unwrap();
     let layers: Vec<File> = archives.iter().map(|archive| converted(archive).unwrap().0).collect();
     let image = tempfile::tempfile().unwrap();
-    join(&layers, &image).unwrap();
+    join(&layers, &image, &tempfile::tempfile().unwrap()).unwrap();
 
     let mut disk = File::create(directory.path().join("disk")).unwrap();
     let mut parts = Vec::new();

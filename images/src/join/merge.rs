@@ -1,6 +1,8 @@
 //! Applies one layer to the tree of those below it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::io;
 
 use super::Error;
 use crate::erofs::tree::*;
@@ -8,12 +10,12 @@ use crate::layer::marks::{self, Mark};
 use crate::layer::way::{Step, Way};
 
 /// A directory of the layer.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Directory<'l> {
     id: NodeId,
     /// The directory it is in, as a position in the list of directories; the root's is its own.
     parent: usize,
-    name: &'l [u8],
+    name: Cow<'l, [u8]>,
     implicit: bool,
     opaque: bool,
 }
@@ -46,19 +48,19 @@ pub(super) fn merge(tree: &mut Tree, layer: &Tree, number: u16) -> Result<(), Er
 impl<'l> Merge<'_, 'l> {
     fn list_directories(&mut self) {
         let layer = self.layer;
-        self.push_directory(Tree::ROOT, 0, b"");
+        self.push_directory(Tree::ROOT, 0, Cow::Borrowed(b""));
         let mut next = 0;
         while let Some(directory) = self.directories.get(next) {
-            for (name, child) in layer.entries(directory.id).into_iter().flatten() {
-                if layer.node(*child).is_directory() {
-                    self.push_directory(*child, next, name);
+            for (name, child) in layer.entries(directory.id) {
+                if layer.node(child).is_directory() {
+                    self.push_directory(child, next, name);
                 }
             }
             next += 1;
         }
     }
 
-    fn push_directory(&mut self, id: NodeId, parent: usize, name: &'l [u8]) {
+    fn push_directory(&mut self, id: NodeId, parent: usize, name: Cow<'l, [u8]>) {
         let marks = &self.set(id).0;
         let (implicit, opaque) = (marks.contains(&Mark::Implicit), marks.contains(&Mark::Opaque));
         self.directories.push(Directory { id, parent, name, implicit, opaque });
@@ -68,7 +70,7 @@ impl<'l> Merge<'_, 'l> {
     fn set(&mut self, id: NodeId) -> &(Vec<Mark>, XattrsId) {
         let node = self.layer.node(id);
         self.sets.entry(node.attributes.xattrs).or_insert_with(|| {
-            let (marks, rest) = marks::split(self.layer, node);
+            let (marks, rest) = marks::split(self.layer, &node);
             (marks, self.tree.xattrs_id(rest))
         })
     }
@@ -80,10 +82,10 @@ impl<'l> Merge<'_, 'l> {
     }
 
     /// What of the layer's `directory` is no directory.
-    fn files(&self, directory: usize) -> impl Iterator<Item = (&'l [u8], NodeId)> + use<'l> {
+    fn files(&self, directory: usize) -> impl Iterator<Item = (Cow<'l, [u8]>, NodeId)> + use<'l> {
         let layer = self.layer;
-        let entries = layer.entries(self.directories[directory].id).into_iter().flatten();
-        entries.map(|(name, id)| (&**name, *id)).filter(|(_, id)| !layer.node(*id).is_directory())
+        let entries = layer.entries(self.directories[directory].id);
+        entries.filter(|(_, id)| !layer.node(*id).is_directory())
     }
 
     fn resolve_links(&mut self) -> Result<(), Error> {
@@ -100,7 +102,7 @@ impl<'l> Merge<'_, 'l> {
                 let found = self.lookup(&target).filter(|found| !self.tree.node(*found).is_directory());
                 let found = found.ok_or_else(|| Error::MissingLink {
                     number: usize::from(self.number),
-                    path: self.path(directory, name),
+                    path: self.path(directory, &name),
                     target: target.escape_ascii().to_string(),
                 })?;
                 self.nodes.insert(id, found);
@@ -135,20 +137,20 @@ impl<'l> Merge<'_, 'l> {
     fn hide(&mut self) {
         let mut places: Vec<Option<NodeId>> = Vec::with_capacity(self.directories.len());
         for number in 0..self.directories.len() {
-            let directory = self.directories[number];
+            let Directory { parent, opaque, .. } = self.directories[number];
             let place = match number {
                 0 => Some(Tree::ROOT),
-                _ => places[directory.parent].and_then(|parent| self.find(parent, number)),
+                _ => places[parent].and_then(|parent| self.find(parent, number)),
             };
             places.push(place);
             let Some(place) = place else { continue };
-            if directory.opaque {
-                self.tree.entries_mut(place).into_iter().for_each(BTreeMap::clear);
+            if opaque {
+                self.tree.clear(place);
                 continue;
             }
             for (name, id) in self.files(number) {
                 if self.layer.node(id).content == marks::WHITEOUT {
-                    self.tree.unlink(place, name);
+                    self.tree.unlink(place, &name);
                 }
             }
         }
@@ -157,8 +159,8 @@ impl<'l> Merge<'_, 'l> {
     /// The directory in the tree that the layer's directory is, if there is one: it, or where a symbolic link
     /// leads that an entry goes through.
     fn find(&self, parent: NodeId, number: usize) -> Option<NodeId> {
-        let directory = self.directories[number];
-        let child = self.tree.child(parent, directory.name)?;
+        let directory = &self.directories[number];
+        let child = self.tree.child(parent, &directory.name)?;
         match self.tree.node(child).content {
             Content::Directory(_) => Some(child),
             Content::Symlink(_) if directory.implicit => match self.way(number).step(self.tree) {
@@ -171,10 +173,10 @@ impl<'l> Merge<'_, 'l> {
 
     /// The way to a directory of the layer, from the root.
     fn way(&self, number: usize) -> Way {
-        let mut names = Vec::new();
+        let mut names: Vec<&[u8]> = Vec::new();
         let mut at = number;
         while at != 0 {
-            names.push(self.directories[at].name);
+            names.push(&self.directories[at].name);
             at = self.directories[at].parent;
         }
         names.reverse();
@@ -185,19 +187,20 @@ impl<'l> Merge<'_, 'l> {
     fn add(&mut self) -> Result<(), Error> {
         let mut places: Vec<NodeId> = Vec::with_capacity(self.directories.len());
         for number in 0..self.directories.len() {
-            let directory = self.directories[number];
+            let Directory { id, parent, implicit, .. } = self.directories[number];
             let place = match number {
                 0 => Tree::ROOT,
-                _ => self.make(places[directory.parent], number)?,
+                _ => self.make(places[parent], number)?,
             };
             places.push(place);
-            if !directory.implicit {
-                self.tree.node_mut(place).attributes = self.attributes(directory.id);
+            if !implicit {
+                let attributes = self.attributes(id);
+                self.tree.set_attributes(place, attributes);
             }
             for (name, id) in self.files(number) {
                 if self.layer.node(id).content != marks::WHITEOUT {
-                    let node = self.node(id);
-                    self.tree.link(place, name, node);
+                    let node = self.node(id).map_err(Error::Write)?;
+                    self.tree.link(place, &name, node).map_err(Error::Write)?;
                 }
             }
         }
@@ -206,12 +209,12 @@ impl<'l> Merge<'_, 'l> {
 
     /// The directory in the tree that the layer's directory becomes.
     fn make(&mut self, parent: NodeId, number: usize) -> Result<NodeId, Error> {
-        let directory = self.directories[number];
-        let there = self.tree.child(parent, directory.name).map(|id| (id, &self.tree.node(id).content));
+        let Directory { name, implicit, .. } = self.directories[number].clone();
+        let there = self.tree.child(parent, &name).map(|id| (id, self.tree.node(id).content));
         match there {
             Some((id, Content::Directory(_))) => Ok(id),
-            Some((_, Content::Symlink(_))) if directory.implicit => self.make_along_symlinks(number),
-            _ => Ok(self.new_directory(parent, directory.name)),
+            Some((_, Content::Symlink(_))) if implicit => self.make_along_symlinks(number),
+            _ => self.new_directory(parent, &name),
         }
     }
 
@@ -222,41 +225,45 @@ impl<'l> Merge<'_, 'l> {
             match way.step(self.tree) {
                 Ok(Step::Arrived(place)) => return Ok(place),
                 Ok(Step::Blocked(parent, name, None)) => {
-                    self.new_directory(parent, &name);
+                    self.new_directory(parent, &name)?;
                     way.retry(&name);
                 }
                 Ok(Step::Blocked(_, _, Some(_))) | Err(_) => {
-                    let directory = self.directories[number];
+                    let directory = &self.directories[number];
                     return Err(Error::NotADirectory {
                         number: usize::from(self.number),
-                        path: self.path(directory.parent, directory.name),
+                        path: self.path(directory.parent, &directory.name),
                     });
                 }
             }
         }
     }
 
-    fn new_directory(&mut self, parent: NodeId, name: &[u8]) -> NodeId {
-        let content = Content::Directory(BTreeMap::new());
-        let id = self.tree.add(Node { attributes: Attributes::PLAIN_DIRECTORY, content });
-        self.tree.link(parent, name, id);
-        id
+    fn new_directory(&mut self, parent: NodeId, name: &[u8]) -> Result<NodeId, Error> {
+        let made = self.tree.add_directory(Attributes::PLAIN_DIRECTORY);
+        let made = made.and_then(|id| self.tree.link(parent, name, id).map(|()| id));
+        made.map_err(Error::Write)
     }
 
     /// The tree's node for one of the layer's that is no directory.
-    fn node(&mut self, id: NodeId) -> NodeId {
+    fn node(&mut self, id: NodeId) -> io::Result<NodeId> {
         if let Some(node) = self.nodes.get(&id) {
-            return *node;
+            return Ok(*node);
         }
         let attributes = self.attributes(id);
-        let mut content = self.layer.node(id).content.clone();
-        match &mut content {
-            Content::File { size: 1.., data: Data::Plain { device, .. } } => *device = self.number,
-            Content::File { data: Data::Chunks(chunks), .. } => chunks.device = self.number,
-            _ => {}
-        }
-        let node = self.tree.add(Node { attributes, content });
+        let content = match self.layer.node(id).content {
+            Content::File { size: size @ 1.., data: Data::Plain { block, .. } } => {
+                Content::File { size, data: Data::Plain { device: self.number, block } }
+            }
+            Content::File { size, data: Data::Chunks(chunks) } => {
+                let chunks = Chunks { device: self.number, ..self.layer.chunks(chunks).clone() };
+                Content::File { size, data: self.tree.add_chunks(chunks) }
+            }
+            Content::Symlink(target) => Content::Symlink(self.tree.add_text(&self.layer.text(target))?),
+            content => content,
+        };
+        let node = self.tree.add(Node { attributes, content })?;
         self.nodes.insert(id, node);
-        node
+        Ok(node)
     }
 }

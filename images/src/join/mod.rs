@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io;
 
 use crate::erofs::format::BLOCK;
+use crate::erofs::space::Space;
 use crate::erofs::tree::Tree;
 use crate::erofs::{read, write};
 
@@ -72,20 +73,23 @@ impl From<write::Error> for Error {
 }
 
 /// Writes into `out`, a regular file, whatever it held, the metadata image of an image that consists of these
-/// `layers`, the lowest first. Without layers it is an empty root directory.
+/// `layers`, the lowest first. Without layers it is an empty root directory. What is too much for memory
+/// meanwhile is in `scratch`, a file that nobody else uses.
 ///
 /// The disk is `out` followed by the layers' files in the same order.
-pub fn join(layers: &[File], out: &File) -> Result<Joined, Error> {
+pub fn join(layers: &[File], out: &File, scratch: &File) -> Result<Joined, Error> {
     let count = u16::try_from(layers.len()).map_err(|_| Error::TooLarge)?;
-    let mut tree = Tree::new();
+    out.set_len(0).map_err(Error::Write)?;
+    let space = Space::in_file(scratch).map_err(Error::Write)?;
+    let mut tree = Tree::new(&space).map_err(Error::Write)?;
     let mut sizes = Vec::with_capacity(layers.len());
     for (number, file) in (1..).zip(layers) {
         let wrong = |source| Error::Layer { number: usize::from(number), source };
         sizes.push(read::blocks(file).map_err(wrong)?);
-        let layer = read::load(file).map_err(wrong)?;
+        let layer = read::load_into(file, &space).map_err(wrong)?;
         merge::merge(&mut tree, &layer, number)?;
     }
-    let plan = write::Plan::new(&tree, write::header_blocks(count))?;
+    let plan = write::Plan::new(&mut tree, write::header_blocks(count))?;
     let mut mapped = plan.blocks();
     let mut devices = Vec::with_capacity(layers.len());
     for blocks in sizes {
@@ -93,7 +97,7 @@ pub fn join(layers: &[File], out: &File) -> Result<Joined, Error> {
         mapped = mapped.checked_add(blocks).ok_or(Error::TooLarge)?;
     }
     let bytes = u64::from(plan.blocks()) * BLOCK as u64;
-    out.set_len(0).and_then(|()| out.set_len(bytes)).map_err(Error::Write)?;
+    out.set_len(bytes).map_err(Error::Write)?;
     plan.write(out, &devices)?;
     Ok(Joined { bytes, inodes: plan.inodes() })
 }

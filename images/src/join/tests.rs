@@ -9,7 +9,7 @@ use crate::layer::fixture::{Tar, converted, told};
 fn joined(archives: &[Vec<u8>]) -> BTreeMap<String, String> {
     let layers: Vec<File> = archives.iter().map(|archive| converted(archive).unwrap().0).collect();
     let image = tempfile::tempfile().unwrap();
-    let joined = join(&layers, &image).unwrap();
+    let joined = join(&layers, &image, &tempfile::tempfile().unwrap()).unwrap();
     assert_eq!(image.metadata().unwrap().len(), joined.bytes);
     let disks: Vec<&File> = std::iter::once(&image).chain(&layers).collect();
     let told = told(&disks, &read::load(&image).unwrap());
@@ -21,7 +21,7 @@ fn joined(archives: &[Vec<u8>]) -> BTreeMap<String, String> {
 
 fn refusal(archives: &[Vec<u8>]) -> String {
     let layers: Vec<File> = archives.iter().map(|archive| converted(archive).unwrap().0).collect();
-    join(&layers, &tempfile::tempfile().unwrap()).unwrap_err().to_string()
+    join(&layers, &tempfile::tempfile().unwrap(), &tempfile::tempfile().unwrap()).unwrap_err().to_string()
 }
 
 /// The paths alone, as one line.
@@ -181,7 +181,8 @@ fn a_file_that_is_no_layer_is_named() {
     let layer = converted(&Tar::new().end()).unwrap().0;
     let other = tempfile::tempfile().unwrap();
     other.set_len(8192).unwrap();
-    let error = join(&[layer, other], &tempfile::tempfile().unwrap()).unwrap_err();
+    let error = join(&[layer, other], &tempfile::tempfile().unwrap(), &tempfile::tempfile().unwrap());
+    let error = error.unwrap_err();
     assert_eq!(error.to_string(), "cannot read layer 2: not an intact EROFS layer: no superblock");
 }
 

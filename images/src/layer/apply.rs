@@ -1,19 +1,23 @@
 //! Applies entries, one after another, to the tree of a layer: the rules in the head of [`super`].
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashMap;
+use std::rc::Rc;
 
+use super::blocks::Stored;
 use super::marks::{self, Mark};
 use super::tar::{Entry, Kind};
 use super::way::{Step, Way};
 use super::{Error, Limits};
 use crate::erofs::format::LONGEST_NAME;
+use crate::erofs::space::Space;
 use crate::erofs::tree::*;
 use crate::erofs::{LARGEST_XATTRS, xattrs_fit};
 
 /// The longest path, and the longest target of a link, in bytes (`PATH_MAX` less the final NUL).
 const LONGEST_PATH: usize = 4095;
-/// What a node and its name take in memory besides the name's bytes: measured, rounded up.
-const ENTRY_MEMORY: u64 = 192;
+/// Entries that a layer may have however small it is: what is beyond must come with a KiB for each, or it is a layer of
+/// nothing but names.
+const FREE_ENTRIES: u64 = 2 << 20;
 
 /// Where an entry goes.
 #[derive(Debug, Clone, Copy)]
@@ -33,10 +37,11 @@ pub(super) struct Layer {
     tree: Tree,
     /// The one node that every whiteout's name leads to.
     whiteout: NodeId,
-    implicit: HashSet<NodeId>,
-    opaque: HashSet<NodeId>,
     links: HashMap<NodeId, Box<[u8]>>,
     entries: u64,
+    /// Bytes of names and targets.
+    names: u64,
+    /// Bytes of what is in memory whatever the size of the layer.
     memory: u64,
     xattr_bytes: usize,
     limits: Limits,
@@ -48,47 +53,58 @@ const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
 const AUFS_PREFIX: &[u8] = b".wh..wh.";
 
 impl Layer {
-    pub fn new(limits: &Limits) -> Layer {
-        let mut tree = Tree::new();
+    pub fn new(space: &Rc<Space>, limits: &Limits) -> Result<Layer, Error> {
+        let mut tree = Tree::new(space).map_err(Error::Write)?;
         let mut attributes = Attributes::PLAIN_DIRECTORY;
         attributes.permissions = 0;
-        let whiteout = tree.add(Node { attributes, content: marks::WHITEOUT });
-        Layer {
+        tree.mark(Tree::ROOT, |root| root.implicit = true);
+        let whiteout = tree.add(Node { attributes, content: marks::WHITEOUT }).map_err(Error::Write)?;
+        Ok(Layer {
             tree,
             whiteout,
-            implicit: HashSet::from([Tree::ROOT]),
-            opaque: HashSet::new(),
             links: HashMap::new(),
             entries: 0,
+            names: 0,
             memory: 0,
             xattr_bytes: 0,
             limits: *limits,
-        }
+        })
     }
 
     /// The tree, its marks stored.
     pub fn finish(mut self) -> Tree {
-        let marked = self.opaque.iter().map(|id| (*id, Mark::Opaque));
-        let marked = marked.chain(self.implicit.iter().map(|id| (*id, Mark::Implicit)));
-        let marked = marked.chain(self.links.iter().map(|(id, path)| (*id, Mark::Link(path.clone()))));
-        let mut marked: Vec<(NodeId, Mark)> = marked.collect();
-        // Sets are numbered as they come, and the image must not depend on the order of hashing.
-        marked.sort_by_key(|(id, mark)| (*id, matches!(mark, Mark::Opaque)));
-        for (id, mark) in marked {
-            let old = self.tree.node(id).attributes.xattrs;
-            let mut set = self.tree.xattrs(old).to_vec();
-            set.extend(mark.xattr());
-            self.tree.node_mut(id).attributes.xattrs = self.tree.xattrs_id(set);
+        for id in self.tree.ids() {
+            let node = self.tree.node(id);
+            let mut marked = Vec::new();
+            match node.content {
+                Content::Directory(listing) => {
+                    marked.extend(listing.implicit.then_some(Mark::Implicit));
+                    marked.extend(listing.opaque.then_some(Mark::Opaque));
+                }
+                marks::NO_DATA => marked.extend(self.links.remove(&id).map(Mark::Link)),
+                _ => {}
+            }
+            if marked.is_empty() {
+                continue;
+            }
+            let mut set = self.tree.xattrs(node.attributes.xattrs).to_vec();
+            set.extend(marked.iter().filter_map(Mark::xattr));
+            let xattrs = self.tree.xattrs_id(set);
+            self.tree.set_attributes(id, Attributes { xattrs, ..node.attributes });
         }
         self.tree
     }
 
-    /// Where `entry` goes; nowhere if it is no part of the image. Makes the directories above it.
-    pub fn place(&mut self, entry: &Entry) -> Result<Option<Place>, Error> {
+    /// Where `entry`, which begins before byte `offset` of the archive, goes; nowhere if it is no part of the image. Makes
+    /// the directories above it.
+    pub fn place(&mut self, entry: &Entry, offset: u64) -> Result<Option<Place>, Error> {
         let wrong = |what| Error::entry(&entry.path, what);
         self.entries += 1;
         if self.entries > self.limits.entries {
             return Err(Error::Limit { what: "entries", limit: self.limits.entries });
+        }
+        if self.entries > FREE_ENTRIES + offset / 1024 {
+            return Err(Error::Limit { what: "entries that are next to nothing", limit: FREE_ENTRIES });
         }
         let names = components(&entry.path).map_err(wrong)?;
         let Some((last, parents)) = names.split_last() else {
@@ -116,7 +132,7 @@ impl Layer {
     }
 
     /// Puts `entry` where [`Layer::place`] said; `data` are a file's.
-    pub fn apply(&mut self, place: Place, entry: Entry, data: Option<Data>) -> Result<(), Error> {
+    pub fn apply(&mut self, place: Place, entry: Entry, data: Option<Stored>) -> Result<(), Error> {
         match place {
             Place::Root => {
                 let attributes = self.attributes(&entry)?;
@@ -124,7 +140,7 @@ impl Layer {
                 Ok(())
             }
             Place::Opaque(directory) => {
-                self.opaque.insert(directory);
+                self.tree.mark(directory, |directory| directory.opaque = true);
                 Ok(())
             }
             Place::Whiteout(directory, length) => {
@@ -144,14 +160,12 @@ impl Layer {
             Some(child) if self.tree.node(child).is_directory() => {
                 // The layer has a directory of its own there. Nothing of the lower one remains, not even
                 // its attributes.
-                self.opaque.insert(child);
-                self.implicit.remove(&child);
+                self.tree.mark(child, |child| (child.opaque, child.implicit) = (true, false));
             }
             // Anything else there hides what is below without being told to.
             Some(_) => {}
             None => {
-                self.remember(name.len())?;
-                self.tree.link(directory, name, self.whiteout);
+                self.link(directory, name, self.whiteout)?;
             }
         }
         Ok(())
@@ -162,7 +176,7 @@ impl Layer {
         directory: NodeId,
         name: &[u8],
         entry: &Entry,
-        data: Option<Data>,
+        data: Option<Stored>,
     ) -> Result<(), Error> {
         let wrong = |what| Error::entry(&entry.path, what);
         let content = match entry.kind {
@@ -177,10 +191,13 @@ impl Layer {
             }
             Kind::HardLink => return self.hard_link(directory, name, entry),
             Kind::File => {
-                let data = data.unwrap_or(Data::Plain { device: 0, block: 0 });
-                if let Data::Chunks(chunks) = &data {
-                    self.remember(chunks.blocks.len() * 4)?;
-                }
+                let data = match data.unwrap_or(Stored::Plain(0)) {
+                    Stored::Plain(block) => Data::Plain { device: 0, block },
+                    Stored::Chunks(chunks) => {
+                        self.keep(size_of::<Chunks>() + chunks.blocks.len() * 4)?;
+                        self.tree.add_chunks(Chunks::clone(&chunks))
+                    }
+                };
                 Content::File { size: entry.size, data }
             }
             Kind::Symlink => {
@@ -193,8 +210,8 @@ impl Layer {
                 if entry.link.contains(&0) {
                     return Err(wrong("a symbolic link to a name with a NUL"));
                 }
-                self.remember(entry.link.len())?;
-                Content::Symlink(entry.link.as_slice().into())
+                self.name(entry.link.len())?;
+                Content::Symlink(self.tree.add_text(&entry.link).map_err(Error::Write)?)
             }
             Kind::Character if entry.device == (0, 0) => {
                 return self.hide(directory, name);
@@ -204,10 +221,8 @@ impl Layer {
             Kind::Fifo => Content::Fifo,
         };
         let attributes = self.attributes(entry)?;
-        self.remember(name.len())?;
-        let id = self.tree.add(Node { attributes, content });
-        self.tree.link(directory, name, id);
-        Ok(())
+        let id = self.tree.add(Node { attributes, content }).map_err(Error::Write)?;
+        self.link(directory, name, id)
     }
 
     fn hard_link(&mut self, directory: NodeId, name: &[u8], entry: &Entry) -> Result<(), Error> {
@@ -225,16 +240,22 @@ impl Layer {
             Some(id) if id != self.whiteout => id,
             _ => {
                 let path = target.join(&b"/"[..]);
-                self.remember(path.len())?;
+                // It becomes an attribute.
+                self.keep_attributes(path.len())?;
                 let attributes = Attributes { permissions: 0, ..Attributes::PLAIN_DIRECTORY };
                 let id = self.tree.add(Node { attributes, content: marks::NO_DATA });
+                let id = id.map_err(Error::Write)?;
                 self.links.insert(id, path.into());
                 id
             }
         };
-        self.remember(name.len())?;
-        self.tree.link(directory, name, id);
-        Ok(())
+        self.link(directory, name, id)
+    }
+
+    /// Lets a name lead to a node.
+    fn link(&mut self, directory: NodeId, name: &[u8], id: NodeId) -> Result<(), Error> {
+        self.name(name.len())?;
+        self.tree.link(directory, name, id).map_err(Error::Write)
     }
 
     /// The directory that `names` lead to from the root; what is missing is made.
@@ -250,7 +271,7 @@ impl Layer {
                     }
                     let made = self.make_directory(directory, &name)?;
                     if there.is_none() {
-                        self.implicit.insert(made);
+                        self.tree.mark(made, |made| made.implicit = true);
                     }
                     way.retry(&name);
                 }
@@ -260,21 +281,17 @@ impl Layer {
 
     /// A new directory. If it takes something else's place, nothing of lower layers is left there.
     fn make_directory(&mut self, directory: NodeId, name: &[u8]) -> Result<NodeId, Error> {
-        self.remember(name.len())?;
-        let id = self.tree.add(Node {
-            attributes: Attributes::PLAIN_DIRECTORY,
-            content: Content::Directory(BTreeMap::new()),
-        });
+        let id = self.tree.add_directory(Attributes::PLAIN_DIRECTORY).map_err(Error::Write)?;
         if self.tree.child(directory, name).is_some() {
-            self.opaque.insert(id);
+            self.tree.mark(id, |made| made.opaque = true);
         }
-        self.tree.link(directory, name, id);
+        self.link(directory, name, id)?;
         Ok(id)
     }
 
     fn describe(&mut self, directory: NodeId, attributes: Attributes) {
-        self.tree.node_mut(directory).attributes = attributes;
-        self.implicit.remove(&directory);
+        self.tree.set_attributes(directory, attributes);
+        self.tree.mark(directory, |directory| directory.implicit = false);
     }
 
     fn attributes(&mut self, entry: &Entry) -> Result<Attributes, Error> {
@@ -300,25 +317,38 @@ impl Layer {
         let sets = self.tree.xattr_set_count();
         let xattrs = self.tree.xattrs_id(set);
         if self.tree.xattr_set_count() != sets {
-            self.remember(2 * bytes)?;
-            self.xattr_bytes += bytes;
-            // No more than what can be read back.
-            if self.xattr_bytes > LARGEST_XATTRS / 2 {
-                return Err(Error::Limit {
-                    what: "bytes of extended attributes",
-                    limit: LARGEST_XATTRS as u64 / 2,
-                });
-            }
+            self.keep_attributes(bytes)?;
         }
         let Entry { permissions, uid, gid, mtime, .. } = *entry;
         Ok(Attributes { permissions, uid, gid, mtime, xattrs })
     }
 
-    /// Accounts for an entry with so many bytes of its own.
-    fn remember(&mut self, bytes: usize) -> Result<(), Error> {
-        self.memory += ENTRY_MEMORY + bytes as u64;
+    /// Accounts for so many bytes of a name or a target.
+    fn name(&mut self, bytes: usize) -> Result<(), Error> {
+        self.names += bytes as u64;
+        if self.names > self.limits.names {
+            return Err(Error::Limit { what: "bytes of names", limit: self.limits.names });
+        }
+        Ok(())
+    }
+
+    /// Accounts for so many bytes that stay in memory.
+    fn keep(&mut self, bytes: usize) -> Result<(), Error> {
+        self.memory += bytes as u64;
         if self.memory > self.limits.memory {
-            return Err(Error::Limit { what: "bytes of names and attributes", limit: self.limits.memory });
+            return Err(Error::Limit { what: "bytes of attributes and holes", limit: self.limits.memory });
+        }
+        Ok(())
+    }
+
+    /// Accounts for a set of extended attributes.
+    fn keep_attributes(&mut self, bytes: usize) -> Result<(), Error> {
+        self.keep(2 * (bytes + size_of::<Xattr>()))?;
+        self.xattr_bytes += bytes;
+        // No more than what can be read back.
+        if self.xattr_bytes > LARGEST_XATTRS / 2 {
+            let limit = LARGEST_XATTRS as u64 / 2;
+            return Err(Error::Limit { what: "bytes of extended attributes", limit });
         }
         Ok(())
     }

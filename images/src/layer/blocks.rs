@@ -2,15 +2,18 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::BufRead;
+use std::io::{self, BufRead};
 use std::os::unix::fs::FileExt;
+use std::rc::Rc;
 
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::tar::{Archive, Entry, Segment};
 use super::{Error, Limits};
 use crate::erofs::format::{BLOCK, HOLE, LARGEST_CHUNK_BITS};
-use crate::erofs::tree::{Chunks, Data};
+use crate::erofs::space::{Space, Table};
+use crate::erofs::tree::Chunks;
+use crate::record;
 
 /// What an ordinary file is looked through for holes by: large enough that a map of such chunks costs the
 /// guest nothing, small enough to find most of what is worth leaving out.
@@ -18,6 +21,15 @@ const CHUNK: u64 = 64 << 10;
 
 /// Data that is written at once.
 const CAPACITY: usize = 1 << 20;
+
+/// Where a file's data are.
+#[derive(Debug, Clone)]
+pub(super) enum Stored {
+    /// In consecutive blocks from this one on; of an empty file nowhere.
+    Plain(u32),
+    /// In chunks, some of which are holes.
+    Chunks(Rc<Chunks>),
+}
 
 /// The data area of an image being written.
 pub(super) struct Blocks<'a> {
@@ -28,15 +40,17 @@ pub(super) struct Blocks<'a> {
     /// Everything from here on in `out` was never written, and reads as zeros.
     untouched: u64,
     /// Files by a hash of their size and data. A hash only says where to look: the bytes are compared.
-    known: HashMap<u64, (u64, Data)>,
+    plain: Known,
+    with_holes: HashMap<u64, Rc<Chunks>>,
 }
 
 impl<'a> Blocks<'a> {
     /// The data area of the image in `out` (an empty file), to begin at block `first`.
-    pub fn new(out: &'a File, first: u32) -> Blocks<'a> {
+    pub fn new(out: &'a File, space: &Rc<Space>, first: u32) -> io::Result<Blocks<'a>> {
         let start = u64::from(first) * BLOCK as u64;
         let buffer = Vec::with_capacity(CAPACITY + CHUNK as usize);
-        Blocks { out, buffer, start, untouched: start, known: HashMap::new() }
+        let plain = Known::new(space)?;
+        Ok(Blocks { out, buffer, start, untouched: start, plain, with_holes: HashMap::new() })
     }
 
     /// Writes what is left; the block behind it.
@@ -51,7 +65,7 @@ impl<'a> Blocks<'a> {
         archive: &mut Archive<R>,
         entry: &Entry,
         limits: &Limits,
-    ) -> Result<Data, Error> {
+    ) -> Result<Stored, Error> {
         if entry.size > limits.file {
             return Err(Error::entry(&entry.path, "a file larger than allowed"));
         }
@@ -71,16 +85,21 @@ impl<'a> Blocks<'a> {
             return Ok(data);
         }
         let hash = hash.digest();
-        match self.known.get(&hash) {
-            Some((size, known)) if *size == entry.size => {
-                let known = known.clone();
+        let known = match &data {
+            Stored::Plain(_) => self.plain.get(hash).map(Stored::Plain),
+            Stored::Chunks(_) => self.with_holes.get(&hash).cloned().map(Stored::Chunks),
+        };
+        match known {
+            Some(known) => {
                 if self.is_same(&known, &data, self.offset() - before)? {
                     self.rewind(before);
                     return Ok(known);
                 }
             }
-            Some(_) => {}
-            None => drop(self.known.insert(hash, (entry.size, data.clone()))),
+            None => match &data {
+                Stored::Plain(block) => self.plain.insert(hash, *block).map_err(Error::Write)?,
+                Stored::Chunks(chunks) => drop(self.with_holes.insert(hash, Rc::clone(chunks))),
+            },
         }
         Ok(data)
     }
@@ -91,7 +110,7 @@ impl<'a> Blocks<'a> {
         archive: &mut Archive<R>,
         size: u64,
         hash: &mut Xxh3Default,
-    ) -> Result<Data, Error> {
+    ) -> Result<Stored, Error> {
         let mut map = Map::new(CHUNK);
         let mut left = size;
         while left != 0 {
@@ -112,7 +131,7 @@ impl<'a> Blocks<'a> {
         segments: &[Segment],
         chunk: u64,
         hash: &mut Xxh3Default,
-    ) -> Result<Data, Error> {
+    ) -> Result<Stored, Error> {
         let count = size.div_ceil(chunk);
         let mut map = Map::new(chunk);
         let mut segments = segments.iter().copied().peekable();
@@ -204,12 +223,15 @@ impl<'a> Blocks<'a> {
         Ok(())
     }
 
-    /// Whether two files, the second just stored in `length` bytes, have the same holes and data.
-    fn is_same(&self, known: &Data, stored: &Data, length: u64) -> Result<bool, Error> {
+    /// Whether two files, the second just stored in `length` bytes, have the same holes and data; the first may have more
+    /// behind them.
+    fn is_same(&self, known: &Stored, stored: &Stored, length: u64) -> Result<bool, Error> {
         let (Some((first, holes)), Some((second, other_holes))) = (shape(known), shape(stored)) else {
             return Ok(false);
         };
-        if holes != other_holes {
+        // What lies beyond the second's beginning is about to be taken back.
+        if holes != other_holes || u64::from(first) * BLOCK as u64 + length > u64::from(second) * BLOCK as u64
+        {
             return Ok(false);
         }
         let (mut one, mut other) = (vec![0; CHUNK as usize], vec![0; CHUNK as usize]);
@@ -267,6 +289,66 @@ impl<'a> Blocks<'a> {
     }
 }
 
+/// Blocks by a hash of what begins there.
+struct Known {
+    /// As many as a power of two, of which at most half are taken.
+    slots: Table<Slot>,
+    taken: usize,
+    space: Rc<Space>,
+}
+
+#[derive(Clone, Copy)]
+struct Slot {
+    hash: u64,
+    /// 0, where the superblock is, if the slot is free.
+    block: u32,
+}
+
+record!(Slot { hash: u64, block: u32 });
+
+/// Slots that are looked at for one hash: more are taken only by hashes that were made to meet, and such files are stored as
+/// often as they come.
+const LOOKED_AT: usize = 32;
+
+impl Known {
+    fn new(space: &Rc<Space>) -> io::Result<Known> {
+        let slots = Table::filled(space, Slot { hash: 0, block: 0 }, 1 << 10)?;
+        Ok(Known { slots, taken: 0, space: Rc::clone(space) })
+    }
+
+    /// Where the hash is, or where it may be put.
+    fn slot(&self, hash: u64) -> Option<(usize, Slot)> {
+        let mask = self.slots.len() - 1;
+        let places = (0..LOOKED_AT).map(|step| (hash as usize).wrapping_add(step) & mask);
+        places.map(|at| (at, self.slots.get(at))).find(|(_, slot)| slot.block == 0 || slot.hash == hash)
+    }
+
+    fn get(&self, hash: u64) -> Option<u32> {
+        self.slot(hash).map(|(_, slot)| slot.block).filter(|block| *block != 0)
+    }
+
+    fn insert(&mut self, hash: u64, block: u32) -> io::Result<()> {
+        if 2 * self.taken >= self.slots.len() {
+            let count = 2 * self.slots.len();
+            let larger = Table::filled(&self.space, Slot { hash: 0, block: 0 }, count)?;
+            let old = std::mem::replace(&mut self.slots, larger);
+            (0..old.len())
+                .map(|at| old.get(at))
+                .filter(|slot| slot.block != 0)
+                .for_each(|slot| self.put(slot));
+        }
+        self.put(Slot { hash, block });
+        self.taken += 1;
+        Ok(())
+    }
+
+    fn put(&mut self, slot: Slot) {
+        if let Some((at, _)) = self.slot(slot.hash) {
+            self.slots.set(at, slot);
+        }
+    }
+}
+
 /// The map of a file being stored.
 struct Map {
     /// Bytes in a chunk, a block times a power of two.
@@ -293,11 +375,11 @@ impl Map {
     }
 
     /// The shortest form: no map where there is no hole, and the largest chunks that tell the same.
-    fn into_data(self) -> Data {
+    fn into_data(self) -> Stored {
         let Map { chunk, mut blocks } = self;
         if !blocks.contains(&HOLE) {
             // Chunks of one file are stored one after another.
-            return Data::Plain { device: 0, block: blocks.first().copied().unwrap_or(0) };
+            return Stored::Plain(blocks.first().copied().unwrap_or(0));
         }
         let mut bits = (chunk / BLOCK as u64).trailing_zeros() as u8;
         while blocks.len() > 1 && bits < LARGEST_CHUNK_BITS {
@@ -312,16 +394,16 @@ impl Map {
             bits += 1;
         }
         blocks.shrink_to_fit();
-        Data::Chunks(Box::new(Chunks { device: 0, bits, blocks }))
+        Stored::Chunks(Rc::new(Chunks { device: 0, bits, blocks }))
     }
 }
 
 /// Where the data of a file begin and which chunks are holes, for comparing files: all chunks that are not
 /// holes lie one after another.
-fn shape(data: &Data) -> Option<(u32, (u8, Vec<bool>))> {
+fn shape(data: &Stored) -> Option<(u32, (u8, Vec<bool>))> {
     match data {
-        Data::Plain { block, .. } => Some((*block, (0, Vec::new()))),
-        Data::Chunks(chunks) => {
+        Stored::Plain(block) => Some((*block, (0, Vec::new()))),
+        Stored::Chunks(chunks) => {
             let first = chunks.blocks.iter().find(|block| **block != HOLE)?;
             Some((*first, (chunks.bits, chunks.blocks.iter().map(|block| *block == HOLE).collect())))
         }
@@ -358,7 +440,7 @@ mod tests {
         let archive = Tar::new().file("a", &body).file("b", &other).file("c", &body).end();
         for flushed in 0..4 {
             let file = tempfile::tempfile().unwrap();
-            let mut blocks = Blocks::new(&file, 1);
+            let mut blocks = Blocks::new(&file, &Space::memory(), 1).unwrap();
             let mut archive = Archive::new(&archive[..], u64::MAX);
             let mut stored = Vec::new();
             for number in 0..3 {

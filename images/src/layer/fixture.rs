@@ -104,21 +104,22 @@ impl Tar {
 /// The archive as a layer, and the file it is in.
 pub(crate) fn converted(archive: &[u8]) -> Result<(File, Layer), Error> {
     let file = tempfile::tempfile().unwrap();
-    let layer = convert(archive, &file, &Limits::default())?;
+    let layer = convert(archive, &file, &tempfile::tempfile().unwrap(), &Limits::default())?;
     assert_eq!(file.metadata().unwrap().len(), layer.bytes);
     assert_eq!(layer.bytes % 4096, 0);
     Ok((file, layer))
 }
 
 /// The bytes of a regular file; `disks[0]` is the image itself, the rest its devices.
-pub(crate) fn read_file(disks: &[&File], node: &Node) -> Vec<u8> {
-    let Content::File { size, data } = &node.content else { panic!("no file") };
-    let mut bytes = vec![0; *size as usize];
+pub(crate) fn read_file(disks: &[&File], tree: &Tree, node: &Node) -> Vec<u8> {
+    let Content::File { size, data } = node.content else { panic!("no file") };
+    let mut bytes = vec![0; size as usize];
     match data {
         Data::Plain { device, block } => {
-            disks[usize::from(*device)].read_exact_at(&mut bytes, u64::from(*block) * BLOCK as u64).unwrap();
+            disks[usize::from(device)].read_exact_at(&mut bytes, u64::from(block) * BLOCK as u64).unwrap();
         }
         Data::Chunks(chunks) => {
+            let chunks = tree.chunks(chunks);
             for (piece, block) in bytes.chunks_mut(BLOCK << chunks.bits).zip(&chunks.blocks) {
                 if *block != HOLE {
                     disks[usize::from(chunks.device)]
@@ -146,18 +147,19 @@ pub(crate) fn told(disks: &[&File], tree: &Tree) -> BTreeMap<String, String> {
         for xattr in tree.xattrs(xattrs) {
             text += &format!(" {}={}", xattr.name().escape_ascii(), xattr.value().escape_ascii());
         }
-        match &node.content {
-            Content::Directory(entries) => {
+        match node.content {
+            Content::Directory(_) => {
+                let mut below: Vec<_> = tree.entries(id).collect();
                 // Backwards onto the stack, so that paths come in order.
-                let below = entries.iter().rev();
-                ways.extend(below.map(|(name, id)| (format!("{path}/{}", name.escape_ascii()), *id)));
+                below.sort_by(|one, other| other.cmp(one));
+                ways.extend(below.iter().map(|(name, id)| (format!("{path}/{}", name.escape_ascii()), *id)));
             }
             Content::File { .. } => {
-                let bytes = read_file(disks, node);
+                let bytes = read_file(disks, tree, &node);
                 let start = bytes[..bytes.len().min(40)].escape_ascii();
                 text += &format!(" {} bytes {:x} {start}", bytes.len(), xxhash_rust::xxh3::xxh3_64(&bytes));
             }
-            Content::Symlink(target) => text += &format!(" -> {}", target.escape_ascii()),
+            Content::Symlink(target) => text += &format!(" -> {}", tree.text(target).escape_ascii()),
             Content::Character(device) | Content::Block(device) => text += &format!(" device {device:#x}"),
             Content::Fifo | Content::Socket => {}
         }

@@ -1,8 +1,8 @@
 //! Layers: a tar stream in, an EROFS image out, in one pass over the input.
 //!
 //! File data goes straight to whole blocks of the image while the names, attributes and places are kept in
-//! memory; the metadata follows the data when the stream has ended. The image holds nothing but what the
-//! archive holds, so it is a function of its bytes.
+//! memory, or on disk where there are too many of them; the metadata follows the data when the stream has
+//! ended. The image holds nothing but what the archive holds, so it is a function of its bytes.
 //!
 //! What a layer says of the layers below it is stored the way overlayfs would have it, and taken out again
 //! when layers are joined: see [`marks`].
@@ -34,6 +34,7 @@ mod tests;
 use std::fs::File;
 use std::io::{self, BufRead};
 
+use crate::erofs::space::Space;
 use crate::erofs::{format, write};
 
 pub use packed::{Unpacked, convert_packed, discard};
@@ -47,14 +48,16 @@ pub struct Limits {
     pub entries: u64,
     /// Bytes of one file, its holes included.
     pub file: u64,
-    /// Bytes of memory for names, attributes and the like.
+    /// Bytes of names and of links' targets.
+    pub names: u64,
+    /// Bytes of memory for what few files have: extended attributes, links to lower layers, maps of holes.
     pub memory: u64,
 }
 
 impl Default for Limits {
-    /// 256 GiB of archive, 4 Mi entries, files of 16 TiB, 1 GiB of memory.
+    /// 256 GiB of archive, 16 Mi entries, files of 16 TiB, 2 GiB of names, 256 MiB of memory.
     fn default() -> Limits {
-        Limits { archive: 256 << 30, entries: 4 << 20, file: 16 << 40, memory: 1 << 30 }
+        Limits { archive: 256 << 30, entries: 16 << 20, file: 16 << 40, names: 2 << 30, memory: 256 << 20 }
     }
 }
 
@@ -121,18 +124,20 @@ impl From<write::Error> for Error {
     }
 }
 
-/// Converts the uncompressed archive `tar` into a layer image in `out`, a regular file, whatever it held.
+/// Converts the uncompressed archive `tar` into a layer image in `out`, a regular file, whatever it held. What is too much
+/// for memory meanwhile is in `scratch`, a file that nobody else uses and whose content is worth nothing.
 ///
 /// The stream is read to its very end, so that a reader around it can check a digest; an error of the reader
 /// comes back as [`Error::Read`]. After an error `out` holds nothing of use.
-pub fn convert(tar: impl BufRead, out: &File, limits: &Limits) -> Result<Layer, Error> {
+pub fn convert(tar: impl BufRead, out: &File, scratch: &File, limits: &Limits) -> Result<Layer, Error> {
     out.set_len(0).map_err(Error::Write)?;
     let mut archive = tar::Archive::new(tar, limits.archive);
     // The superblock's block is written last.
-    let mut blocks = blocks::Blocks::new(out, 1);
-    let mut layer = apply::Layer::new(limits);
+    let space = Space::in_file(scratch).map_err(Error::Write)?;
+    let mut blocks = blocks::Blocks::new(out, &space, 1).map_err(Error::Write)?;
+    let mut layer = apply::Layer::new(&space, limits)?;
     while let Some(entry) = archive.next()? {
-        let Some(place) = layer.place(&entry)? else { continue };
+        let Some(place) = layer.place(&entry, archive.offset())? else { continue };
         let data = match entry.kind {
             tar::Kind::File => Some(blocks.store(&mut archive, &entry, limits)?),
             _ => None,
@@ -140,11 +145,12 @@ pub fn convert(tar: impl BufRead, out: &File, limits: &Limits) -> Result<Layer, 
         layer.apply(place, entry, data)?;
     }
     let metadata_block = blocks.finish()?;
-    let tree = layer.finish();
-    let plan = write::Plan::new(&tree, metadata_block)?;
+    let mut tree = layer.finish();
+    let plan = write::Plan::new(&mut tree, metadata_block)?;
     let bytes = u64::from(plan.blocks()) * format::BLOCK as u64;
+    plan.write(out, &[])?;
+    let inodes = plan.inodes();
     // Cuts off what was written and turned out to be there already.
     out.set_len(bytes).map_err(Error::Write)?;
-    plan.write(out, &[])?;
-    Ok(Layer { bytes, inodes: plan.inodes() })
+    Ok(Layer { bytes, inodes })
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::fixture::{Header, Tar, converted, read_file, told};
 use super::*;
 use crate::erofs::read;
-use crate::erofs::tree::{Content, Data, Tree};
+use crate::erofs::tree::{Chunks, Content, Data, Tree};
 
 /// The layer's tree as text, marks included.
 fn lines(archive: &[u8]) -> Vec<String> {
@@ -16,6 +16,10 @@ fn lines(archive: &[u8]) -> Vec<String> {
 
 fn refusal(archive: &[u8]) -> String {
     converted(archive).unwrap_err().to_string()
+}
+
+fn file() -> File {
+    tempfile::tempfile().unwrap()
 }
 
 const ROOT: &str = "/ 40755 0:0 0.000000000 trusted.overlay.ferry.implicit=y";
@@ -308,14 +312,17 @@ fn a_flipped_bit_in_a_header_is_noticed() {
 #[test]
 fn limits_are_kept() {
     let convert = |archive: Vec<u8>, limits: Limits| {
-        convert(&archive[..], &tempfile::tempfile().unwrap(), &limits).map_err(|error| error.to_string())
+        convert(&archive[..], &file(), &file(), &limits).map_err(|error| error.to_string())
     };
     let default = Limits::default();
     let many = || (0..100).fold(Tar::new(), |tar, number| tar.file(&format!("{number}"), b"x")).end();
     assert!(convert(many(), default).is_ok());
     assert!(convert(many(), Limits { entries: 99, ..default }).unwrap_err().contains("99 entries"));
     assert!(convert(many(), Limits { archive: 50_000, ..default }).unwrap_err().contains("50000 bytes"));
-    assert!(convert(many(), Limits { memory: 4096, ..default }).unwrap_err().contains("4096 bytes of names"));
+    assert!(convert(many(), Limits { names: 50, ..default }).unwrap_err().contains("50 bytes of names"));
+    let attributed = Tar::new().pax(b'x', &[("SCHILY.xattr.user.a", &[b'v'; 5000])]).file("a", b"").end();
+    let told = convert(attributed, Limits { memory: 4096, ..default }).unwrap_err();
+    assert!(told.contains("4096 bytes of attributes"), "{told}");
     assert!(convert(many(), Limits { file: 0, ..default }).unwrap_err().contains("larger than allowed"));
 }
 
@@ -329,17 +336,21 @@ fn the_stream_is_read_to_its_end_and_its_error_passed_on() {
     }
     let archive = [Tar::new().file("a", b"b").end(), vec![7; 1 << 20]].concat();
     let stream = io::BufReader::new(Failing(&archive));
-    let error = convert(stream, &tempfile::tempfile().unwrap(), &Limits::default()).unwrap_err();
+    let error = convert(stream, &file(), &file(), &Limits::default()).unwrap_err();
     assert_eq!(error.to_string(), "wrong digest");
 }
 
 /// What the disk holds of a file: none of it, or from which block.
-fn place(archive: &[u8], name: &str) -> (Data, Vec<u8>, u64) {
+fn place(archive: &[u8], name: &str) -> (Result<u32, Chunks>, Vec<u8>, u64) {
     let (file, layer) = converted(archive).unwrap();
     let tree = read::load(&file).unwrap();
     let node = tree.node(tree.child(Tree::ROOT, name.as_bytes()).unwrap());
-    let Content::File { data, .. } = &node.content else { panic!("no file") };
-    (data.clone(), read_file(&[&file], node), layer.bytes)
+    let Content::File { data, .. } = node.content else { panic!("no file") };
+    let data = match data {
+        Data::Plain { block, .. } => Ok(block),
+        Data::Chunks(id) => Err(tree.chunks(id).clone()),
+    };
+    (data, read_file(&[&file], &tree, &node), layer.bytes)
 }
 
 #[test]
@@ -350,7 +361,7 @@ fn zeros_are_not_stored() {
         Tar::new().file("zeros", &vec![0; 5_000_000]).file("mixed", &bytes).file("small", &[0; 10]).end();
     for (name, length) in [("zeros", 5_000_000), ("mixed", 1_000_000), ("small", 10)] {
         let (data, read, size) = place(&archive, name);
-        assert!(matches!(data, Data::Chunks(_)), "{data:?}");
+        assert!(data.is_err(), "{data:?}");
         assert_eq!(read.len(), length);
         assert!(if name == "mixed" { read == bytes } else { read.iter().all(|byte| *byte == 0) });
         assert!(size <= (64 << 10) + 4 * 4096, "{size}");
@@ -453,7 +464,7 @@ fn sparse_files_of_every_make_keep_their_holes() {
     for (make, archive) in sparse_archives() {
         let (data, bytes, size) = place(&archive, "sparse");
         assert!(bytes == expected, "{make}");
-        assert!(matches!(data, Data::Chunks(_)), "{make}");
+        assert!(data.is_err(), "{make}");
         assert!(size <= 10 * 4096, "{make}: {size}");
         images.push(data);
     }
@@ -471,10 +482,11 @@ fn vast_sparse_files_cost_next_to_nothing() {
         let (file, _) = converted(&archive.end()).unwrap();
         let tree = read::load(&file).unwrap();
         let node = tree.node(tree.child(Tree::ROOT, b"f1").unwrap());
-        let Content::File { size: found, data: Data::Chunks(chunks) } = &node.content else {
+        let Content::File { size: found, data: Data::Chunks(chunks) } = node.content else {
             panic!("no chunks")
         };
-        assert_eq!(*found, size);
+        let chunks = tree.chunks(chunks);
+        assert_eq!(found, size);
         assert!(chunks.blocks.len() <= 1025, "{}", chunks.blocks.len());
         let chunk = 4096u64 << chunks.bits;
         let block = chunks.blocks[(offset / chunk) as usize];

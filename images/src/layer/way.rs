@@ -53,9 +53,10 @@ impl Way {
                 _ => {}
             }
             let Some(child) = tree.child(here, &name) else { return Ok(Step::Blocked(here, name, None)) };
-            match &tree.node(child).content {
+            match tree.node(child).content {
                 Content::Directory(_) => self.directories.push(child),
                 Content::Symlink(target) => {
+                    let target = tree.text(target);
                     self.symlinks += 1;
                     if self.symlinks > MOST_SYMLINKS {
                         return Err("too many symbolic links on the way there");

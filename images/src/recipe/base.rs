@@ -16,6 +16,7 @@ use crate::debian;
 use crate::digest::{DiffId, Digest};
 use crate::erofs::format::{BLOCK, HOLE};
 use crate::erofs::read;
+use crate::erofs::space::Text;
 use crate::erofs::tree::{Content, Data, Node, NodeId, Tree};
 use crate::progress::Progress;
 use crate::reference::{Grammar, Reference};
@@ -150,8 +151,8 @@ fn bring(
     for segment in image.disk(store)?.segments {
         devices.push(File::open(&segment.path).map_err(|cause| Error::Write { path: segment.path, cause })?);
     }
-    let joined = devices.first().map(read::load);
-    let tree = joined.transpose().map_err(|error| broken(text, io::Error::other(error)))?.unwrap_or_default();
+    let joined = devices.first().ok_or_else(|| broken(text, io::ErrorKind::NotFound.into()))?;
+    let tree = read::load(joined).map_err(|error| broken(text, io::Error::other(error)))?;
     let created = created.as_deref().and_then(seconds).unwrap_or(0);
     Ok(Base { image, layers, manifest, created, tree, devices })
 }
@@ -218,12 +219,17 @@ impl Base {
     pub(super) fn walk(&self, mut visit: impl FnMut(&[u8], &Node)) {
         let mut left: Vec<(Vec<u8>, NodeId)> = vec![(Vec::new(), Tree::ROOT)];
         while let Some((path, id)) = left.pop() {
-            for (name, below) in self.tree.entries(id).into_iter().flatten() {
-                let path = [&path[..], if path.is_empty() { b"" } else { b"/" }, name].concat();
-                visit(&path, self.tree.node(*below));
-                left.push((path, *below));
+            for (name, below) in self.tree.entries(id) {
+                let path = [&path[..], if path.is_empty() { b"" } else { b"/" }, &name].concat();
+                visit(&path, &self.tree.node(below));
+                left.push((path, below));
             }
         }
+    }
+
+    /// A symbolic link's target.
+    pub(super) fn target(&self, target: Text) -> Vec<u8> {
+        self.tree.text(target).into_owned()
     }
 
     /// A regular file's content.
@@ -232,14 +238,17 @@ impl Base {
     }
 
     fn data(&self, node: &Node) -> io::Result<Vec<u8>> {
-        let Content::File { size, data } = &node.content else { return Ok(Vec::new()) };
-        if *size > MAX_FILE {
+        let Content::File { size, data } = node.content else { return Ok(Vec::new()) };
+        if size > MAX_FILE {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 16 MiB"));
         }
-        let mut bytes = vec![0; *size as usize];
-        let (device, chunk, blocks) = match data {
+        let mut bytes = vec![0; size as usize];
+        let (device, chunk, blocks) = match &data {
             Data::Plain { device, block } => (*device, bytes.len().max(1), std::slice::from_ref(block)),
-            Data::Chunks(chunks) => (chunks.device, BLOCK << chunks.bits, &chunks.blocks[..]),
+            Data::Chunks(id) => {
+                let chunks = self.tree.chunks(*id);
+                (chunks.device, BLOCK << chunks.bits, &chunks.blocks[..])
+            }
         };
         let device = self.devices.get(usize::from(device));
         let device = device.ok_or_else(|| io::Error::other("its data are on no device of the image"))?;
@@ -256,7 +265,7 @@ impl Base {
         let text = |path: &str| -> Result<String, Error> {
             let mut names = path.split('/');
             let found = names.try_fold(Tree::ROOT, |at, name| self.tree.child(at, name.as_bytes()));
-            let bytes = found.map(|id| self.content(image, self.tree.node(id))).transpose()?;
+            let bytes = found.map(|id| self.content(image, &self.tree.node(id))).transpose()?;
             Ok(String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned())
         };
         let release = text("usr/lib/os-release")?;

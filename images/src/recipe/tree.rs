@@ -109,9 +109,9 @@ impl Tree {
                 read.iter().any(|wanted| path == wanted || wanted.ends_with(b"/") && path.starts_with(wanted))
             };
             let mut keep = || -> Result<Node, Error> {
-                Ok(match &node.content {
+                Ok(match node.content {
                     erofs::Content::Directory(_) => Node::Directory,
-                    erofs::Content::Symlink(target) => Node::Symlink(target.to_vec()),
+                    erofs::Content::Symlink(target) => Node::Symlink(base.target(target)),
                     erofs::Content::File { .. } if wanted() => {
                         let content = base.content(&lossy(path), node)?;
                         let stored = self.store(&content[..]);

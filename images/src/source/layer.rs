@@ -1,5 +1,6 @@
 //! A layer on its way into the store. Nothing of it is kept unless every digest is right.
 
+use std::fs::File;
 use std::io::{self, Read};
 
 use super::Error;
@@ -30,7 +31,10 @@ pub(super) fn bring<R: Read + Send>(
     incoming.add_layer(diff_id, |out| {
         let blob = open()?;
         progress.begin(what, Some(blob.size));
-        let result = convert(blob, diff_id, out, progress);
+        let result = incoming
+            .temporary()
+            .map_err(Error::from)
+            .and_then(|scratch| convert(blob, diff_id, out, &scratch, progress));
         progress.end();
         result
     })
@@ -39,11 +43,13 @@ pub(super) fn bring<R: Read + Send>(
 fn convert<R: Read + Send>(
     blob: Blob<R>,
     diff_id: &DiffId,
-    out: &std::fs::File,
+    out: &File,
+    scratch: &File,
     progress: &dyn Progress,
 ) -> Result<(), Error> {
     let Blob { reader, name, digest, .. } = blob;
-    let unpacked = layer::convert_packed(Counted { inner: reader, progress }, out, &Limits::default());
+    let packed = Counted { inner: reader, progress };
+    let unpacked = layer::convert_packed(packed, out, scratch, &Limits::default());
     let Unpacked { packed, plain, converted } =
         unpacked.map_err(|cause| Error::Read { what: name.clone(), cause })?;
     // A wrong digest explains whatever else is wrong.

@@ -121,6 +121,11 @@ impl Store {
 }
 
 impl Incoming<'_> {
+    /// See [`Store::temporary`].
+    pub(crate) fn temporary(&self) -> Result<File, Error> {
+        self.store.temporary()
+    }
+
     /// Makes a layer of the image with `write` unless it is here; waits if another process is making it. After an error
     /// of `write` nothing is kept.
     pub(crate) fn add_layer<E: From<Error>>(

@@ -192,7 +192,7 @@ impl Store {
                 File::open(&path).map_err(Error::io(path))
             };
             let files = layers.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-            join::join(&files, out)?;
+            join::join(&files, out, &self.temporary()?)?;
             Ok::<_, Error>(())
         })?;
         segment(path)

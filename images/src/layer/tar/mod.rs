@@ -112,6 +112,11 @@ impl<R: BufRead> Archive<R> {
         Err(self.input.broken("an entry with too many extended headers"))
     }
 
+    /// How far it has been read, in bytes.
+    pub fn offset(&self) -> u64 {
+        self.input.offset()
+    }
+
     /// The next piece of the current entry's data; empty at their end. Say with [`Archive::consume`] how much
     /// of it was used.
     pub fn data(&mut self) -> Result<&[u8], Error> {
