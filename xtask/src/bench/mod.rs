@@ -3,6 +3,7 @@
 //! Times are wall clock on this machine and say little about another; sizes and instructions are the same everywhere.
 
 mod boot;
+mod images;
 mod init;
 mod instructions;
 mod machine;
@@ -43,6 +44,8 @@ enum Name {
     Init,
     /// Wall time of `run hello -- true`, everything built: the fastest of five
     Start,
+    /// Layers to EROFS: time, size and memory, beside mkfs.erofs, mksquashfs and umoci
+    Images,
 }
 
 /// One figure.
@@ -71,6 +74,9 @@ pub fn bench(workshop: &mut Workshop, bench: &Bench) -> Result<ExitCode> {
     if bench.name.is_none_or(|name| name == Name::Start) {
         figures.extend(starts()?);
     }
+    if bench.name.is_none_or(|name| name == Name::Images) {
+        figures.extend(images::figures(workshop)?);
+    }
     if bench.json {
         let all: Vec<Value> = figures
             .iter()
@@ -80,7 +86,7 @@ pub fn bench(workshop: &mut Workshop, bench: &Bench) -> Result<ExitCode> {
     } else {
         figures
             .iter()
-            .for_each(|f| println!("{:<24} {:<32} {:>14.4} {}", f.subject, f.metric, f.value, f.unit));
+            .for_each(|f| println!("{:<24} {:<56} {:>14.4} {}", f.subject, f.metric, f.value, f.unit));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -7,8 +7,10 @@
 pub mod boot;
 pub mod disk;
 pub mod ferry;
+pub mod foreign;
 pub mod init;
 pub mod recipe;
+pub mod tool;
 
 use std::env;
 use std::ffi::OsString;

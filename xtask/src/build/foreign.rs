@@ -1,0 +1,78 @@
+//! Programs that the tests and benchmarks compare with, from the Debian release that the recipes use, whichever the host
+//! has: an image like any other, unpacked, and run through its own dynamic linker with its own libraries.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::recipe;
+use crate::run::recipe_needs;
+use crate::setup::Need;
+use crate::workshop::Workshop;
+
+const RECIPE: &str = "foreign";
+
+/// The unpacked programs.
+#[derive(Clone, Debug)]
+pub struct Foreign {
+    root: PathBuf,
+}
+
+impl Foreign {
+    /// What unpacking them takes.
+    pub fn needs(workshop: &Workshop) -> Result<Vec<Need>> {
+        let mut needs = vec![Need::Images];
+        needs.extend(recipe_needs(workshop, &recipes(workshop), RECIPE)?);
+        Ok(needs)
+    }
+
+    /// The programs, unpacked unless they were before.
+    pub fn build(workshop: &Workshop) -> Result<Foreign> {
+        let layout = recipe::build(workshop, &recipes(workshop), RECIPE)?;
+        let key = layout.parent().and_then(Path::file_name).context("the image's entry in the cache")?;
+        let root = workshop.cache.get_or_make("foreign", &key.to_string_lossy(), |root| {
+            for layer in layers(&layout)? {
+                let mut archive = tar::Archive::new(File::open(&layer)?);
+                archive.set_preserve_mtime(false);
+                archive.unpack(root).with_context(|| format!("cannot unpack {}", layer.display()))?;
+            }
+            Ok(())
+        })?;
+        Ok(Foreign { root })
+    }
+
+    /// One of them.
+    pub fn command(&self, program: &str) -> Result<Command> {
+        let found = ["usr/bin", "usr/sbin"].map(|directory| self.root.join(directory).join(program));
+        let Some(path) = found.into_iter().find(|path| path.is_file()) else {
+            bail!("{program} is not among the programs of the recipe {RECIPE}");
+        };
+        let libraries = self.root.join("usr/lib/x86_64-linux-gnu");
+        let mut command = Command::new(libraries.join("ld-linux-x86-64.so.2"));
+        command.arg("--library-path").arg(libraries).arg(path);
+        Ok(command)
+    }
+}
+
+fn recipes(workshop: &Workshop) -> PathBuf {
+    workshop.checkout.join("xtask/tests/recipes")
+}
+
+/// The layers' files of the one image in a layout, the lowest first.
+pub fn layers(layout: &Path) -> Result<Vec<PathBuf>> {
+    let blob = |digest: &Value| -> Result<PathBuf> {
+        let hex = digest.as_str().and_then(|text| text.strip_prefix("sha256:")).context("a digest")?;
+        Ok(layout.join("blobs/sha256").join(hex))
+    };
+    let parse = |path: &Path| -> Result<Value> {
+        let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(serde_json::from_slice(&text)?)
+    };
+    let index = parse(&layout.join("index.json"))?;
+    let manifest = parse(&blob(&index["manifests"][0]["digest"])?)?;
+    let layers = manifest["layers"].as_array().context("a manifest's layers")?;
+    layers.iter().map(|layer| blob(&layer["digest"])).collect()
+}
