@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
+use ferry_images::disk::Verity;
 use ferry_images::recipe::{self, statements};
 use ferry_vmm::runtime::size::parse_size;
 
@@ -97,6 +98,9 @@ pub enum Part {
         /// Bytes of the disk's writable partition, such as 512m or 4g
         #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "1g")]
         state: u64,
+        /// Put a hash tree behind every image and layer of the disk, which the guest checks what it reads against
+        #[arg(long)]
+        verity: bool,
         /// The directory with the recipe, instead of images/recipes
         #[arg(long, value_name = "DIR")]
         recipes: Option<PathBuf>,
@@ -155,12 +159,13 @@ fn build_parts(workshop: &mut Workshop, part: Option<Part>) -> Result<()> {
     if part == Some(Part::Boot) {
         workshop.report.built("device-test guest", &build::boot::device_test(workshop)?);
     }
-    if let Some(Part::Image { name, format, state, recipes }) = &part {
+    if let Some(Part::Image { name, format, state, verity, recipes }) = &part {
         setup::prepare(workshop, &[Need::Images])?;
         let recipes = recipes.clone().unwrap_or_else(|| build::recipe::directory(workshop));
         let is_appliance = recipe::has_services(&recipes, name)?;
         if format.unwrap_or(if is_appliance { Format::Disk } else { Format::Oci }) == Format::Disk {
-            let wanted = build::disk::Wanted { state_bytes: *state };
+            let verity = if *verity { Verity::Trees } else { Verity::Without };
+            let wanted = build::disk::Wanted { state_bytes: *state, verity };
             let disk = build::disk::build(workshop, &recipes, name, wanted)?;
             workshop.report.built("disk", &disk);
             println!("{}", disk.display());

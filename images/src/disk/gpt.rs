@@ -10,6 +10,9 @@ use flate2::Crc;
 /// Bytes of a sector.
 pub(super) const SECTOR: u64 = 512;
 
+/// What the header begins with.
+pub(super) const SIGNATURE: &[u8; 8] = b"EFI PART";
+
 /// Partitions that Linux looks at: minor numbers of one disk, less the disk itself.
 pub(super) const MOST: usize = 255;
 
@@ -102,7 +105,7 @@ fn header(
 ) -> [u8; SECTOR as usize] {
     let table_sectors = table.len() as u64 / SECTOR;
     let mut header = [0; SECTOR as usize];
-    header[..8].copy_from_slice(b"EFI PART");
+    header[..8].copy_from_slice(SIGNATURE);
     header[8..12].copy_from_slice(&0x1_0000_u32.to_le_bytes());
     header[12..16].copy_from_slice(&(HEADER as u32).to_le_bytes());
     header[24..32].copy_from_slice(&own.to_le_bytes());

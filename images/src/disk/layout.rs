@@ -10,6 +10,9 @@
 //! | `layer-…` | one layer, an EROFS image; shared by all images of the disk that have it |
 //! | `ferry-state` | an ext4 filesystem with a journal: what outlives a reboot; the last one, and the only one written to |
 //!
+//! Where an image or a layer has a hash tree for dm-verity, it is behind it in the same partition, with `veritysetup`'s
+//! superblock in front.
+//!
 //! The names of images and layers end in the first 96 bits of what they are known by (the digest of the list of layers, the
 //! diff-ID), so that a name stands for the same bytes on every disk and in every version of an appliance.
 //!
@@ -47,8 +50,13 @@ pub fn layer_name(layer: &DiffId) -> String {
 
 /// The name of the partition that joins these layers, lowest first.
 pub fn image_name(layers: &[DiffId]) -> String {
+    named("image", &image_digest(layers))
+}
+
+/// What a list of layers is known by.
+pub(super) fn image_digest(layers: &[DiffId]) -> Digest {
     let list: String = layers.iter().map(|layer| format!("{layer}\n")).collect();
-    named("image", &Digest::of(list.as_bytes()))
+    Digest::of(list.as_bytes())
 }
 
 fn named(kind: &str, digest: &Digest) -> String {

@@ -12,6 +12,7 @@ mod tests;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use rustix::fs::SeekFrom;
 use sha2::{Digest as _, Sha256};
@@ -20,7 +21,9 @@ use crate::digest::{DiffId, Digest};
 use crate::erofs::read;
 use crate::erofs::tree::Tree;
 use crate::progress::Progress;
+use crate::source::Segment;
 use crate::store::{self, Store};
+use crate::verity::{self, Salt, Sealed};
 use crate::{ext4, layer};
 use gpt::{Partition, SECTOR};
 use layout::{ALIGNMENT, SPEC, STATE};
@@ -31,6 +34,15 @@ const BLOCK: usize = 4096;
 /// Blocks read at once.
 const BLOCKS_AT_ONCE: usize = 256;
 
+/// Whether what is read-only on a disk carries hash trees for dm-verity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verity {
+    /// No.
+    Without,
+    /// Each image and layer does, behind it in its partition.
+    Trees,
+}
+
 /// Images that are ready to go on a disk, each with its layers.
 #[derive(Debug)]
 pub struct Images {
@@ -40,13 +52,22 @@ pub struct Images {
     parts: Vec<Part>,
 }
 
-/// The partitions of one image, by name.
+/// The partitions of one image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Root {
     /// The one to be mounted.
-    pub metadata: String,
+    pub metadata: Place,
     /// Those of its layers, in the order of its device table.
-    pub layers: Vec<String>,
+    pub layers: Vec<Place>,
+}
+
+/// A partition with something to be mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Its name.
+    pub name: String,
+    /// Its hash tree, if it has one, which is in the same partition.
+    pub sealed: Option<Sealed>,
 }
 
 /// A disk that was written.
@@ -67,6 +88,9 @@ pub enum Error {
     /// An image's metadata cannot be read.
     #[error("an image in the store is damaged: {0}")]
     Image(#[from] read::Error),
+    /// A hash tree.
+    #[error("an image cannot be sealed: {0}")]
+    Verity(#[from] verity::Error),
     /// The state partition's size.
     #[error(transparent)]
     State(#[from] ext4::Error),
@@ -88,27 +112,50 @@ struct Part {
     name: String,
     content: File,
     bytes: u64,
+    /// Behind the content: its hash tree.
+    tree: Option<(Sealed, File)>,
     writable: bool,
 }
 
 impl Part {
     fn new(name: String, content: File, writable: bool) -> io::Result<Self> {
         let bytes = content.metadata()?.len();
-        Ok(Self { name, content, bytes, writable })
+        Ok(Self { name, content, bytes, tree: None, writable })
+    }
+
+    /// The same with a hash tree behind it, whose salt follows from `digest`.
+    fn sealed(mut self, store: &Store, digest: Digest) -> Result<Self, Error> {
+        let file = store.temporary()?;
+        let mut sealed = verity::seal(&self.content, Salt::from(digest), &file, 0)?;
+        sealed.offset = self.bytes;
+        self.tree = Some((sealed, file));
+        Ok(self)
+    }
+
+    /// Bytes of everything in it.
+    fn length(&self) -> io::Result<u64> {
+        let tree = self.tree.as_ref().map(|(_, file)| file.metadata()).transpose()?;
+        Ok(self.bytes + tree.map_or(0, |tree| tree.len()))
     }
 }
 
 impl Images {
     /// Images that consist of these layers, each lowest first; all of them are in the store.
-    pub fn of(store: &Store, images: &[&[DiffId]]) -> Result<Self, Error> {
+    pub fn of(store: &Store, images: &[&[DiffId]], verity: Verity) -> Result<Self, Error> {
         let mut parts = Vec::new();
+        let mut add = |name: String, segment: Segment, digest: Digest| -> Result<(), Error> {
+            let part = Part::new(name, File::open(segment.path)?, false)?;
+            parts.push(match verity {
+                Verity::Without => part,
+                Verity::Trees => part.sealed(store, digest)?,
+            });
+            Ok(())
+        };
         for layers in layout::each_once(images.iter().copied()) {
-            let segment = store.joined(layers)?;
-            parts.push(Part::new(layout::image_name(layers), File::open(segment.path)?, false)?);
+            add(layout::image_name(layers), store.joined(layers)?, layout::image_digest(layers))?;
         }
         for layer in layout::each_once(images.iter().copied().flatten().copied()) {
-            let segment = store.layer(&layer)?;
-            parts.push(Part::new(layout::layer_name(&layer), File::open(segment.path)?, false)?);
+            add(layout::layer_name(&layer), store.layer(&layer)?, layer.0)?;
         }
         Ok(Self { asked: images.iter().map(|layers| layers.to_vec()).collect(), parts })
     }
@@ -117,16 +164,22 @@ impl Images {
     pub fn root(&self, index: usize) -> Option<Root> {
         let layers = self.asked.get(index)?;
         Some(Root {
-            metadata: layout::image_name(layers),
-            layers: layers.iter().map(layout::layer_name).collect(),
+            metadata: self.place(layout::image_name(layers)),
+            layers: layers.iter().map(|layer| self.place(layout::layer_name(layer))).collect(),
         })
+    }
+
+    fn place(&self, name: String) -> Place {
+        let part = self.parts.iter().find(|part| part.name == name);
+        let sealed = part.and_then(|part| part.tree.as_ref()).map(|(sealed, _)| sealed.clone());
+        Place { name, sealed }
     }
 
     /// Which of these paths are directories in the image with this index. One behind a symbolic link is none: where that
     /// leads is not for the image to say.
     pub fn directories<'a>(&self, index: usize, paths: &'a [String]) -> Result<Vec<&'a str>, Error> {
         let root = self.root(index).filter(|_| !paths.is_empty());
-        let part = root.and_then(|root| self.parts.iter().find(|part| part.name == root.metadata));
+        let part = root.and_then(|root| self.parts.iter().find(|part| part.name == root.metadata.name));
         let Some(part) = part else { return Ok(Vec::new()) };
         let tree = read::load(&part.content)?;
         let is_directory = |path: &str| {
@@ -163,7 +216,7 @@ pub fn write(
     let mut placed = Vec::with_capacity(count);
     for part in &parts {
         // No partition is empty, whatever is in it.
-        let sectors = part.bytes.max(1).next_multiple_of(ALIGNMENT) / SECTOR;
+        let sectors = part.length()?.max(1).next_multiple_of(ALIGNMENT) / SECTOR;
         placed.push((next, sectors));
         next += sectors;
     }
@@ -174,6 +227,9 @@ pub fn write(
     progress.begin("disk", Some(parts.iter().map(|part| part.bytes).sum()));
     let written = parts.iter().zip(placed).map(|(part, (first, length))| {
         let content = copy(&part.content, out, first * SECTOR, progress)?;
+        if let Some((_, tree)) = &part.tree {
+            copy(tree, out, first * SECTOR + part.bytes, progress)?;
+        }
         let guid = guid(&["partition", &part.name, &length.to_string(), &content.to_string()]);
         let last = first + length - 1;
         Ok(Partition { name: part.name.clone(), guid, first, last, writable: part.writable })
@@ -185,6 +241,13 @@ pub fn write(
     let disk = guid(&[&["disk"], &all.iter().map(String::as_str).collect::<Vec<_>>()[..]].concat());
     gpt::write(out, &disk, &partitions, sectors)?;
     Ok(Written { bytes: sectors * SECTOR, partitions: count })
+}
+
+/// Whether the file at `path` is a disk with a GUID partition table.
+pub fn is_one(path: &Path) -> bool {
+    let mut start = [0; gpt::SIGNATURE.len()];
+    let read = File::open(path).and_then(|file| file.read_exact_at(&mut start, SECTOR));
+    read.is_ok() && start == *gpt::SIGNATURE
 }
 
 /// Makes `to`, a regular file that is empty, the same as `from`, holes included.

@@ -1,7 +1,6 @@
 //! Disks as other programs read them.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use super::*;
@@ -30,12 +29,12 @@ fn store(directory: &Path, tars: &[Vec<u8>]) -> (Store, Vec<DiffId>) {
 }
 
 /// Two images on one base, on a disk of their own.
-fn disk(directory: &Path) -> (tempfile::NamedTempFile, Written, Vec<Root>) {
+fn disk(directory: &Path, verity: Verity) -> (tempfile::NamedTempFile, Written, Vec<Root>) {
     let tar = |name: &str, bytes: usize| Tar::new().file(name, &vec![b'x'; bytes]).end();
     let tars = [tar("base", 3 << 20), tar("one", 5), tar("two", 1 << 20)];
     let (store, layers) = store(&directory.join("store"), &tars);
     let (one, two) = ([layers[0], layers[1]], [layers[0], layers[2]]);
-    let images = Images::of(&store, &[&one, &two, &one]).unwrap();
+    let images = Images::of(&store, &[&one, &two, &one], verity).unwrap();
     let out = tempfile::NamedTempFile::new_in(directory).unwrap();
     // What was there before is gone.
     out.as_file().write_all_at(&[0xee; 3 << 20], 0).unwrap();
@@ -61,13 +60,14 @@ fn said(program: &str, arguments: &[&str], disk: &Path) -> Option<String> {
 #[test]
 fn the_same_contents_make_the_same_bytes_whoever_reads_them() {
     let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (one, written, roots) = disk(here.path());
-    let (other, same, _) = disk(there.path());
+    let (one, written, roots) = disk(here.path(), Verity::Trees);
+    let (other, same, _) = disk(there.path(), Verity::Trees);
     assert_eq!(written, same);
     assert!(fs::read(one.path()).unwrap() == fs::read(other.path()).unwrap());
     // The specification, two images, three layers, state.
     assert_eq!(written.partitions, 7);
     assert_eq!(written.bytes, one.as_file().metadata().unwrap().len());
+    assert!(is_one(one.path()) && !is_one(here.path()) && !is_one(&here.path().join("none")));
     assert_eq!(roots[0], roots[2]);
     assert_eq!(roots[0].layers[0], roots[1].layers[0]);
 }
@@ -76,7 +76,7 @@ fn the_same_contents_make_the_same_bytes_whoever_reads_them() {
 fn what_is_empty_takes_no_room() {
     use std::os::unix::fs::MetadataExt;
     let directory = tempfile::tempdir().unwrap();
-    let (disk, written, _) = disk(directory.path());
+    let (disk, written, _) = disk(directory.path(), Verity::Without);
     let room = disk.as_file().metadata().unwrap().blocks() * 512;
     assert!(written.bytes > 30 * MIB && room < 6 * MIB, "{room} of {}", written.bytes);
 }
@@ -84,7 +84,7 @@ fn what_is_empty_takes_no_room() {
 #[test]
 fn other_programs_find_the_table_in_order_and_every_partition_by_its_name() {
     let directory = tempfile::tempdir().unwrap();
-    let (disk, written, roots) = disk(directory.path());
+    let (disk, written, roots) = disk(directory.path(), Verity::Trees);
     if let Some(text) = said("sgdisk", &["--verify"], disk.path()) {
         assert!(text.contains("No problems found"), "{text}");
     }
@@ -99,11 +99,11 @@ fn other_programs_find_the_table_in_order_and_every_partition_by_its_name() {
     let names: Vec<_> = found.iter().map(|partition| partition["name"].as_str().unwrap()).collect();
     let expected = [
         SPEC,
-        &roots[0].metadata,
-        &roots[1].metadata,
-        &roots[0].layers[0],
-        &roots[0].layers[1],
-        &roots[1].layers[1],
+        &roots[0].metadata.name,
+        &roots[1].metadata.name,
+        &roots[0].layers[0].name,
+        &roots[0].layers[1].name,
+        &roots[1].layers[1].name,
         STATE,
     ];
     assert_eq!(names, expected);
@@ -130,11 +130,26 @@ fn other_programs_find_the_table_in_order_and_every_partition_by_its_name() {
     let state = partition(STATE);
     assert_eq!(state.as_file().metadata().unwrap().len(), 24 * MIB);
     said("e2fsck", &["-f", "-n"], state.path());
-    for name in [SPEC, &roots[1].layers[1]] {
+    for name in [SPEC, &roots[1].layers[1].name] {
         said("fsck.erofs", &[], partition(name).path());
+    }
+    for place in roots.iter().flat_map(|root| root.layers.iter().chain([&root.metadata])) {
+        verify(partition(&place.name).path(), place.sealed.as_ref().unwrap());
     }
     let specification = crate::erofs::read::load(partition(SPEC).as_file()).unwrap();
     assert_eq!(specification.len(), 3);
+}
+
+/// A partition's image against the hash tree behind it, by another program.
+fn verify(partition: &Path, sealed: &Sealed) {
+    let verify = |root: &str| {
+        let mut command = Command::new("veritysetup");
+        command.arg("verify").args([partition, partition]).arg(root);
+        command.arg(format!("--hash-offset={}", sealed.offset)).output()
+    };
+    let Ok(output) = verify(&sealed.root.hex()) else { return eprintln!("skipped: no veritysetup") };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!verify(&Digest::of(b"other").hex()).unwrap().status.success());
 }
 
 #[test]
@@ -145,7 +160,7 @@ fn more_partitions_than_linux_looks_at_are_refused() {
     let (store, layers) = store(&directory.path().join("store"), &tars);
     let out = tempfile::tempfile().unwrap();
     let made = |layers: &[DiffId]| {
-        let images = Images::of(&store, &[layers]).unwrap();
+        let images = Images::of(&store, &[layers], Verity::Without).unwrap();
         write(&store, &[], &images, STATE_BYTES, &out, &())
     };
     let error = made(&layers).unwrap_err().to_string();

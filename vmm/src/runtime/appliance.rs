@@ -9,8 +9,9 @@ use super::oci::{self, Options, SpecError, Writable};
 use crate::agent::{Signal, UnknownSignal};
 use ferry_images::ImageConfig;
 use ferry_images::digest::Digest;
-use ferry_images::disk::{Root, layout};
+use ferry_images::disk::{Place, Root, layout};
 use ferry_images::recipe::service::{self, Appliance, Health, Network, Service};
+use ferry_images::verity::{BLOCK, Sealed};
 use ferry_init::api::agent::{CreateContainerRequest, CreateSandboxRequest, Storage};
 use ferry_init::api::appliance as api;
 use ferry_init::api::guest::{Interfaces, Routes};
@@ -242,9 +243,18 @@ fn commanded(service: &Service, config: &ImageConfig) -> ImageConfig {
 fn name_partitions(storages: &mut [Storage], root: &Root) -> String {
     let Some(layers) = storages.first_mut() else { return String::new() };
     layers.driver = "blk".to_owned();
-    layers.source = partition(&root.metadata);
-    layers.options.extend(root.layers.iter().map(|layer| format!("device={}", partition(layer))));
+    layers.source = partition(&root.metadata.name);
+    layers.options.extend(root.layers.iter().map(|layer| format!("device={}", partition(&layer.name))));
+    layers.driver_options.extend(std::iter::once(&root.metadata).chain(&root.layers).filter_map(verity));
     layers.mount_point.clone()
+}
+
+/// What the guest is told of a partition's hash tree. Its blocks begin behind the tree's superblock.
+fn verity(place: &Place) -> Option<String> {
+    let Sealed { root, salt, blocks, offset } = place.sealed.as_ref()?;
+    let (source, first) = (partition(&place.name), offset / BLOCK + 1);
+    let salt: String = salt.bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    Some(format!("verity={source},{},{blocks},{first},{salt}", root.hex()))
 }
 
 /// The writable layer is on the state partition instead of in memory.
@@ -369,9 +379,20 @@ fn card(network: &Network) -> Result<(Interface, Option<Route>), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ferry_images::verity::Salt;
 
     fn ingredients(config: &ImageConfig) -> Ingredients<'_> {
-        let root = Root { metadata: "image-1".into(), layers: vec!["layer-1".into(), "layer-2".into()] };
+        let place = |name: &str, sealed| Place { name: name.into(), sealed };
+        let sealed = Sealed {
+            root: Digest::of(b"tree"),
+            salt: Salt::from(Digest::of(b"salt")),
+            blocks: 7,
+            offset: 7 * BLOCK,
+        };
+        let root = Root {
+            metadata: place("image-1", None),
+            layers: vec![place("layer-1", Some(sealed)), place("layer-2", None)],
+        };
         Ingredients { config, root, directories: vec!["/data".into()] }
     }
 
@@ -412,6 +433,8 @@ mod tests {
         let [layers, memory, root, data, new] = &create.storages[..] else { panic!("{:?}", create.storages) };
         assert_eq!((layers.driver.as_str(), layers.source.as_str()), ("blk", "partname=image-1"));
         assert_eq!(layers.options, ["ro", "device=partname=layer-1", "device=partname=layer-2"]);
+        let (tree, salt) = (Digest::of(b"tree").hex(), Digest::of(b"salt").hex());
+        assert_eq!(layers.driver_options, [format!("verity=partname=layer-1,{tree},7,8,{salt}")]);
         assert_eq!(memory.fstype, "tmpfs");
         let spec = create.oci.as_ref().unwrap();
         assert_eq!(spec.root.as_ref().unwrap().path, root.mount_point);

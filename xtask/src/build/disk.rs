@@ -5,6 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
+use ferry_images::disk::Verity;
 use ferry_images::source::{self, Access, Keep, Pull};
 use ferry_images::{Image, Reference, Registries, Store, disk, recipe};
 use ferry_vmm::runtime::appliance::{FILE_NAME, Ingredients, specification, volumes};
@@ -21,12 +22,14 @@ const FORMAT: &[u8] = b"1";
 pub struct Wanted {
     /// Bytes of the partition that is written to.
     pub state_bytes: u64,
+    /// Whether the images carry hash trees.
+    pub verity: Verity,
 }
 
 impl Default for Wanted {
-    /// 1 GiB of state, which takes no room until it is used.
+    /// 1 GiB of state, which takes no room until it is used, and no hash trees.
     fn default() -> Self {
-        Self { state_bytes: 1 << 30 }
+        Self { state_bytes: 1 << 30, verity: Verity::Without }
     }
 }
 
@@ -48,7 +51,7 @@ pub fn build(workshop: &Workshop, recipes: &Path, name: &str, wanted: Wanted) ->
         found.push((service_name, source::resolve(&store, &reference, &access, &progress)?));
     }
     let layers: Vec<_> = found.iter().map(|(_, image)| &image.layers[..]).collect();
-    let on_disk = disk::Images::of(&store, &layers)?;
+    let on_disk = disk::Images::of(&store, &layers, wanted.verity)?;
 
     let mut ingredients = BTreeMap::new();
     for (index, (service_name, image)) in found.iter().enumerate() {
