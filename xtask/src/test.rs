@@ -17,7 +17,7 @@ use crate::setup::{self, Need};
 use crate::workshop::Workshop;
 
 /// The images that the tests run under their own names.
-const RECIPES: [&str; 6] = ["hello", "redis", "python", "nginx", "postgres", "node"];
+const RECIPES: [&str; 8] = ["hello", "redis", "python", "nginx", "postgres", "node", "edge-app", "edge-web"];
 
 /// Images of other makes, which only the tests run.
 const OTHER_MAKES: [&str; 6] = ["go", "java", "sshd", "dropping", "asked", "systemd"];

@@ -62,6 +62,8 @@ pub const FOR_TESTS: &[Tool] = &[
     program("musl-gcc", &["musl-tools"]),
     program("skopeo", &["skopeo"]),
     program("docker-registry", &["docker-registry"]),
+    program("sfdisk", &["fdisk"]),
+    program("sgdisk", &["gdisk"]),
     program("passt", &["passt"]),
 ];
 

@@ -4,6 +4,7 @@
 //! container from its creation to its exit status. Nothing here knows how the guest was started, so the same session
 //! drives a guest under ferry's own VMM and under QEMU.
 
+mod appliance;
 mod calls;
 mod client;
 pub mod network;

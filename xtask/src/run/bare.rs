@@ -23,7 +23,7 @@ use ferry_vmm::runtime::oci::LAYERS_SERIAL;
 use ferry_vmm::runtime::run::Shape;
 
 use super::qemu::Qemu;
-use super::{Ingredients, On, Prepared, fetch};
+use super::{Ingredients, On, Prepared, What, fetch};
 use crate::workshop::Workshop;
 
 /// `guest [OPTIONS] IMAGE`.
@@ -45,12 +45,13 @@ pub struct Bare {
 pub fn bare(workshop: &mut Workshop, bare: Bare) -> Result<ExitCode> {
     let shape = bare.machine.shape(None, Shape::default());
     let ingredients = Ingredients {
-        image: &bare.image,
+        what: What::of(&bare.image, &crate::build::recipe::directory(workshop))?,
         kernel: bare.machine.kernel,
         initrd: bare.machine.initrd,
         on: On::Qemu,
     };
-    let Prepared { reference, kernel, initrd } = ingredients.prepare(workshop)?;
+    let Prepared { what, kernel, initrd } = ingredients.prepare(workshop)?;
+    let reference = what.image()?;
     let image =
         fetch(workshop, &bare.image, &reference)?.map_err(|failure| anyhow!("{}", failure.message))?;
     let directory = directory::make(&std::env::temp_dir()).context("no place for the guest's socket")?;

@@ -3,6 +3,7 @@
 //! Everything about the container is `ferry`'s own code; what is chosen here is who starts the guest: ferry's VMM on KVM, or
 //! QEMU without KVM. Both boot the same kernel, PID 1 and layers.
 
+mod appliance;
 pub mod bare;
 mod pod;
 mod qemu;
@@ -11,15 +12,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 use ferry_images::source::{Access, Keep, Pull};
-use ferry_images::{Grammar, Reference, Registries, Store};
+use ferry_images::{Grammar, Reference, Registries, Store, disk, recipe};
 use ferry_vmm::cli::run::{ContainerArgs, MachineArgs, prepare};
 use ferry_vmm::machine;
 use ferry_vmm::runtime::guest::Launch;
 use ferry_vmm::runtime::interrupt::{Forwarding, Interrupts};
 use ferry_vmm::runtime::network::{Wanted, passt_is_installed};
+use ferry_vmm::runtime::oci::Options;
 use ferry_vmm::runtime::own_vmm::OwnVmm;
 use ferry_vmm::runtime::restart::Restart;
 use ferry_vmm::runtime::run::{self as container, Host, Mode, Ready, Request, Shape, Stop};
@@ -46,7 +48,7 @@ pub enum On {
 /// `run [OPTIONS] IMAGE [OPTIONS] [-- COMMAND…]`.
 #[derive(Clone, Debug, Args)]
 pub struct Run {
-    /// A recipe's name, or any image reference that ferry takes
+    /// A recipe's name, any image reference that ferry takes, or the path of an appliance's disk
     #[arg(required_unless_present = "pod", default_value = "", hide_default_value = true)]
     image: String,
     /// Run the containers of a Kubernetes Pod, described in a YAML file, in one virtual machine
@@ -84,8 +86,15 @@ pub fn run(workshop: &mut Workshop, run: Run) -> Result<ExitCode> {
         return Ok(failed(&failure));
     }
     let (on, why) = choose(run.on);
-    let ingredients =
-        Ingredients { image: &run.image, kernel: run.machine.kernel, initrd: run.machine.initrd, on };
+    let what = What::of(&run.image, &build::recipe::directory(workshop))?;
+    let is_image = matches!(what, What::Image(_));
+    if !is_image && (run.container.interactive || options != Options::default()) {
+        bail!(
+            "{} is an appliance: its containers are as the recipe has them, without options or a command",
+            run.image
+        );
+    }
+    let ingredients = Ingredients { what, kernel: run.machine.kernel, initrd: run.machine.initrd, on };
     let prepared = ingredients.prepare(workshop)?;
     say_where(workshop, on, &why);
     if shape.network == Wanted::default() && !passt_is_installed() {
@@ -95,8 +104,17 @@ pub fn run(workshop: &mut Workshop, run: Run) -> Result<ExitCode> {
     }
 
     let interrupts = Interrupts::install(Forwarding::ToContainer)?;
-    let Prepared { reference, kernel, initrd } = prepared;
-    let image = match fetch(workshop, &run.image, &reference)? {
+    let Prepared { what, kernel, initrd } = prepared;
+    let qemu = Qemu { tools: &workshop.tools, further: &run.qemu_arg };
+    let launch: &dyn Launch = if on == On::Kvm { &OwnVmm } else { &qemu };
+    if let What::Disk(disk) = &what {
+        let shape = Shape { kernel: Some(kernel), initrd: Some(initrd), ..shape };
+        return appliance::run(
+            workshop,
+            appliance::Appliance { disk, shape, launch, interrupts: &interrupts },
+        );
+    }
+    let image = match fetch(workshop, &run.image, &what.image()?)? {
         Ok(image) => image,
         Err(failure) => return Ok(failed(&failure)),
     };
@@ -111,8 +129,6 @@ pub fn run(workshop: &mut Workshop, run: Run) -> Result<ExitCode> {
         restart: Restart::No,
         stop: Stop::default(),
     };
-    let qemu = Qemu { tools: &workshop.tools, further: &run.qemu_arg };
-    let launch: &dyn Launch = if on == On::Kvm { &OwnVmm } else { &qemu };
     let host = Host {
         containers: &containers()?,
         launch,
@@ -139,9 +155,63 @@ fn say_where(workshop: &Workshop, on: On, why: &str) {
     });
 }
 
+/// What can be run.
+enum What {
+    /// An image, in a container of its own.
+    Image(Reference),
+    /// A recipe with services, whose disk is yet to be built.
+    Services(String),
+    /// An appliance's disk.
+    Disk(PathBuf),
+}
+
+impl What {
+    /// What `text` names: a disk is told by its partition table, where a path is given.
+    fn of(text: &str, recipes: &Path) -> Result<Self> {
+        let path = Path::new(text);
+        if text.contains('/') && disk::is_one(path) {
+            return Ok(Self::Disk(path.to_owned()));
+        }
+        match Reference::parse(text, Grammar::RecipesIn(recipes)).map_err(|error| anyhow!("{error}"))? {
+            Reference::Recipe(name) if recipe::has_services(recipes, &name)? => Ok(Self::Services(name)),
+            reference => Ok(Self::Image(reference)),
+        }
+    }
+
+    /// The recipe that it is made from.
+    fn recipe(&self) -> Option<&str> {
+        match self {
+            Self::Image(Reference::Recipe(name)) | Self::Services(name) => Some(name),
+            Self::Image(_) | Self::Disk(_) => None,
+        }
+    }
+
+    /// The image's reference; an error where it is no image.
+    fn image(self) -> Result<Reference> {
+        match self {
+            Self::Image(reference) => Ok(reference),
+            Self::Services(_) | Self::Disk(_) => bail!("an appliance is no image: its disk is run by itself"),
+        }
+    }
+
+    /// The same with everything built.
+    fn built(self, workshop: &Workshop, recipes: &Path) -> Result<Self> {
+        Ok(match self {
+            Self::Image(Reference::Recipe(name)) => {
+                let path = build::recipe::build(workshop, recipes, &name)?;
+                Self::Image(Reference::OciLayout { path, name: None })
+            }
+            Self::Services(name) => {
+                Self::Disk(build::disk::build(workshop, recipes, &name, build::disk::Wanted::default())?)
+            }
+            other => other,
+        })
+    }
+}
+
 /// What a guest is made of, as it was asked for.
-struct Ingredients<'a> {
-    image: &'a str,
+struct Ingredients {
+    what: What,
     kernel: Option<PathBuf>,
     initrd: Option<PathBuf>,
     on: On,
@@ -149,25 +219,25 @@ struct Ingredients<'a> {
 
 /// The same, there to be used.
 struct Prepared {
-    reference: Reference,
+    what: What,
     kernel: PathBuf,
     initrd: PathBuf,
 }
 
-impl Ingredients<'_> {
+impl Ingredients {
     /// Installs and builds what is missing.
     fn prepare(self, workshop: &mut Workshop) -> Result<Prepared> {
         let recipes = build::recipe::directory(workshop);
-        let reference =
-            Reference::parse(self.image, Grammar::RecipesIn(&recipes)).map_err(|error| anyhow!("{error}"))?;
         let mut needs = vec![if self.on == On::Kvm { Need::Kvm } else { Need::Qemu }];
         let kernel = self.kernel.or_else(given_kernel);
         if kernel.is_none() {
             needs.push(Need::Kernel);
         }
-        if let Reference::Recipe(name) = &reference {
+        if let Some(name) = self.what.recipe() {
             workshop.report.say(format!("{name} is the recipe images/recipes/{name}.toml"));
-            needs.extend(recipe_needs(workshop, &recipes, name)?);
+            for image in recipe::images(&recipes, name)? {
+                needs.extend(recipe_needs(workshop, &recipes, &image)?);
+            }
         }
         setup::prepare(workshop, &needs)?;
         let kernel = match kernel {
@@ -178,13 +248,8 @@ impl Ingredients<'_> {
             Some(initrd) => initrd,
             None => build::init::build(workshop)?.initrd,
         };
-        let reference = match reference {
-            Reference::Recipe(name) => {
-                Reference::OciLayout { path: build::recipe::build(workshop, &recipes, &name)?, name: None }
-            }
-            other => other,
-        };
-        Ok(Prepared { reference, kernel, initrd })
+        let what = self.what.built(workshop, &recipes)?;
+        Ok(Prepared { what, kernel, initrd })
     }
 }
 

@@ -15,7 +15,8 @@ use ferry_vmm::runtime::run::{Host, Shape};
 use ferry_vmm::runtime::supervise::{Afterwards, Failure};
 
 use super::qemu::Qemu;
-use super::{Ingredients, On, Prepared, Run, choose, containers, failed, fetch, say_where};
+use super::{Ingredients, On, Prepared, Run, What, choose, containers, failed, fetch, say_where};
+use crate::build::recipe::directory;
 use crate::workshop::Workshop;
 
 /// Runs a pod; the result is the status of its first container that has failed.
@@ -34,11 +35,14 @@ pub fn run(workshop: &mut Workshop, file: &Path, run: &Run) -> Result<ExitCode> 
     let mut parts = None;
     let mut fault = None;
     let found = images(&pod, |name, _| {
-        let ingredients =
-            Ingredients { image: name, kernel: machine.kernel.clone(), initrd: machine.initrd.clone(), on };
-        let fetched = ingredients.prepare(workshop).and_then(|Prepared { reference, kernel, initrd }| {
+        let what = What::of(name, &directory(workshop));
+        let prepared = what.and_then(|what| {
+            let (kernel, initrd) = (machine.kernel.clone(), machine.initrd.clone());
+            Ingredients { what, kernel, initrd, on }.prepare(workshop)
+        });
+        let fetched = prepared.and_then(|Prepared { what, kernel, initrd }| {
             parts = Some((kernel, initrd));
-            fetch(workshop, name, &reference)
+            fetch(workshop, name, &what.image()?)
         });
         fetched.unwrap_or_else(|error| {
             let message = error.to_string();

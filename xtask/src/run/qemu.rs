@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -108,11 +109,8 @@ impl Qemu<'_> {
         qemu.stdin(Stdio::null()).stdout(complaints.try_clone()?).stderr(complaints.try_clone()?);
         tie(&mut qemu, given.iter().map(AsRawFd::as_raw_fd).collect());
         let child = qemu.spawn()?;
-        if plan.serial == Serial::Stderr {
-            let log = serial.try_clone()?;
-            thread::spawn(move || copy_to_stderr(&log));
-        }
-        Ok(Running { socket, child: Mutex::new(child), serial, complaints })
+        let shown = (plan.serial == Serial::Stderr).then(|| Shown::start(&serial)).transpose()?;
+        Ok(Running { socket, child: Mutex::new(child), serial, complaints, shown })
     }
 
     /// The machine without its devices.
@@ -144,6 +142,8 @@ struct Running {
     child: Mutex<Child>,
     serial: File,
     complaints: File,
+    /// Its serial output, where people see it.
+    shown: Option<Shown>,
 }
 
 impl Guest for Running {
@@ -169,6 +169,9 @@ impl Guest for Running {
         let mut child = self.child();
         let _ = child.kill();
         let _ = child.wait();
+        if let Some(shown) = &self.shown {
+            shown.finish();
+        }
     }
 
     fn serial_tail(&self) -> String {
@@ -250,11 +253,38 @@ fn tail(file: &File) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Shows what the guest's serial port says, for as long as this process lives.
-fn copy_to_stderr(log: &File) {
-    let Ok(mut log) = File::open(descriptor(log)) else { return };
-    while io::copy(&mut log, &mut io::stderr()).is_ok() {
-        thread::sleep(Duration::from_millis(100));
+/// Shows what the guest's serial port says on standard error.
+struct Shown {
+    over: Arc<AtomicBool>,
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
+}
+
+impl Shown {
+    fn start(log: &File) -> io::Result<Self> {
+        // A file description of our own: the other one's offset is QEMU's.
+        let mut log = File::open(descriptor(log))?;
+        let over = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&over);
+        let thread = thread::spawn(move || {
+            loop {
+                // Asked before the last look, so that nothing comes after it.
+                let last = told.load(Ordering::Acquire);
+                if io::copy(&mut log, &mut io::stderr()).is_err() || last {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(100));
+            }
+        });
+        Ok(Self { over, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Shows the rest; nothing is written any more.
+    fn finish(&self) {
+        self.over.store(true, Ordering::Release);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 #[path = "../road/mod.rs"]
 mod road;
 
+mod appliance;
 mod errors;
 mod hello;
 mod hostile;

@@ -1,12 +1,11 @@
 //! Services as people deploy them: nginx, PostgreSQL, Node.js.
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::makes::made;
+use crate::road::web::{ask, free_port};
 use crate::road::{on_qemu, size};
 
 #[test]
@@ -30,12 +29,11 @@ fn a_published_port_leads_to_the_guest_from_outside() {
         println!("left out: passt, which the network without privileges needs, is not in the search path");
         return;
     }
-    let port =
-        TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
+    let port = free_port();
     let mut running = on_qemu(&["nginx", "--network", "user", "-p", &format!("127.0.0.1:{port}:80")]).start();
     let began = Instant::now();
     let answer = loop {
-        match ask(port) {
+        match ask(port, "/") {
             Ok(answer) if !answer.is_empty() => break answer,
             _ => assert!(began.elapsed() < Duration::from_secs(120), "nobody answers on port {port}"),
         }
@@ -45,15 +43,6 @@ fn a_published_port_leads_to_the_guest_from_outside() {
     running.wait_for("\"GET / HTTP/1.0\" 200");
     running.signal("TERM");
     running.finish().exits(0);
-}
-
-fn ask(port: u16) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
 }
 
 #[test]

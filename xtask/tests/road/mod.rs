@@ -6,6 +6,7 @@ pub mod image;
 pub mod program;
 pub mod registry;
 pub mod tarball;
+pub mod web;
 
 use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
