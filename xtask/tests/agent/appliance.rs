@@ -50,7 +50,8 @@ impl Bench {
         }
         let file = File::options().read(true).write(true).create(true).truncate(true).open(self.path(name));
         let file = file.expect("a file");
-        convert(&tar.bytes()[..], &file, &Limits::default()).expect("an image");
+        let scratch = tempfile::tempfile().expect("a file");
+        convert(&tar.bytes()[..], &file, &scratch, &Limits::default()).expect("an image");
         file
     }
 
@@ -155,7 +156,7 @@ fn bind(spec: &mut Spec, source: &str, destination: &str) {
 fn with_sealed(container: &mut ContainerSpec, disk: &str, sealed: &Sealed) {
     let source = format!("serial={disk}");
     let (root, first) = (sealed.root.hex(), sealed.offset / verity::BLOCK + 1);
-    let place = format!("/run/ferry/{disk}");
+    let place = format!("/run/ferry/of-{}", container.id);
     container.storages.push(Storage {
         driver: "blk".into(),
         driver_options: vec![format!("verity={source},{root},{},{first},{}", sealed.blocks, sealed.salt)],
@@ -355,6 +356,24 @@ fn an_appliance_runs_its_services_by_itself_from_its_boot_to_its_end() {
     assert!(reads("sealed").starts_with("as it was sealed\n\u{7}\u{7}"));
     let text = reads("rotten");
     assert!(text.starts_with("as it was sealed\n") && text.ends_with("Input/output error\n"), "{text}");
+    // Nor for a container that a host makes, which shares the device of others.
+    let verified = |count: usize| {
+        let began = Instant::now();
+        let list = || output(&client, "looker", &["ls", "/sys/block"]).1;
+        while list().matches("dm-").count() != count {
+            assert!(began.elapsed() < LONG, "not {count} verified disks: {}", list());
+            thread::sleep(Duration::from_millis(100));
+        }
+    };
+    let mut made = guest::container("made", &["sleep", "100000"], |_| {});
+    with_sealed(&mut made, "sealed", &sealed);
+    guest::running_as(&client, &made);
+    assert!(reads("made").starts_with("as it was sealed\n\u{7}\u{7}"));
+    verified(2);
+    client.remove_container("made", LONG).expect("it is removed");
+    verified(2);
+    let Empty {} = call(&client, method::STOP_SERVICE, &named("sealed"));
+    verified(1);
     let spoiled = until(&client, "spoiled", |spoiled| spoiled.state == ServiceState::Ended as i32);
     assert_eq!(spoiled.last_status, Some(125));
     assert!(spoiled.problem.contains("do not match its root hash"), "{spoiled:?}");
