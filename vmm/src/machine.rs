@@ -30,6 +30,7 @@ use crate::backends::disk::Disk;
 use crate::backends::net::Port;
 use crate::devices::reactor::Reactor;
 use crate::devices::serial::Tail;
+use crate::devices::virtio::fs;
 use crate::devices::virtio::net::OnLost;
 use crate::devices::virtio::transport::Counts;
 use crate::devices::virtio::{Memory, Transport};
@@ -42,6 +43,7 @@ use kvm_ioctls::VmFd;
 use metrics::{Exits, Metrics};
 use std::fs::File;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use thiserror::Error;
@@ -75,6 +77,8 @@ pub struct Config {
     pub disks: Vec<DiskConfig>,
     /// Network cards, in the order in which the guest finds them.
     pub networks: Vec<NetworkConfig>,
+    /// Shared directories, in the order in which the guest finds them.
+    pub shares: Vec<ShareConfig>,
     /// The vsock device, if any.
     pub vsock: Option<VsockConfig>,
     /// Where the serial port's output goes: kernel panics, and everything if `console=ttyS0` is not quiet.
@@ -115,6 +119,7 @@ impl Config {
             cmdline_extra: String::new(),
             disks: Vec::new(),
             networks: Vec::new(),
+            shares: Vec::new(),
             vsock: None,
             serial: Output::Discard,
             balloon: false,
@@ -157,6 +162,16 @@ pub struct NetworkConfig {
     pub ports: Vec<Box<dyn Port>>,
     /// Called on the devices' thread when the link ends while the guest runs.
     pub on_lost: OnLost,
+}
+
+/// A virtio-fs device.
+pub struct ShareConfig {
+    /// What the guest mounts it by: at most 36 bytes.
+    pub tag: String,
+    /// The process that serves it, at the other end.
+    pub helper: UnixStream,
+    /// Called on the device's thread when that process ends while the guest runs.
+    pub on_lost: fs::OnLost,
 }
 
 /// The virtio-vsock device.

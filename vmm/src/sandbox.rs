@@ -12,7 +12,7 @@
 mod enclosure;
 mod lock;
 
-pub use enclosure::{Enclosed, enclose};
+pub use enclosure::{Access, Enclosed, enclose, enclose_with_files};
 pub use lock::{Lock, Role, STOPPED, install_report, system_calls};
 
 use std::io;

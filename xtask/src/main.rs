@@ -28,7 +28,7 @@ const FAILED: u8 = 125;
 
 fn main() -> ExitCode {
     // Its guests on KVM are processes of this program.
-    if let Some(status) = ferry_vmm::runtime::vm_process::take_over() {
+    if let Some(status) = ferry_vmm::runtime::take_over() {
         return status;
     }
     let cli = cli::Cli::parse();

@@ -74,8 +74,11 @@ The exit status is the container's own; 126: its command cannot be executed;
 #[command(next_help_heading = "General")]
 pub struct Global {
     /// Say more: once what is done, twice also what the guest's kernel prints
-    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    #[arg(long, action = clap::ArgAction::Count, global = true)]
     verbose: u8,
+    /// The same, before the command's name: after it, -v is the command's
+    #[arg(short = 'v', action = clap::ArgAction::Count)]
+    before: u8,
     /// How log lines are written
     #[arg(long, value_enum, default_value_t, global = true, value_name = "FORMAT")]
     log_format: LogFormat,
@@ -162,6 +165,11 @@ impl From<crate::runtime::supervise::Failure> for Fault {
 }
 
 impl Global {
+    /// How much is said.
+    fn verbosity(&self) -> u8 {
+        self.verbose.saturating_add(self.before)
+    }
+
     /// The store that the options or the environment name.
     fn store(&self) -> Result<Store, Fault> {
         Store::open(&self.store_path()?).map_err(Fault::new)
@@ -184,7 +192,7 @@ impl Global {
 
 /// Runs the command that this process was started as; what `main` returns.
 pub fn main() -> ExitCode {
-    if let Some(status) = crate::runtime::vm_process::take_over() {
+    if let Some(status) = crate::runtime::take_over() {
         return status;
     }
     let cli = match Cli::try_parse() {
@@ -195,8 +203,8 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(FAILED) } else { ExitCode::SUCCESS };
         }
     };
-    log::start(cli.global.verbose, cli.global.log_format);
-    let verbose = cli.global.verbose > 0;
+    log::start(cli.global.verbosity(), cli.global.log_format);
+    let verbose = cli.global.verbosity() > 0;
     match dispatch(&cli.global, cli.command) {
         Ok(status) => ExitCode::from(status),
         Err(fault) => {
@@ -236,7 +244,7 @@ fn dispatch(global: &Global, command: Command) -> Result<u8, Fault> {
     }
 }
 
-/// One line, and under `-v` the guest's last words above it.
+/// One line, and under `--verbose` the guest's last words above it.
 fn report(fault: &Fault, verbose: bool) {
     let detail = fault.detail.trim();
     if verbose && !detail.is_empty() {
@@ -245,7 +253,7 @@ fn report(fault: &Fault, verbose: bool) {
             eprintln!("  {}", crate::agent::printable(line));
         }
     }
-    let more = if !verbose && !detail.is_empty() { " (-v shows the guest's last words)" } else { "" };
+    let more = if !verbose && !detail.is_empty() { " (--verbose shows the guest's last words)" } else { "" };
     // Whatever the message is made of, a line is one line.
     let message = fault.message.trim().replace(['\n', '\r'], " ");
     eprintln!("ferry: {message}{more}");

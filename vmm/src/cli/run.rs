@@ -21,6 +21,7 @@ use crate::runtime::restart::Restart;
 use crate::runtime::run::{self, Host, Milestone, Mode, Ready, Request, Shape, Stop};
 use crate::runtime::size::{MIB, parse_size};
 use crate::runtime::supervise::{Afterwards, Failure};
+use crate::runtime::volume::{Volume, parse_volume};
 use clap::Args;
 use ferry_images::source::{self, Access, Keep};
 use ferry_images::{Grammar, Progress, Reference, Store};
@@ -102,6 +103,7 @@ Examples:
   ferry run --rm -it alpine sh
   ferry run -d --name web --restart on-failure:3 ./site.tar
   ferry run --rm -e LANG=C.UTF-8 -w /srv -u www-data ./site.tar ls -l
+  ferry run --rm -v .:/src -w /src gcc make
   ferry run --rm --entrypoint '' ./image.tar id
   ferry run --rm -m 2g --cpus 4 --overlay disk=40g oci:./build make test
   tar c . | ferry run --rm -i ./image.tar tar t";
@@ -140,6 +142,9 @@ pub struct ContainerArgs {
     /// Where what the container writes goes: disk, disk=SIZE or tmpfs (the guest's memory) [default: disk=10g]
     #[arg(long, value_name = "WHERE", value_parser = parse_overlay)]
     pub overlay: Option<Overlay>,
+    /// Let it see a directory or a file of the host: HOST:CONTAINER, with :ro for reading only; may be given several times
+    #[arg(short, long, value_name = "PATHS", value_parser = parse_volume)]
+    pub volume: Vec<Volume>,
     /// Give the command every capability, and hide nothing of /proc and /sys
     #[arg(long)]
     pub privileged: bool,
@@ -338,6 +343,7 @@ impl ContainerArgs {
             privileged: self.privileged,
             cap_add: self.cap_add.clone(),
             cap_drop: self.cap_drop.clone(),
+            volumes: self.volume.clone(),
         })
     }
 }
@@ -419,7 +425,7 @@ pub(super) fn run(global: &Global, mut args: RunArgs) -> Result<u8, Fault> {
     }
     args.container.overlay = args.container.overlay.or(settings.overlay);
     // A monitor has nowhere to show what the kernel prints; `ferry logs --kernel` does.
-    let serial = if global.verbose > 1 && !args.detach { Serial::Stderr } else { Serial::Quiet };
+    let serial = if global.verbosity() > 1 && !args.detach { Serial::Stderr } else { Serial::Quiet };
     let defaults = Shape { serial, ..settings.shape() };
     let shape = args.machine.shape(args.container.overlay, defaults);
     let options = args.container.options(args.words.split_off(1))?;

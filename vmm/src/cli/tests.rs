@@ -64,8 +64,10 @@ fn options(line: &str) -> crate::runtime::oci::Options {
 
 #[test]
 fn options_become_a_container() {
-    let options =
-        options("run -itu 1:2 -w /x --hostname box -e A=1 -e B=2 --entrypoint sh --cap-add ALL img -c id");
+    let options = options(
+        "run -itu 1:2 -w /x --hostname box -e A=1 -e B=2 --entrypoint sh --cap-add ALL -v .:/y:ro img -c id",
+    );
+    assert_eq!((options.volumes[0].target.as_str(), options.volumes[0].read_only), ("/y", true));
     assert!(options.terminal);
     assert_eq!(options.user.as_deref(), Some("1:2"));
     assert_eq!(options.working_dir.as_deref(), Some("/x"));

@@ -7,6 +7,7 @@
 pub mod balloon;
 pub mod blk;
 pub mod console;
+pub mod fs;
 pub mod interrupt;
 pub mod net;
 pub mod queue;

@@ -9,8 +9,8 @@ use super::layout::Slot;
 use super::memory::{self, Source};
 use super::vcpu::{Buses, Vcpu};
 use super::{
-    Config, ConsoleConfig, DiskConfig, Error, Exit, Image, Machine, NetworkConfig, VsockConfig, cmdline,
-    cpuid, entry, fdt, kernel, layout, metrics, probe,
+    Config, ConsoleConfig, DiskConfig, Error, Exit, Image, Machine, NetworkConfig, ShareConfig, VsockConfig,
+    cmdline, cpuid, entry, fdt, kernel, layout, metrics, probe,
 };
 use crate::devices::bus::Bus;
 use crate::devices::panic::Pvpanic;
@@ -21,6 +21,7 @@ use crate::devices::virtio::Device;
 use crate::devices::virtio::balloon::Balloon;
 use crate::devices::virtio::blk::Blk;
 use crate::devices::virtio::console::Console;
+use crate::devices::virtio::fs::Fs;
 use crate::devices::virtio::net::Net;
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::transport::{Transport, register};
@@ -61,7 +62,7 @@ pub(super) fn build(config: Config) -> Result<Machine, Error> {
     let tail = Tail::default();
     let ports = port_bus(&vm, config.serial, &tail, &ending)?;
     let mut memory_bus = memory_bus(&vm, &ending)?;
-    let mut devices = devices(config.disks, config.networks, config.vsock, config.console)?;
+    let mut devices = devices(config.disks, config.networks, config.shares, config.vsock, config.console)?;
     if config.balloon {
         devices.push(Box::new(Balloon));
     }
@@ -167,6 +168,7 @@ fn memory_bus(vm: &VmFd, ending: &Arc<Ending>) -> Result<Bus, Error> {
 fn devices(
     disks: Vec<DiskConfig>,
     networks: Vec<NetworkConfig>,
+    shares: Vec<ShareConfig>,
     vsock: Option<VsockConfig>,
     console: Option<ConsoleConfig>,
 ) -> Result<Vec<Box<dyn Device>>, Error> {
@@ -177,6 +179,10 @@ fn devices(
     for NetworkConfig { mac, mtu, ports, on_lost } in networks {
         let card = Net::new(mac, mtu, ports, on_lost).map_err(Error::system("make a network card"))?;
         devices.push(Box::new(card));
+    }
+    for ShareConfig { tag, helper, on_lost } in shares {
+        let device = Fs::new(&tag, helper, on_lost).map_err(Error::system("make a shared directory"))?;
+        devices.push(Box::new(device));
     }
     if let Some(VsockConfig { cid, socket }) = vsock {
         raise_descriptor_limit();

@@ -19,6 +19,8 @@ pub struct Plan {
     pub memory_mib: u64,
     /// Disks, in the guest's order.
     pub disks: Vec<PlannedDisk>,
+    /// Directories and files of the host that it can mount.
+    pub shares: Vec<PlannedShare>,
     /// Its network, if it has one.
     pub network: Option<network::Plan>,
     /// Words appended to the kernel's command line.
@@ -61,6 +63,17 @@ pub struct PlannedDisk {
     pub contents: Contents,
 }
 
+/// A directory or a file of the host that a guest can mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedShare {
+    /// What the guest finds it by.
+    pub tag: String,
+    /// What it is.
+    pub source: PathBuf,
+    /// Whether the guest may only read.
+    pub read_only: bool,
+}
+
 /// What a disk is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Contents {
@@ -96,6 +109,11 @@ pub trait Launch: Sync {
     /// Whether the guests can have a network of ferry's.
     fn has_network(&self) -> bool {
         false
+    }
+
+    /// Whether directories of the host can be shared with the guests; if not, why.
+    fn shares(&self) -> Result<(), LaunchError> {
+        Ok(())
     }
 
     /// Starts one. It runs when this returns, or an error says why not in words for people.

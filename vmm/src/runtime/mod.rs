@@ -9,6 +9,7 @@ pub mod capabilities;
 pub mod clock;
 pub mod command;
 pub mod copy;
+mod descriptors;
 pub mod directory;
 mod ended;
 pub mod environment;
@@ -28,7 +29,15 @@ pub mod pod;
 pub mod record;
 pub mod restart;
 pub mod run;
+mod share_process;
 pub mod size;
 pub mod state;
 pub mod supervise;
-pub mod vm_process;
+mod vm_process;
+pub mod volume;
+
+/// Does what this process was started for by another of the same program, a VM or something a VM needs; the first question of
+/// every `main`.
+pub fn take_over() -> Option<std::process::ExitCode> {
+    vm_process::take_over().or_else(share_process::take_over)
+}

@@ -10,6 +10,7 @@ use super::command::{self, Entrypoint, NoCommand};
 use super::environment;
 use super::init_system::{self, is_init_system};
 use super::record::Made;
+use super::volume::Volume;
 use crate::agent::session::ContainerSpec;
 use crate::agent::terminal::Window;
 use ferry_images::ImageConfig;
@@ -71,6 +72,8 @@ pub struct Options {
     pub cap_add: Vec<String>,
     /// Default capabilities that it is not to have.
     pub cap_drop: Vec<String>,
+    /// What of the host it sees.
+    pub volumes: Vec<Volume>,
 }
 
 /// Options and an image that make no container.

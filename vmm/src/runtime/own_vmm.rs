@@ -3,8 +3,10 @@
 //!
 //! What comes from there is as trustworthy as the guest: lines are limited in length, and shown only when printable.
 
+use super::descriptors;
 use super::ended;
 use super::guest::{End, Guest, Launch, LaunchError, Plan, Reason, Serial, Tell};
+use super::share_process::{self, Helper};
 use super::vm_process::{self, LONGEST_LINE, Order, SOCKET, Word};
 use crate::agent::{Transport, printable};
 use crate::devices::serial::Tail;
@@ -12,7 +14,8 @@ use crate::machine;
 use crate::sandbox::STOPPED;
 use ferry_init::api::VSOCK_PORT;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -55,6 +58,7 @@ impl Launch for OwnVmm {
         let socket = socket_in(&plan.directory);
         // A container that is started again finds the socket of its guest before.
         let _ = std::fs::remove_file(&socket);
+        let (helpers, sockets): (Vec<_>, Vec<_>) = share(plan)?.into_iter().unzip();
         let (mut control, theirs) = UnixStream::pair().map_err(|error| fault("no socket", error))?;
         let (serial, serial_end) = io::pipe().map_err(|error| fault("no pipe", error))?;
         let child = Command::new(this_program())
@@ -76,10 +80,13 @@ impl Launch for OwnVmm {
             gdb: Mutex::new(None),
             is_debugged: plan.gdb.is_some(),
             child: Mutex::new(Some(child)),
+            _helpers: helpers,
             end: Mutex::new(None),
             ended: Condvar::new(),
         });
-        let made = vm_process::line(plan)
+        let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+        let made = descriptors::send(&control, &sockets)
+            .and_then(|()| vm_process::line(plan))
             .and_then(|line| control.write_all(&line))
             .map_err(|error| fault("it does not listen", error))
             .and_then(|()| running.follow(control, serial, plan.serial));
@@ -99,6 +106,22 @@ impl Launch for OwnVmm {
             }
         }
     }
+}
+
+/// Starts a process for everything that is shared with the guest: each with its socket.
+fn share(plan: &Plan) -> Result<Vec<(Helper, UnixStream)>, LaunchError> {
+    if plan.shares.is_empty() {
+        return Ok(Vec::new());
+    }
+    let empty = plan.directory.join("empty");
+    match std::fs::DirBuilder::new().mode(0o700).create(&empty) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(LaunchError(format!("{}: {error}", empty.display())));
+        }
+        _ => {}
+    }
+    let program = this_program();
+    plan.shares.iter().map(|share| share_process::start(&program, share, &empty, plan.sandboxed)).collect()
 }
 
 /// This very program, also when its file has been replaced meanwhile.
@@ -136,6 +159,8 @@ struct Running {
     is_debugged: bool,
     /// Taken by whoever waits for its end: then there is nobody to kill any more.
     child: Mutex<Option<Child>>,
+    /// The processes that serve what is shared. They end with the VM's, whose sockets they are at the other end of.
+    _helpers: Vec<Helper>,
     end: Mutex<Option<End>>,
     ended: Condvar,
 }

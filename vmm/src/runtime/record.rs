@@ -3,6 +3,7 @@
 use super::clock;
 use super::limits::Limits;
 use super::restart::Restart;
+use super::volume::Volume;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -80,6 +81,9 @@ pub struct Made {
     pub cap_add: Vec<String>,
     /// Default capabilities that it does not have.
     pub cap_drop: Vec<String>,
+    /// What of the host it sees.
+    #[serde(default)]
+    pub volumes: Vec<Volume>,
     /// Number of vCPUs of its machine.
     pub vcpus: u8,
     /// Memory of its machine in MiB.
@@ -199,6 +203,13 @@ impl Record {
                 "StopSignal": made.stop_signal.to_string(),
                 "StopTimeout": made.stop_timeout,
             },
+            "Mounts": made.volumes.iter().map(|volume| serde_json::json!({
+                "Type": "bind",
+                "Source": volume.source,
+                "Destination": volume.target,
+                "Mode": if volume.read_only { "ro" } else { "rw" },
+                "RW": !volume.read_only,
+            })).collect::<Vec<_>>(),
             "HostConfig": {
                 "AutoRemove": made.auto_remove,
                 "RestartPolicy": { "Name": made.restart.word(), "MaximumRetryCount": made.restart.limit() },
@@ -220,7 +231,8 @@ mod tests {
 
     #[test]
     fn inspect_speaks_dockers_words() {
-        let made = Made { args: vec!["sh".into(), "-c".into()], memory_mib: 512, ..Made::default() };
+        let volumes = vec![Volume { source: "/srv".into(), target: "/data".into(), read_only: true }];
+        let made = Made { args: vec!["sh".into(), "-c".into()], memory_mib: 512, volumes, ..Made::default() };
         let mut record = Record::new("0123", "web", made);
         record.status = Status::Dead;
         record.reason = "guest-panic".into();
@@ -231,6 +243,10 @@ mod tests {
         assert_eq!(shown["State"]["Pid"], 0);
         assert_eq!(shown["Name"], "/web");
         assert_eq!(shown["Path"], "sh");
+        assert_eq!(
+            (&shown["Mounts"][0]["Source"], &shown["Mounts"][0]["RW"]),
+            (&"/srv".into(), &false.into())
+        );
         assert_eq!(shown["HostConfig"]["Memory"], 512u64 << 20);
         assert_eq!(shown["HostConfig"]["RestartPolicy"]["Name"], "no");
     }

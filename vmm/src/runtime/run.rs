@@ -3,7 +3,7 @@
 
 use super::clock;
 use super::directory;
-use super::guest::{Contents, Launch, Plan, PlannedDisk, Reason, Serial, Tell};
+use super::guest::{Contents, Launch, Plan, PlannedDisk, PlannedShare, Reason, Serial, Tell};
 use super::init_system;
 use super::interrupt::Interrupts;
 use super::logs::{Capacity, Writer};
@@ -17,6 +17,7 @@ use super::restart::{Restart, Restarts};
 use super::size::{MIB, human_size};
 use super::state::Containers;
 use super::supervise::{Afterwards, Failure, Job, Step, supervise};
+use super::volume::{self, Volume};
 use crate::agent::Signal;
 use crate::agent::session::{ContainerSpec, Control, Keyboard, Progress as Steps, Stdio};
 use crate::agent::terminal::Window;
@@ -176,6 +177,7 @@ pub fn check(options: &oci::Options, shape: &Shape, interactive: bool) -> Result
             "the input device is not a TTY: leave -t out, or run this from a terminal",
         ));
     }
+    volume::check(&options.volumes).map_err(Failure::early)?;
     let memory = shape.memory_mib;
     if memory < LEAST_MEMORY_MIB {
         let asked = human_size(memory.saturating_mul(MIB));
@@ -202,6 +204,9 @@ pub fn check(options: &oci::Options, shape: &Shape, interactive: bool) -> Result
 pub fn run(request: &Request, host: &Host<'_>) -> Result<u8, Failure> {
     let at_our_keyboard = request.interactive && request.mode == Mode::Foreground;
     check(&request.options, &request.shape, at_our_keyboard)?;
+    if !request.options.volumes.is_empty() {
+        host.launch.shares().map_err(|error| Failure::early(error.to_string()))?;
+    }
     let fault = |error: &dyn std::fmt::Display| Failure::early(error.to_string());
     let id = name::id();
     let mut options = request.options.clone();
@@ -210,6 +215,15 @@ pub fn run(request: &Request, host: &Host<'_>) -> Result<u8, Failure> {
     }
     let mut container =
         oci::container_for(&id, &request.image.image.config, &options).map_err(|error| fault(&error))?;
+    let mut shares = Vec::new();
+    let volumes =
+        volume::plan(&id, &request.options.volumes).map_err(|error| fault(&format_args!("-v: {error}")))?;
+    for (share, storage, mount) in volumes {
+        shares.push(share);
+        // The last storage is the root's.
+        container.storages.insert(0, storage);
+        container.oci.mounts.push(mount);
+    }
     let network = network::plan(&request.shape.network, &id, host.launch.has_network())
         .map_err(|error| fault(&error))?;
     container.network = network.as_ref().map(network::Plan::guest);
@@ -242,6 +256,7 @@ pub fn run(request: &Request, host: &Host<'_>) -> Result<u8, Failure> {
         request,
         host,
         container: &container,
+        shares,
         network,
         sockets: sockets.path(),
         directory,
@@ -263,6 +278,7 @@ struct Life<'a> {
     request: &'a Request,
     host: &'a Host<'a>,
     container: &'a ContainerSpec,
+    shares: Vec<PlannedShare>,
     network: Option<network::Plan>,
     sockets: &'a Path,
     directory: PathBuf,
@@ -310,7 +326,8 @@ impl Life<'_> {
             };
             disks.push(PlannedDisk { serial: SCRATCH_SERIAL.to_owned(), contents });
         }
-        Ok(plan_of(shape, disks, self.network.clone(), self.sockets))
+        let plan = plan_of(shape, disks, self.network.clone(), self.sockets);
+        Ok(Plan { shares: self.shares.clone(), ..plan })
     }
 
     /// From the start of a guest to its end.
@@ -402,6 +419,7 @@ pub(super) fn plan_of(
     sockets: &Path,
 ) -> Plan {
     Plan {
+        shares: Vec::new(),
         network,
         vcpus: shape.vcpus,
         memory_mib: shape.memory_mib,
@@ -510,6 +528,14 @@ pub(super) fn made_of(
         privileged: options.privileged,
         cap_add: options.cap_add.clone(),
         cap_drop: options.cap_drop.clone(),
+        volumes: options
+            .volumes
+            .iter()
+            .map(|volume| Volume {
+                source: std::path::absolute(&volume.source).unwrap_or_else(|_| volume.source.clone()),
+                ..volume.clone()
+            })
+            .collect(),
         vcpus: shape.vcpus,
         memory_mib: shape.memory_mib,
         stop_signal: stop_signal.number(),

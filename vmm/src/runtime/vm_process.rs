@@ -1,21 +1,24 @@
 //! The process that a VM is: started by ferry for one machine, locked in as a whole before the guest's first instruction.
 //!
-//! Its standard input is a socket to the ferry that started it, which sends a [`Plan`] and then an [`Order`] a line: when that
-//! end closes, the machine stops. What it has to say goes the same way, a [`Word`] a line. Its standard output is the guest's
+//! Its standard input is a socket to the ferry that started it, which sends the sockets of the helpers that serve shared
+//! directories, a [`Plan`], and then an [`Order`] a line: when that end closes, the machine stops. What it has to say goes the
+//! same way, a [`Word`] a line. Its standard output is the guest's
 //! serial port.
 
-use super::guest::{Contents, End, LaunchError, Plan, PlannedDisk, Reason};
+use super::descriptors;
+use super::guest::{Contents, End, LaunchError, Plan, PlannedDisk, PlannedShare, Reason};
 use super::network;
 use crate::backends::disk::{Access, Composite, Disk, OpenError, Raw, Segment};
 use crate::machine::{
-    self, Config, DiskConfig, Exit, Handle, Image, Machine, Output, Sandbox, VsockConfig, gdb,
+    self, Config, DiskConfig, Exit, Handle, Image, Machine, Output, Sandbox, ShareConfig, VsockConfig, gdb,
 };
 use crate::payload;
 use crate::sandbox::{self, Lock, Role, enclose};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::mpsc;
@@ -70,8 +73,8 @@ pub(super) fn line(message: &impl Serialize) -> io::Result<Vec<u8>> {
     Ok(line)
 }
 
-/// Runs a machine, if this process was started for that; `main`'s first question.
-pub fn take_over() -> Option<ExitCode> {
+/// Runs a machine, if this process was started for that.
+pub(super) fn take_over() -> Option<ExitCode> {
     if std::env::args_os().next()? != NAME {
         return None;
     }
@@ -90,12 +93,13 @@ fn serve() -> Result<(), Box<dyn std::error::Error>> {
     unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
     // As a file, so that reading and writing are the system calls that every lock allows.
     let control = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let helpers = descriptors::receive(&control)?;
     let mut reader = BufReader::new(control.try_clone()?);
     let mut plan = String::new();
     reader.by_ref().take(LONGEST_LINE).read_line(&mut plan)?;
     let plan: Plan = serde_json::from_str(&plan)?;
     let mut words = control.try_clone()?;
-    let machine = match make(&plan, control.try_clone()?) {
+    let machine = match make(&plan, helpers, control.try_clone()?) {
         Ok(machine) => machine,
         Err(error) => return Ok(words.write_all(&line(&Word::Failed(error.to_string()))?)?),
     };
@@ -116,8 +120,15 @@ fn serve() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Everything that has to be opened is opened here.
-fn make(plan: &Plan, words: File) -> Result<Machine, LaunchError> {
-    let config = config(plan, words)?;
+fn make(plan: &Plan, helpers: Vec<OwnedFd>, words: File) -> Result<Machine, LaunchError> {
+    let mut config = config(plan, words.try_clone().map_err(|error| LaunchError(error.to_string()))?)?;
+    config.shares = plan
+        .shares
+        .iter()
+        .zip(helpers)
+        .map(|(share, helper)| share_config(share, helper, &words))
+        .collect::<Result<_, _>>()
+        .map_err(|error| LaunchError(error.to_string()))?;
     // The socket is reached by a path that stays right when the directory becomes the root.
     std::env::set_current_dir(&plan.directory)
         .map_err(|error| LaunchError(format!("{}: {error}", plan.directory.display())))?;
@@ -159,6 +170,17 @@ fn config(plan: &Plan, mut words: File) -> Result<Config, LaunchError> {
     config.serial = Output::File(File::from(serial));
     config.sandbox = if plan.sandboxed { Sandbox::WholeProcess } else { Sandbox::Open };
     Ok(config)
+}
+
+/// A share, whose end is told of.
+fn share_config(share: &PlannedShare, helper: OwnedFd, words: &File) -> io::Result<ShareConfig> {
+    let (mut words, name) = (words.try_clone()?, share.source.display().to_string());
+    let on_lost = move |error| {
+        let text =
+            format!("the process that shares {name} has ended ({error}): the container gets errors there");
+        drop(line(&Word::Warning(text)).map(|line| words.write_all(&line)));
+    };
+    Ok(ShareConfig { tag: share.tag.clone(), helper: UnixStream::from(helper), on_lost: Box::new(on_lost) })
 }
 
 /// A file's path that stays right when the working directory changes.

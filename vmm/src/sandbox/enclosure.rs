@@ -4,13 +4,14 @@
 //! and landlock knows more with every kernel. What always holds is the lock of every thread.
 
 use super::SandboxError;
-use super::lock::drop_capabilities;
+use super::lock::{drop_capabilities, keep_capabilities};
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetStatus, Scope,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
 };
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 /// The newest landlock whose rights are asked for. An older kernel gives those that it knows.
@@ -31,11 +32,58 @@ pub fn enclose(directory: &Path) -> Result<Enclosed, SandboxError> {
     no_core_dumps()?;
     std::env::set_current_dir(directory)?;
     let root = unshare()? && change_root().is_ok();
-    // SAFETY: this option takes a number.
-    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) })?;
-    let landlock = restrict()?;
+    not_traceable()?;
+    let here = PathFd::new(".").ok();
+    let landlock = restrict(&[(here.as_ref().map(AsFd::as_fd), AccessFs::RemoveFile.into())])?;
     drop_capabilities()?;
     Ok(Enclosed { root, landlock })
+}
+
+/// What a process that serves files has besides what everybody has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// It reads them.
+    Read,
+    /// It changes them, for whoever owns them.
+    Write,
+}
+
+/// Encloses this process, which has one thread, in the directory `root`, where it may do what `access` says: with everything
+/// below, or with one `file` alone. Where it runs as root, here or in a namespace of its own, it goes on passing over the
+/// permissions of files and giving them to others.
+pub fn enclose_with_files(
+    root: &Path,
+    file: Option<BorrowedFd<'_>>,
+    access: Access,
+) -> Result<Enclosed, SandboxError> {
+    no_core_dumps()?;
+    std::env::set_current_dir(root)?;
+    let root = unshare()? && (pivot_root().is_ok() || change_root().is_ok());
+    not_traceable()?;
+    let devices = AccessFs::MakeBlock | AccessFs::MakeChar | AccessFs::IoctlDev;
+    let rights = match (file, access) {
+        (None, Access::Read) => AccessFs::ReadFile | AccessFs::ReadDir,
+        (None, Access::Write) => AccessFs::from_all(NEWEST) & !(devices | AccessFs::Execute),
+        (Some(_), Access::Read) => AccessFs::ReadFile.into(),
+        (Some(_), Access::Write) => AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate,
+    };
+    let here = PathFd::new(".").ok();
+    let here = here.as_ref().map(AsFd::as_fd);
+    let landlock = match file {
+        // The directory it is shown in can be listed, which says nothing.
+        Some(_) => restrict(&[(here, AccessFs::ReadDir.into()), (file, rights)])?,
+        None => restrict(&[(here, rights)])?,
+    };
+    keep_capabilities(FILE_CAPABILITIES)?;
+    Ok(Enclosed { root, landlock })
+}
+
+/// `CAP_CHOWN`, `CAP_DAC_OVERRIDE`, `CAP_FOWNER` and `CAP_FSETID` (linux/capability.h).
+const FILE_CAPABILITIES: u32 = 1 | 1 << 1 | 1 << 3 | 1 << 4;
+
+fn not_traceable() -> io::Result<()> {
+    // SAFETY: this option takes a number.
+    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) })
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
@@ -77,18 +125,35 @@ fn change_root() -> io::Result<()> {
     std::env::set_current_dir("/")
 }
 
-/// Nothing of the file system but removing files here, no TCP, no abstract sockets and no signals to others.
-fn restrict() -> Result<bool, SandboxError> {
+/// Makes the working directory the root, and leaves no way to what was the root before: for a process that has descriptors
+/// of directories, from which it could walk up and out of a mere `chroot`.
+fn pivot_root() -> io::Result<()> {
+    let none = std::ptr::null();
+    let (here, root) = (c".".as_ptr(), c"/".as_ptr());
+    // SAFETY: all paths end in a zero, and what is not given is null.
+    unsafe {
+        check(libc::mount(none, root, none, libc::MS_REC | libc::MS_PRIVATE, none.cast()))?;
+        let whole = std::env::current_dir()?;
+        check(libc::mount(here, here, none, libc::MS_REC | libc::MS_BIND, none.cast()))?;
+        // The mount lies on top of the directory: it is reached by its name only.
+        std::env::set_current_dir(whole)?;
+        check(libc::syscall(libc::SYS_pivot_root, here, here) as libc::c_int)?;
+        // The old root lies on top of the new one.
+        check(libc::umount2(here, libc::MNT_DETACH))?;
+    }
+    std::env::set_current_dir("/")
+}
+
+/// Nothing of the file system but these rights below these places, no TCP, no abstract sockets and no signals to others.
+fn restrict(places: &[(Option<BorrowedFd<'_>>, BitFlags<AccessFs>)]) -> Result<bool, SandboxError> {
     let ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST))?
         .handle_access(AccessNet::from_all(NEWEST))?
         .scope(Scope::AbstractUnixSocket | Scope::Signal)?
         .create()?;
-    let ruleset = match PathFd::new(".") {
-        Ok(here) => ruleset.add_rule(PathBeneath::new(here, AccessFs::RemoveFile))?,
-        Err(_) => ruleset,
-    };
+    let rules = places.iter().filter_map(|(place, rights)| Some(PathBeneath::new((*place)?, *rights)));
+    let ruleset = rules.into_iter().try_fold(ruleset, |ruleset, rule| ruleset.add_rule(rule))?;
     Ok(ruleset.restrict_self()?.ruleset != RulesetStatus::NotEnforced)
 }
 

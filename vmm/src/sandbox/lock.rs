@@ -22,6 +22,8 @@ pub enum Role {
     Quiet,
     /// Speaks with a debugger that connects to its socket.
     Debugger,
+    /// Serves files of a directory that the process is enclosed in.
+    Files,
 }
 
 /// What every role needs: memory, locks, events, their own end, and descriptors that are open already.
@@ -63,6 +65,49 @@ const DEVICES: &[libc::c_long] = &[
     libc::SYS_sendto,
     libc::SYS_recvfrom,
 ];
+
+/// What serving files takes: everything that is done with a file, and nothing else.
+const FILES: &[libc::c_long] = &[
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_restart_syscall,
+    libc::SYS_recvfrom,
+    libc::SYS_writev,
+    libc::SYS_getrandom,
+    libc::SYS_openat,
+    libc::SYS_fstat,
+    libc::SYS_newfstatat,
+    libc::SYS_lseek,
+    libc::SYS_getdents64,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_readlinkat,
+    libc::SYS_mkdirat,
+    libc::SYS_mknodat,
+    libc::SYS_symlinkat,
+    libc::SYS_linkat,
+    libc::SYS_unlinkat,
+    libc::SYS_renameat2,
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    libc::SYS_fchownat,
+    libc::SYS_utimensat,
+    libc::SYS_ftruncate,
+    libc::SYS_fallocate,
+    libc::SYS_copy_file_range,
+    libc::SYS_fsync,
+    libc::SYS_fdatasync,
+    libc::SYS_syncfs,
+    libc::SYS_fstatfs,
+    libc::SYS_flock,
+    libc::SYS_getxattr,
+    libc::SYS_listxattr,
+    libc::SYS_setxattr,
+    libc::SYS_removexattr,
+];
+
+/// What serving files does with descriptors besides: locks, and duplicates for itself.
+const FILE_CONTROLS: [libc::c_int; 3] = [libc::F_OFD_SETLK, libc::F_OFD_GETLK, libc::F_DUPFD_CLOEXEC];
 
 /// What a vCPU's thread asks of KVM: `KVM_RUN`, and the state that explains or repairs an exit (`linux/kvm.h`).
 mod kvm {
@@ -109,6 +154,11 @@ impl Lock {
     /// Locks the calling thread in, for good.
     pub fn enter(&self) -> Result<(), SandboxError> {
         drop_capabilities()?;
+        self.enter_with_capabilities()
+    }
+
+    /// The same, for a thread that goes on having the few capabilities that its enclosure has left it.
+    pub fn enter_with_capabilities(&self) -> Result<(), SandboxError> {
         // This also rules out gaining privileges by starting a program.
         Ok(seccompiler::apply_filter(&self.0)?)
     }
@@ -154,6 +204,14 @@ fn rules(role: Role) -> Result<BTreeMap<i64, Vec<SeccompRule>>, SandboxError> {
                 .insert(libc::SYS_getsockopt, vec![argument(2, SeccompCmpOp::Eq, libc::SO_PEERCRED as u64)?]);
             &[]
         }
+        Role::Files => {
+            rules.extend(FILES.iter().map(|number| (*number, Vec::new())));
+            let controls = rules.entry(libc::SYS_fcntl).or_default();
+            for control in FILE_CONTROLS {
+                controls.push(argument(1, SeccompCmpOp::Eq, control as u64)?);
+            }
+            &[]
+        }
     };
     let requests: Result<Vec<_>, _> =
         requests.iter().map(|request| argument(1, SeccompCmpOp::Eq, *request)).collect();
@@ -172,16 +230,23 @@ fn argument(index: u8, operation: SeccompCmpOp, value: u64) -> Result<SeccompRul
 
 /// Gives up every capability of the calling thread, those it could regain included.
 pub(super) fn drop_capabilities() -> io::Result<()> {
+    keep_capabilities(0)
+}
+
+/// The same but for those of the first 32 that are in `kept`, as far as the thread has them.
+pub(super) fn keep_capabilities(kept: u32) -> io::Result<()> {
     /// `_LINUX_CAPABILITY_VERSION_3`: two sets of 32 bits each.
     const VERSION: u32 = 0x2008_0522;
+    let check = |result| if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
     let header = [VERSION, 0];
-    let none = [0u32; 6];
-    // SAFETY: the two arrays are what `capset` of that version reads: version and thread (0: this one), then
-    // effective, permitted and inheritable bits, twice.
-    match unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    let mut sets = [0u32; 6];
+    // SAFETY: the two arrays are what `capget` and `capset` of that version read and write: version and thread (0: this
+    // one), then effective, permitted and inheritable bits, twice.
+    check(unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr()) })?;
+    let permitted = sets[1] & kept;
+    let sets = [permitted, permitted, 0, 0, 0, 0];
+    // SAFETY: as above.
+    check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) })
 }
 
 /// The exit status of a process that its sandbox has stopped: as of one that a SIGSYS ended.

@@ -53,6 +53,8 @@ pub fn run(workshop: &Workshop, appliance: Appliance<'_>) -> Result<ExitCode> {
     let plan = Plan {
         vcpus: shape.vcpus,
         memory_mib: shape.memory_mib,
+        most_memory_mib: 0,
+        shares: Vec::new(),
         disks: vec![PlannedDisk {
             serial: SERIAL.to_owned(),
             contents: Contents::Throwaway(copy.path().to_owned()),

@@ -65,6 +65,7 @@ pub fn bare(workshop: &mut Workshop, bare: Bare) -> Result<ExitCode> {
         initrd: Some(initrd),
         directory: directory.path().to_owned(),
         serial: Serial::Quiet,
+        shares: Vec::new(),
         network: None,
         sandboxed: true,
         cpu: shape.cpu,

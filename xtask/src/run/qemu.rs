@@ -45,6 +45,11 @@ impl Launch for Qemu<'_> {
         true
     }
 
+    fn shares(&self) -> Result<(), LaunchError> {
+        let why = "-v: QEMU shares directories only by handing the guest's memory to another process: run it with --on kvm";
+        Err(LaunchError(why.to_owned()))
+    }
+
     fn launch(&self, plan: &Plan) -> Result<Arc<dyn Guest>, LaunchError> {
         self.start(plan)
             .map(|guest| Arc::new(guest) as Arc<dyn Guest>)

@@ -60,6 +60,24 @@ impl Virtqueue {
 
     /// Takes the next request out; none of a queue that is not set up.
     pub fn pop<'a>(&mut self, memory: &'a Memory) -> Result<Option<Chain<'a>>, Fault> {
+        self.take(memory, |_, _| {})
+    }
+
+    /// The same, for a request that is answered later: `places` gets what can be written, in guest addresses, which have
+    /// to be looked up again then.
+    pub fn pop_with_places<'a>(
+        &mut self,
+        memory: &'a Memory,
+        places: &mut Vec<(GuestAddress, u32)>,
+    ) -> Result<Option<Chain<'a>>, Fault> {
+        self.take(memory, |address, length| places.push((address, length)))
+    }
+
+    fn take<'a>(
+        &mut self,
+        memory: &'a Memory,
+        mut writable: impl FnMut(GuestAddress, u32),
+    ) -> Result<Option<Chain<'a>>, Fault> {
         if !self.queue.ready() {
             return Ok(None);
         }
@@ -83,6 +101,9 @@ impl Virtqueue {
             if length == 0 {
                 continue;
             }
+            if descriptor.is_write_only() {
+                writable(descriptor.addr(), descriptor.len());
+            }
             for slice in memory.get_slices(descriptor.addr(), length) {
                 buffers.push(slice.map_err(|_| Fault("a descriptor lies outside the guest's memory"))?);
             }
@@ -96,14 +117,20 @@ impl Virtqueue {
 
     /// Gives a request back.
     pub fn push(&mut self, memory: &Memory, chain: Chain<'_>, written: u32) -> Result<(), Fault> {
-        self.spare.0 = recycle(chain.buffers);
+        let head = self.release(chain);
+        self.push_head(memory, head, written)
+    }
+
+    /// Gives a request back whose buffers have been [released](Self::release).
+    pub fn push_head(&mut self, memory: &Memory, head: u16, written: u32) -> Result<(), Fault> {
         self.served += 1;
         self.queue
-            .add_used(memory, chain.head, written)
+            .add_used(memory, head, written)
             .map_err(|_| Fault("the used ring lies outside the guest's memory"))
     }
 
-    /// Lets go of a request's buffers before it is given back by [`Virtqueue::push_together`] or [`Virtqueue::rewind`];
+    /// Lets go of a request's buffers before it is given back by [`Virtqueue::push_head`], [`Virtqueue::push_together`] or
+    /// [`Virtqueue::rewind`];
     /// the number that stands for it.
     pub fn release(&mut self, chain: Chain<'_>) -> u16 {
         self.spare.0 = recycle(chain.buffers);

@@ -272,6 +272,7 @@ fn options(
         privileged: container.privileged,
         cap_add: container.cap_add.clone(),
         cap_drop: container.cap_drop.clone(),
+        volumes: Vec::new(),
     })
 }
 

@@ -1,0 +1,189 @@
+//! The value of `-v`: what of the host a container sees where.
+
+use super::guest::PlannedShare;
+use ferry_init::api::agent::Storage;
+use ferry_init::api::oci::Mount;
+use std::path::{Component, Path, PathBuf};
+
+/// A directory or a file of the host that a container sees.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Volume {
+    /// On the host.
+    pub source: PathBuf,
+    /// In the container: an absolute path without `.` and `..`.
+    pub target: String,
+    /// Whether the container may only read.
+    pub read_only: bool,
+}
+
+/// Reads the value of `-v`: `HOST:CONTAINER[:OPTIONS]`.
+pub fn parse_volume(text: &str) -> Result<Volume, String> {
+    let parts: Vec<_> = text.split(':').collect();
+    let (source, target, options) = match parts[..] {
+        [source, target] => (source, target, ""),
+        [source, target, options] => (source, target, options),
+        _ => return Err("it is HOST:CONTAINER or HOST:CONTAINER:ro".to_owned()),
+    };
+    if source.is_empty() {
+        return Err("it names nothing of the host".to_owned());
+    }
+    if !source.contains('/') && source != "." && source != ".." {
+        return Err(format!(
+            "'{source}' would be a named volume, which ferry does not have: for a directory or file here write ./{source}"
+        ));
+    }
+    let mut read_only = false;
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        match option {
+            "ro" => read_only = true,
+            // Labels are for containers of the host's own kernel: ferry's processes are the user's.
+            "rw" | "z" | "Z" => {}
+            other => return Err(format!("'{other}' is no option of a volume: they are ro and rw")),
+        }
+    }
+    Ok(Volume { source: source.into(), target: absolute(target)?, read_only })
+}
+
+fn absolute(target: &str) -> Result<String, String> {
+    let path = Path::new(target);
+    if !path.is_absolute() {
+        return Err(format!("'{target}' is not an absolute path of the container"));
+    }
+    let mut clean = String::new();
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => clean.extend(["/", &name.to_string_lossy()]),
+            Component::ParentDir => return Err(format!("'{target}' has a '..' in it")),
+            _ => {}
+        }
+    }
+    match clean.is_empty() {
+        true => Err("a volume cannot take the place of the container's whole root".to_owned()),
+        false => Ok(clean),
+    }
+}
+
+/// What is wrong with volumes that can be said before anything is started.
+pub fn check(volumes: &[Volume]) -> Result<(), String> {
+    for (at, volume) in volumes.iter().enumerate() {
+        let Volume { source, target, .. } = volume;
+        if volumes[..at].iter().any(|other| other.target == *target) {
+            return Err(format!("-v: {target} is given twice"));
+        }
+        let kind = std::fs::metadata(source).map(|metadata| metadata.file_type());
+        match kind {
+            Ok(kind) if kind.is_dir() || kind.is_file() => {}
+            Ok(_) => {
+                return Err(format!("-v {}: it is neither a directory nor a regular file", source.display()));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(format!(
+                    "-v {}: there is no such directory or file: make it first",
+                    source.display()
+                ));
+            }
+            Err(error) => return Err(format!("-v {}: {error}", source.display())),
+        }
+    }
+    Ok(())
+}
+
+/// What a guest gets for its volumes: something to share, where its agent mounts it, and what the container sees of it.
+pub fn plan(id: &str, volumes: &[Volume]) -> std::io::Result<Vec<(PlannedShare, Storage, Mount)>> {
+    let each = |(number, volume): (usize, &Volume)| {
+        let Volume { source, target, read_only } = volume;
+        // As it is called where ferry stands now; a symbolic link is followed once, here.
+        let source = source.canonicalize()?;
+        let access = if *read_only { "ro" } else { "rw" };
+        let tag = format!("volume{number}");
+        let mount_point = format!("/run/kata-containers/{id}/volumes/{number}");
+        let seen = match source.file_name().filter(|_| !source.is_dir()) {
+            Some(name) => {
+                let unspeakable = || std::io::Error::other("the name of a shared file has to be UTF-8");
+                format!("{mount_point}/{}", name.to_str().ok_or_else(unspeakable)?)
+            }
+            None => mount_point.clone(),
+        };
+        let storage = Storage {
+            driver: "virtio-fs".to_owned(),
+            source: tag.clone(),
+            fstype: "virtiofs".to_owned(),
+            options: vec![access.to_owned()],
+            mount_point,
+            ..Default::default()
+        };
+        let mount = Mount {
+            destination: target.clone(),
+            source: seen,
+            r#type: "bind".to_owned(),
+            options: ["rbind", "rprivate", access].map(str::to_owned).to_vec(),
+        };
+        Ok((PlannedShare { tag, source, read_only: *read_only }, storage, mount))
+    };
+    volumes.iter().enumerate().map(each).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volumes_are_written_as_in_docker() {
+        let volume = |source: &str, target: &str, read_only| {
+            Ok(Volume { source: source.into(), target: target.into(), read_only })
+        };
+        assert_eq!(parse_volume("/srv:/data"), volume("/srv", "/data", false));
+        assert_eq!(parse_volume("./a:/data/./b/:ro"), volume("./a", "/data/b", true));
+        assert_eq!(parse_volume(".:/src:rw,z"), volume(".", "/src", false));
+    }
+
+    #[test]
+    fn volumes_that_make_no_sense_are_refused_in_words() {
+        for (text, words) in [
+            ("/srv", "it is HOST:CONTAINER"),
+            ("/a:/b:ro:x", "it is HOST:CONTAINER"),
+            (":/b", "nothing of the host"),
+            ("data:/b", "write ./data"),
+            ("/a:b", "not an absolute path"),
+            ("/a:/b/../c", "'..'"),
+            ("/a:/", "whole root"),
+            ("/a:/b:nocopy", "'nocopy' is no option"),
+        ] {
+            let error = parse_volume(text).unwrap_err();
+            assert!(error.contains(words), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_or_given_twice_is_said_before_anything_starts() {
+        let here = tempfile::tempdir().unwrap();
+        let volume = |source: &Path, target: &str| Volume {
+            source: source.to_owned(),
+            target: target.into(),
+            read_only: false,
+        };
+        check(&[volume(here.path(), "/a"), volume(here.path(), "/b")]).unwrap();
+        let twice = check(&[volume(here.path(), "/a"), volume(here.path(), "/a")]).unwrap_err();
+        assert!(twice.contains("/a is given twice"), "{twice}");
+        let missing = check(&[volume(&here.path().join("x"), "/a")]).unwrap_err();
+        assert!(missing.contains("make it first"), "{missing}");
+        assert!(check(&[volume(Path::new("/dev/null"), "/a")]).unwrap_err().contains("neither"));
+    }
+
+    #[test]
+    fn a_file_is_seen_by_its_name_and_a_directory_as_a_whole() {
+        let here = tempfile::tempdir().unwrap();
+        std::fs::write(here.path().join("file"), "").unwrap();
+        std::os::unix::fs::symlink("file", here.path().join("link")).unwrap();
+        let volume = |source: PathBuf, read_only| Volume { source, target: "/x".into(), read_only };
+        let volumes = [volume(here.path().to_owned(), false), volume(here.path().join("link"), true)];
+        let planned = plan("c", &volumes).unwrap();
+        let (share, storage, mount) = &planned[0];
+        assert_eq!((share.tag.as_str(), storage.source.as_str()), ("volume0", "volume0"));
+        assert_eq!(mount.source, storage.mount_point);
+        let (share, storage, mount) = &planned[1];
+        assert!(share.read_only && share.source.ends_with("file"));
+        assert_eq!(mount.source, format!("{}/file", storage.mount_point));
+        assert_eq!(storage.options, ["ro"]);
+    }
+}
