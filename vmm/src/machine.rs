@@ -15,8 +15,10 @@ pub mod fdt;
 #[cfg(feature = "gdb")]
 pub mod gdb;
 mod hold;
+mod hotplug;
 pub mod kernel;
 pub mod layout;
+mod mapped;
 pub mod memory;
 pub mod metrics;
 mod probe;
@@ -26,11 +28,12 @@ pub use crate::devices::serial::Output;
 pub use cpuid::Model;
 pub use probe::{Kvm, ProbeError, probe};
 
-use crate::backends::disk::Disk;
+use crate::backends::disk::{Disk, Segment};
 use crate::backends::net::Port;
 use crate::devices::reactor::Reactor;
 use crate::devices::serial::Tail;
 use crate::devices::virtio::fs;
+use crate::devices::virtio::mem::Wish;
 use crate::devices::virtio::net::OnLost;
 use crate::devices::virtio::transport::Counts;
 use crate::devices::virtio::{Memory, Transport};
@@ -43,6 +46,7 @@ use kvm_ioctls::VmFd;
 use metrics::{Exits, Metrics};
 use std::fs::File;
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -67,6 +71,9 @@ pub struct Config {
     pub vcpus: u8,
     /// Guest memory in MiB.
     pub memory_mib: u64,
+    /// The most guest memory in MiB: what is not there from the start can be plugged, and unplugged again, while the guest
+    /// runs ([`Handle::set_memory`]). As much as `memory_mib` or less is for none of that.
+    pub most_memory_mib: u64,
     /// The kernel: an x86-64 ELF `vmlinux`.
     pub kernel: Image,
     /// The initrd, if any.
@@ -75,6 +82,8 @@ pub struct Config {
     pub cmdline_extra: String,
     /// Disks, in the order in which the guest finds them.
     pub disks: Vec<DiskConfig>,
+    /// Files that the guest finds in its address space, each list as a virtio-pmem device.
+    pub mapped: Vec<Vec<Segment>>,
     /// Network cards, in the order in which the guest finds them.
     pub networks: Vec<NetworkConfig>,
     /// Shared directories, in the order in which the guest finds them.
@@ -114,10 +123,12 @@ impl Config {
         Self {
             vcpus: 1,
             memory_mib: 512,
+            most_memory_mib: 0,
             kernel,
             initrd: None,
             cmdline_extra: String::new(),
             disks: Vec::new(),
+            mapped: Vec::new(),
             networks: Vec::new(),
             shares: Vec::new(),
             vsock: None,
@@ -250,6 +261,16 @@ pub enum Error {
     /// The host's processor is not what the guest's is to be.
     #[error(transparent)]
     Cpu(#[from] cpuid::Lacking),
+    /// Memory that the machine cannot have.
+    #[error("{mib} MiB of memory: this machine can have from {least} to {most} MiB")]
+    Resize {
+        /// What was asked for.
+        mib: u64,
+        /// What it was started with.
+        least: u64,
+        /// What it can have.
+        most: u64,
+    },
     /// Guest memory could not be made or filled.
     #[error(transparent)]
     Memory(#[from] memory::MemoryError),
@@ -294,7 +315,7 @@ pub struct Machine {
     // In the order in which things must go: vCPUs and VM before the memory they use.
     vcpus: Vec<Vcpu>,
     #[expect(dead_code, reason = "owned: the vCPUs run in it")]
-    vm: VmFd,
+    vm: Arc<VmFd>,
     memory: GuestMemoryMmap,
     buses: Arc<Buses>,
     reactors: Vec<Reactor>,
@@ -307,6 +328,8 @@ pub struct Machine {
     gdb: Option<gdb::Socket>,
     tail: Tail,
     sandbox: Sandbox,
+    memory_mib: RangeInclusive<u64>,
+    wish: Option<Wish>,
 }
 
 impl Machine {
@@ -324,6 +347,8 @@ impl Machine {
             transports: Arc::downgrade(&self.transports),
             left: self.left.clone(),
             exits: self.exits.clone(),
+            memory_mib: self.memory_mib.clone(),
+            wish: self.wish.clone(),
         }
     }
 
@@ -448,9 +473,28 @@ pub struct Handle {
     transports: Weak<[Arc<Transport>]>,
     left: Arc<Mutex<Left>>,
     exits: Arc<[Arc<Exits>]>,
+    memory_mib: RangeInclusive<u64>,
+    wish: Option<Wish>,
 }
 
 impl Handle {
+    /// Asks the guest to grow or shrink to `mib` MiB of memory: at least what it was started with, at most
+    /// [`Config::most_memory_mib`]. It does as far as it can, and in its own time.
+    pub fn set_memory(&self, mib: u64) -> Result<(), Error> {
+        let (least, most) = (*self.memory_mib.start(), *self.memory_mib.end());
+        match &self.wish {
+            Some(wish) if self.memory_mib.contains(&mib) => {
+                wish.set((mib - least) << 20).map_err(Error::system("tell the guest of its memory"))
+            }
+            _ => Err(Error::Resize { mib, least, most }),
+        }
+    }
+
+    /// How much memory the guest has now, in MiB.
+    pub fn memory(&self) -> u64 {
+        self.memory_mib.start() + self.wish.as_ref().map_or(0, |wish| wish.plugged() >> 20)
+    }
+
     /// Ends the run: [`Machine::run`] returns [`Exit::Killed`] unless the guest ended first.
     pub fn stop(&self) {
         self.ending.set(Exit::Killed);

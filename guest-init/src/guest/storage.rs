@@ -17,7 +17,8 @@ use crate::sys::{Errno, Fd, cstr, file, mount as m};
 const DISK_LIMIT: usize = 1024;
 
 /// The storage drivers that there are.
-pub const DRIVERS: [&str; 7] = ["mmioblk", "blk", "ephemeral", "local", "overlayfs", "bind", "virtio-fs"];
+pub const DRIVERS: [&str; 8] =
+    ["mmioblk", "blk", "nvdimm", "ephemeral", "local", "overlayfs", "bind", "virtio-fs"];
 
 /// Mounts a storage at its mount point, which is made.
 pub fn mount(storage: &Storage) -> Result<Mounted, Fault> {
@@ -71,7 +72,7 @@ pub fn mount(storage: &Storage) -> Result<Mounted, Fault> {
 
 /// Whether a driver's sources are disks or partitions.
 pub fn is_on_disk(driver: &str) -> bool {
-    matches!(driver, "mmioblk" | "blk")
+    matches!(driver, "mmioblk" | "blk" | "nvdimm")
 }
 
 /// Finds a storage's disk, and those that its options name; `None` while one of them is not there.

@@ -40,7 +40,7 @@ pub struct UpdateArgs {
     /// Weight of its processor time among containers of the same VM, 2 to 262144
     #[arg(long, value_name = "WEIGHT", value_parser = clap::value_parser!(u64).range(2..=262_144))]
     cpu_shares: Option<u64>,
-    /// Memory, such as 256m; at most what the machine has
+    /// Memory, such as 256m: at most what the machine has, or can grow to (run --memory-max)
     #[arg(short, long, value_name = "SIZE", value_parser = parse_limit)]
     memory: Option<u64>,
     /// Number of processes; -1 for no limit

@@ -18,7 +18,7 @@ use crate::runtime::oci::{Options, Writable};
 use crate::runtime::own_vmm::OwnVmm;
 use crate::runtime::record::Record;
 use crate::runtime::restart::Restart;
-use crate::runtime::run::{self, Host, Milestone, Mode, Ready, Request, Shape, Stop};
+use crate::runtime::run::{self, Host, Layers, Milestone, Mode, Ready, Request, Shape, Stop};
 use crate::runtime::size::{MIB, parse_size};
 use crate::runtime::supervise::{Afterwards, Failure};
 use crate::runtime::volume::{Volume, parse_volume};
@@ -166,6 +166,9 @@ pub struct MachineArgs {
     /// Memory, such as 512m or 2g [default: 512m]
     #[arg(short, long, value_name = "SIZE", value_parser = parse_memory)]
     pub memory: Option<u64>,
+    /// To how much memory it can grow: ferry update --memory asks it to [default: not at all]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    pub memory_max: Option<u64>,
     /// The network: user (passt, without privileges), tap=NAME[,ip=ADDRESS/PREFIX,gateway=ADDRESS,dns=ADDRESS,mtu=BYTES,queues=N]
     /// or none [default: user where passt is installed]
     #[arg(long, value_name = "NETWORK", value_parser = parse_network, help_heading = "Network")]
@@ -185,6 +188,9 @@ pub struct MachineArgs {
     /// Wait for gdb at this socket before the VM starts: gdb -ex 'target remote SOCKET'
     #[arg(long, value_name = "SOCKET")]
     pub gdb: Option<PathBuf>,
+    /// How the guest gets at the image [default: blk]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub layers: Option<Layers>,
     /// Boot this kernel (an ELF vmlinux)
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
@@ -354,10 +360,12 @@ impl MachineArgs {
         Shape {
             vcpus: self.cpus.unwrap_or(defaults.vcpus),
             memory_mib: self.memory.unwrap_or(defaults.memory_mib),
+            most_memory_mib: self.memory_max.or(defaults.most_memory_mib),
             scratch_bytes: match overlay {
                 Some(Overlay::Disk(Some(bytes))) => bytes,
                 _ => defaults.scratch_bytes,
             },
+            layers: self.layers.unwrap_or(defaults.layers),
             network: Wanted {
                 link: self.network.clone().unwrap_or(defaults.network.link),
                 published: self.publish.clone(),

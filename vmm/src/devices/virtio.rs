@@ -9,7 +9,9 @@ pub mod blk;
 pub mod console;
 pub mod fs;
 pub mod interrupt;
+pub mod mem;
 pub mod net;
+pub mod pmem;
 pub mod queue;
 pub mod rng;
 #[cfg(any(test, feature = "fuzz"))]
@@ -24,9 +26,46 @@ pub use transport::Transport;
 
 use super::reactor::{EventSet, Poller};
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Guest memory as devices see it.
 pub type Memory = vm_memory::GuestMemoryMmap<()>;
+
+/// Guest memory that devices share and that may change while they work. Each looks whether it has, which costs it nothing else,
+/// before it does something.
+#[derive(Clone)]
+pub struct SharedMemory(Arc<Shared>);
+
+struct Shared {
+    version: AtomicU64,
+    current: Mutex<Memory>,
+}
+
+impl SharedMemory {
+    /// Replaces it. A device that is at work goes on with what it has until it is done.
+    pub fn set(&self, memory: Memory) {
+        *self.0.current.lock().unwrap_or_else(PoisonError::into_inner) = memory;
+        self.0.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// As it is now.
+    fn get(&self) -> (u64, Memory) {
+        let version = self.version();
+        (version, self.0.current.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    /// How often it has been replaced.
+    fn version(&self) -> u64 {
+        self.0.version.load(Ordering::Acquire)
+    }
+}
+
+impl From<Memory> for SharedMemory {
+    fn from(memory: Memory) -> Self {
+        Self(Arc::new(Shared { version: AtomicU64::new(0), current: Mutex::new(memory) }))
+    }
+}
 
 /// `VIRTIO_F_VERSION_1`: the only kind of device here.
 pub const VERSION_1: u64 = 1 << 32;

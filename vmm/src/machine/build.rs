@@ -5,33 +5,37 @@ use super::ending::Ending;
 #[cfg(feature = "gdb")]
 use super::hold::Debugger;
 use super::hold::Hold;
+use super::hotplug::Reserve;
 use super::layout::Slot;
 use super::memory::{self, Source};
 use super::vcpu::{Buses, Vcpu};
 use super::{
     Config, ConsoleConfig, DiskConfig, Error, Exit, Image, Machine, NetworkConfig, ShareConfig, VsockConfig,
-    cmdline, cpuid, entry, fdt, kernel, layout, metrics, probe,
+    cmdline, cpuid, entry, fdt, kernel, layout, mapped, metrics, probe,
 };
+use crate::backends::disk::Segment;
 use crate::devices::bus::Bus;
 use crate::devices::panic::Pvpanic;
 use crate::devices::reactor::Reactor;
 use crate::devices::reset::KeyboardController;
 use crate::devices::serial::{Output, SerialPort, Tail};
-use crate::devices::virtio::Device;
 use crate::devices::virtio::balloon::Balloon;
 use crate::devices::virtio::blk::Blk;
 use crate::devices::virtio::console::Console;
 use crate::devices::virtio::fs::Fs;
+use crate::devices::virtio::mem::Mem;
 use crate::devices::virtio::net::Net;
+use crate::devices::virtio::pmem::Pmem;
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::transport::{Transport, register};
 use crate::devices::virtio::vsock::Vsock;
+use crate::devices::virtio::{Device, SharedMemory};
 use crate::devices::vmgenid::Vmgenid;
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::{IoEventAddress, VmFd};
 use std::io;
 use std::sync::Arc;
-use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 pub(super) fn build(config: Config) -> Result<Machine, Error> {
@@ -62,11 +66,26 @@ pub(super) fn build(config: Config) -> Result<Machine, Error> {
     let tail = Tail::default();
     let ports = port_bus(&vm, config.serial, &tail, &ending)?;
     let mut memory_bus = memory_bus(&vm, &ending)?;
+    let vm = Arc::new(vm);
+    let pluggable = layout::pluggable(config.memory_mib, config.most_memory_mib);
+    let (mapped, files) = map_files(&vm, &memory, &config.mapped, pluggable.0 + pluggable.1)?;
+    let shared = SharedMemory::from(mapped.clone());
+    let mut wish = None;
     let mut devices = devices(config.disks, config.networks, config.shares, config.vsock, config.console)?;
     if config.balloon {
         devices.push(Box::new(Balloon));
     }
-    let (slots, transports, reactors) = attach(devices, &vm, &memory, &mut memory_bus)?;
+    devices.extend(files);
+    if pluggable.1 > 0 {
+        let slot = mapped.num_regions() as u32;
+        let reserve = Reserve::new(vm.clone(), pluggable, slot, mapped, shared.clone())?;
+        let device = Mem::new(pluggable.0, pluggable.1, Box::new(reserve));
+        let device = device.map_err(Error::system("make an event descriptor"))?;
+        wish = Some(device.wish());
+        devices.push(Box::new(device));
+    }
+    // What devices are told to read may lie in mapped files and plugged memory too.
+    let (slots, transports, reactors) = attach(devices, &vm, &shared, &mut memory_bus)?;
 
     let kernel = kernel::load(&Source::open(&config.kernel, "kernel")?, &memory)?;
     let initrd = match &config.initrd {
@@ -115,23 +134,46 @@ pub(super) fn build(config: Config) -> Result<Machine, Error> {
         gdb: config.gdb,
         tail,
         sandbox: config.sandbox,
+        memory_mib: config.memory_mib..=config.most_memory_mib.max(config.memory_mib),
+        wish,
     })
 }
 
 /// Hands guest memory to KVM, a slot for each region.
 fn give_memory(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), Error> {
-    for (slot, region) in memory.iter().enumerate() {
-        let slot = kvm_userspace_memory_region {
-            slot: slot as u32,
-            flags: 0,
-            guest_phys_addr: region.start_addr().0,
-            memory_size: region.len(),
-            userspace_addr: region.as_ptr() as u64,
-        };
-        // SAFETY: the machine owns memory, VM and vCPUs, and drops the memory last.
-        unsafe { vm.set_user_memory_region(slot) }.map_err(Error::kvm("take the guest's memory"))?;
+    memory.iter().enumerate().try_for_each(|(slot, region)| give_region(vm, slot, region, 0))
+}
+
+fn give_region(vm: &VmFd, slot: usize, region: &GuestRegionMmap, flags: u32) -> Result<(), Error> {
+    let slot = kvm_userspace_memory_region {
+        slot: slot as u32,
+        flags,
+        guest_phys_addr: region.start_addr().0,
+        memory_size: region.len(),
+        userspace_addr: region.as_ptr() as u64,
+    };
+    // SAFETY: the machine owns memory, VM and vCPUs, and drops the memory last.
+    unsafe { vm.set_user_memory_region(slot) }.map_err(Error::kvm("take the guest's memory"))
+}
+
+/// Maps the files that the guest is to find, not before the address `behind`: memory as devices see it, and the devices that tell of them.
+fn map_files(
+    vm: &VmFd,
+    memory: &GuestMemoryMmap,
+    files: &[Vec<Segment>],
+    behind: u64,
+) -> Result<(GuestMemoryMmap, Vec<Box<dyn Device>>), Error> {
+    let (mut memory, mut devices) = (memory.clone(), Vec::<Box<dyn Device>>::new());
+    let mut start = behind.next_multiple_of(layout::MAPPED_ALIGNMENT);
+    for segments in files {
+        let region = mapped::map(segments, start)?;
+        give_region(vm, memory.num_regions(), &region, KVM_MEM_READONLY)?;
+        devices.push(Box::new(Pmem::new(start, region.len())));
+        start = (start + region.len()).next_multiple_of(layout::MAPPED_ALIGNMENT);
+        memory =
+            memory.insert_region(region).map_err(|_| Error::Internal("mapped files overlap with memory"))?;
     }
-    Ok(())
+    Ok((memory, devices))
 }
 
 fn load_initrd(image: &Image, memory: &GuestMemoryMmap, kernel: kernel::Kernel) -> Result<(u64, u64), Error> {
@@ -216,7 +258,7 @@ type Attached = (Vec<Slot>, Vec<Arc<Transport>>, Vec<Reactor>);
 fn attach(
     devices: Vec<Box<dyn Device>>,
     vm: &VmFd,
-    memory: &GuestMemoryMmap,
+    memory: &SharedMemory,
     bus: &mut Bus,
 ) -> Result<Attached, Error> {
     let reactor = || Reactor::new().map_err(Error::system("make an event queue"));

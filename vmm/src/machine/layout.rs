@@ -12,7 +12,8 @@
 //! 0xd010_1000            VM generation ID
 //! 0xfec0_0000            I/O APIC          0xfee0_0000  local APIC
 //! 0xfffb_c000            KVM's own pages
-//! 0x1_0000_0000          the rest of the RAM
+//! 0x1_0000_0000          the rest of the RAM; behind it, at the next GiB, room for memory to be plugged, and behind that
+//!                        files that are mapped for reading
 //! ```
 
 /// Size of a page.
@@ -22,6 +23,14 @@ pub const PAGE: u64 = 4096;
 pub const HOLE_START: u64 = 0xc000_0000;
 /// Where RAM goes on after the hole.
 pub const HOLE_END: u64 = 1 << 32;
+
+/// What is mapped behind the RAM begins at a multiple of this.
+pub const MAPPED_ALIGNMENT: u64 = 1 << 30;
+/// What is mapped there is a multiple of this long: Linux describes such memory in pieces of 2 MiB.
+pub const MAPPED_UNIT: u64 = 2 << 20;
+
+/// Memory is plugged at multiples of this: Linux's smallest piece of hot-plugged memory.
+pub const PLUGGED_ALIGNMENT: u64 = 128 << 20;
 
 /// The most vCPUs a machine can have.
 pub const MAX_VCPUS: u8 = 64;
@@ -127,9 +136,32 @@ pub fn ram(memory_mib: u64) -> Vec<(u64, u64)> {
     vec![(0, HOLE_START), (HOLE_END, bytes - HOLE_START)]
 }
 
+/// What comes behind all RAM begins here: never below 4 GiB.
+pub fn behind_ram(memory_mib: u64) -> u64 {
+    let end = ram(memory_mib).last().map_or(0, |(start, size)| start + size);
+    end.max(HOLE_END).next_multiple_of(MAPPED_ALIGNMENT)
+}
+
+/// Where memory can be plugged until a machine of `memory_mib` has `most_mib`: address and size in bytes.
+pub fn pluggable(memory_mib: u64, most_mib: u64) -> (u64, u64) {
+    let bytes = (most_mib.saturating_sub(memory_mib) << 20).next_multiple_of(PLUGGED_ALIGNMENT);
+    (behind_ram(memory_mib), bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_mapped_lies_behind_all_ram() {
+        assert_eq!(behind_ram(512), 4 << 30);
+        assert_eq!(behind_ram(3072), 4 << 30);
+        assert_eq!(behind_ram(3073), 5 << 30);
+        assert_eq!(behind_ram(65536), 65 << 30);
+        assert_eq!(pluggable(512, 1024), (4 << 30, 512 << 20));
+        assert_eq!(pluggable(64, 65536), (4 << 30, (64 << 30) - (64 << 20) + (64 << 20)));
+        assert_eq!(pluggable(512, 512).1, 0);
+    }
 
     #[test]
     fn leaves_the_hole_free_of_ram() {

@@ -3,6 +3,7 @@
 
 use super::layout::{self, PAGE};
 use super::{Backing, Image};
+use crate::backends::disk::OpenError;
 use crate::payload::Embedded;
 use std::fs::File;
 use std::io;
@@ -50,6 +51,9 @@ pub enum MemoryError {
         /// The least amount with which it would.
         needed_mib: u64,
     },
+    /// A file that is mapped into the guest's address space is not what it should be.
+    #[error(transparent)]
+    Disk(#[from] OpenError),
     /// A file could not be read or mapped.
     #[error("{what}: {source}")]
     Unreadable {

@@ -17,6 +17,8 @@ pub struct Plan {
     pub vcpus: u8,
     /// Memory in MiB.
     pub memory_mib: u64,
+    /// To how much it can grow, in MiB.
+    pub most_memory_mib: u64,
     /// Disks, in the guest's order.
     pub disks: Vec<PlannedDisk>,
     /// Directories and files of the host that it can mount.
@@ -79,6 +81,8 @@ pub struct PlannedShare {
 pub enum Contents {
     /// Read-only files, joined end to end.
     Layers(Vec<Segment>),
+    /// The same, mapped into the guest's address space instead of being read from a disk.
+    Mapped(Vec<Segment>),
     /// One file that the guest writes to.
     Scratch(PathBuf),
     /// The same, of which nothing is kept after the guest.
@@ -108,6 +112,11 @@ pub trait Launch: Sync {
 
     /// Whether the guests can have a network of ferry's.
     fn has_network(&self) -> bool {
+        false
+    }
+
+    /// Whether files can be mapped into the guests' address space.
+    fn maps_files(&self) -> bool {
         false
     }
 
@@ -142,6 +151,11 @@ pub trait Guest: Send + Sync {
     /// Whether a debugger may hold it for as long as it likes.
     fn is_debugged(&self) -> bool {
         false
+    }
+    /// Asks it to grow or shrink to so many MiB, which are from what it was started with to what its plan allows. It does
+    /// in its own time.
+    fn set_memory(&self, _mib: u64) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::Unsupported.into())
     }
 }
 

@@ -354,6 +354,16 @@ pub(super) fn memory(mount_point: String, options: Vec<String>) -> Storage {
     }
 }
 
+/// Lets the guest find the layers in its address space instead of on a disk.
+pub fn find_mapped_layers(storages: &mut [Storage]) {
+    let on_disk = format!("serial={LAYERS_SERIAL}");
+    for storage in storages.iter_mut().filter(|storage| storage.source == on_disk) {
+        storage.driver = "nvdimm".to_owned();
+        storage.source = "/dev/pmem0".to_owned();
+        storage.options.push("dax=always".to_owned());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -484,6 +494,15 @@ mod tests {
                 format!("workdir={}/work", storages[1].mount_point),
             ]
         );
+    }
+
+    #[test]
+    fn mapped_layers_are_found_by_their_device() {
+        let mut storages = storages("c", Writable::Disk);
+        find_mapped_layers(&mut storages);
+        assert_eq!((storages[0].driver.as_str(), storages[0].source.as_str()), ("nvdimm", "/dev/pmem0"));
+        assert_eq!(storages[0].options, ["ro", "dax=always"]);
+        assert_eq!(storages[1].source, "serial=scratch");
     }
 
     #[test]

@@ -53,6 +53,10 @@ impl Launch for OwnVmm {
         true
     }
 
+    fn maps_files(&self) -> bool {
+        true
+    }
+
     fn launch(&self, plan: &Plan) -> Result<Arc<dyn Guest>, LaunchError> {
         let fault = |what: &str, error: io::Error| LaunchError(format!("the VM's process: {what}: {error}"));
         let socket = socket_in(&plan.directory);
@@ -330,6 +334,14 @@ impl Guest for Running {
 
     fn is_debugged(&self) -> bool {
         self.is_debugged
+    }
+
+    fn set_memory(&self, mib: u64) -> io::Result<()> {
+        match self.ask(Order::Memory(mib)) {
+            Some(None) => Ok(()),
+            Some(Some(refusal)) => Err(io::Error::other(printable(&refusal))),
+            None => Err(io::ErrorKind::TimedOut.into()),
+        }
     }
 }
 

@@ -88,6 +88,9 @@ pub struct Made {
     pub vcpus: u8,
     /// Memory of its machine in MiB.
     pub memory_mib: u64,
+    /// To how much that can grow, in MiB.
+    #[serde(default)]
+    pub most_memory_mib: Option<u64>,
     /// Whether it goes away with its end.
     pub auto_remove: bool,
     /// Whether it is started again after its end.

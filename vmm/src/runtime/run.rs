@@ -45,8 +45,12 @@ pub struct Shape {
     pub vcpus: u8,
     /// Memory in MiB.
     pub memory_mib: u64,
+    /// To how much it can grow while it runs, in MiB; nothing: not at all.
+    pub most_memory_mib: Option<u64>,
     /// Size of the scratch disk in bytes, where there is one.
     pub scratch_bytes: u64,
+    /// How it gets at the image's layers.
+    pub layers: Layers,
     /// Its network.
     pub network: network::Wanted,
     /// Words appended to the kernel's command line.
@@ -74,7 +78,9 @@ impl Default for Shape {
         Self {
             vcpus: 1,
             memory_mib: 512,
+            most_memory_mib: None,
             scratch_bytes: 10 << 30,
+            layers: Layers::default(),
             network: network::Wanted::default(),
             cmdline_extra: String::new(),
             kernel: None,
@@ -85,6 +91,29 @@ impl Default for Shape {
             backing: Backing::default(),
             gdb: None,
             tell: Tell::default(),
+        }
+    }
+}
+
+/// How a guest gets at an image's layers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Layers {
+    /// As a disk, whose contents each guest caches for itself
+    #[default]
+    Blk,
+    /// Mapped into its address space: all guests share the host's copy
+    Pmem,
+}
+
+impl Layers {
+    /// Whether the files of an image are mapped.
+    fn are_mapped(self, launch: &dyn Launch) -> Result<bool, Failure> {
+        match self {
+            Self::Blk => Ok(false),
+            Self::Pmem if launch.maps_files() => Ok(true),
+            Self::Pmem => Err(Failure::early(
+                "--layers pmem: only ferry's own machine maps layers: run it with --on kvm, or leave it out",
+            )),
         }
     }
 }
@@ -191,6 +220,11 @@ pub fn check(options: &oci::Options, shape: &Shape, interactive: bool) -> Result
             "{memory} MiB of memory is more than the 1 TiB a machine can have"
         )));
     }
+    if let Some(most) = shape.most_memory_mib.filter(|most| !(memory..=MOST_MEMORY_MIB).contains(most)) {
+        return Err(Failure::early(format!(
+            "--memory-max {most}m: it is from the {memory} MiB that the machine starts with to 1 TiB"
+        )));
+    }
     if options.writable == Writable::Disk && shape.scratch_bytes < LEAST_SCRATCH {
         let asked = human_size(shape.scratch_bytes);
         return Err(Failure::early(format!(
@@ -215,6 +249,10 @@ pub fn run(request: &Request, host: &Host<'_>) -> Result<u8, Failure> {
     }
     let mut container =
         oci::container_for(&id, &request.image.image.config, &options).map_err(|error| fault(&error))?;
+    let are_mapped = request.shape.layers.are_mapped(host.launch)?;
+    if are_mapped {
+        oci::find_mapped_layers(&mut container.storages);
+    }
     let mut shares = Vec::new();
     let volumes =
         volume::plan(&id, &request.options.volumes).map_err(|error| fault(&format_args!("-v: {error}")))?;
@@ -256,6 +294,7 @@ pub fn run(request: &Request, host: &Host<'_>) -> Result<u8, Failure> {
         request,
         host,
         container: &container,
+        are_mapped,
         shares,
         network,
         sockets: sockets.path(),
@@ -278,6 +317,7 @@ struct Life<'a> {
     request: &'a Request,
     host: &'a Host<'a>,
     container: &'a ContainerSpec,
+    are_mapped: bool,
     shares: Vec<PlannedShare>,
     network: Option<network::Plan>,
     sockets: &'a Path,
@@ -315,7 +355,10 @@ impl Life<'_> {
         let Request { image, options, shape, .. } = self.request;
         let mut disks = vec![PlannedDisk {
             serial: LAYERS_SERIAL.to_owned(),
-            contents: Contents::Layers(image.segments.clone()),
+            contents: match self.are_mapped {
+                true => Contents::Mapped(image.segments.clone()),
+                false => Contents::Layers(image.segments.clone()),
+            },
         }];
         if options.writable == Writable::Disk {
             let path = self.directory.join("scratch.ext4");
@@ -423,6 +466,7 @@ pub(super) fn plan_of(
         network,
         vcpus: shape.vcpus,
         memory_mib: shape.memory_mib,
+        most_memory_mib: shape.most_memory_mib.unwrap_or(0),
         disks,
         cmdline_extra: cmdline(shape),
         kernel: shape.kernel.clone(),
@@ -538,6 +582,7 @@ pub(super) fn made_of(
             .collect(),
         vcpus: shape.vcpus,
         memory_mib: shape.memory_mib,
+        most_memory_mib: shape.most_memory_mib,
         stop_signal: stop_signal.number(),
         ..rest
     })

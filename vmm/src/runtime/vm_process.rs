@@ -6,7 +6,7 @@
 //! serial port.
 
 use super::descriptors;
-use super::guest::{Contents, End, LaunchError, Plan, PlannedDisk, PlannedShare, Reason};
+use super::guest::{Contents, End, LaunchError, Plan, PlannedShare, Reason};
 use super::network;
 use crate::backends::disk::{Access, Composite, Disk, OpenError, Raw, Segment};
 use crate::machine::{
@@ -60,6 +60,8 @@ pub(super) enum Word {
 pub(super) enum Order {
     /// Tell what the machine has done so far, as JSON.
     Metrics,
+    /// Ask the guest to grow or shrink to so many MiB; the answer is why it cannot.
+    Memory(u64),
     /// Hold all vCPUs.
     Pause,
     /// Let them go on.
@@ -146,13 +148,18 @@ fn config(plan: &Plan, mut words: File) -> Result<Config, LaunchError> {
     config.initrd = Some(absolute(initrd)?);
     config.vcpus = plan.vcpus;
     config.memory_mib = plan.memory_mib;
+    config.most_memory_mib = plan.most_memory_mib;
     config.cmdline_extra = plan.cmdline_extra.clone();
-    config.disks = plan
-        .disks
-        .iter()
-        .map(|disk| Ok(DiskConfig { serial: disk.serial.clone(), backend: backend(disk)? }))
-        .collect::<Result<_, OpenError>>()
-        .map_err(|error| refused(&error))?;
+    for disk in &plan.disks {
+        let backend = match &disk.contents {
+            Contents::Mapped(files) => {
+                config.mapped.push(segments(files));
+                continue;
+            }
+            contents => backend(contents).map_err(|error| refused(&error))?,
+        };
+        config.disks.push(DiskConfig { serial: disk.serial.clone(), backend });
+    }
     if let Some(plan) = &plan.network {
         let on_lost = move |text| drop(line(&Word::Warning(text)).map(|line| words.write_all(&line)));
         config.networks.push(network::open(plan, on_lost).map_err(|error| refused(&error))?);
@@ -194,13 +201,13 @@ fn absolute(image: Image) -> Result<Image, LaunchError> {
     })
 }
 
-fn backend(disk: &PlannedDisk) -> Result<Box<dyn Disk>, OpenError> {
-    match &disk.contents {
-        Contents::Layers(files) => {
-            let segments: Vec<Segment> =
-                files.iter().map(|file| Segment { path: file.path.clone(), bytes: file.bytes }).collect();
-            Ok(Box::new(Composite::open(&segments)?))
-        }
+fn segments(files: &[ferry_images::Segment]) -> Vec<Segment> {
+    files.iter().map(|file| Segment { path: file.path.clone(), bytes: file.bytes }).collect()
+}
+
+fn backend(contents: &Contents) -> Result<Box<dyn Disk>, OpenError> {
+    match contents {
+        Contents::Layers(files) | Contents::Mapped(files) => Ok(Box::new(Composite::open(&segments(files))?)),
         Contents::Scratch(path) => Ok(Box::new(Raw::open(path, Access::ReadWrite)?)),
         Contents::Throwaway(path) => Ok(Box::new(Raw::open(path, Access::Throwaway)?)),
     }
@@ -236,6 +243,7 @@ fn obey(orders: &mut impl BufRead, words: &mut impl Write, handle: &Handle) -> i
         orders.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut order)?;
         let answer = match serde_json::from_slice(&order)? {
             Order::Metrics => Some(handle.metrics().to_json()),
+            Order::Memory(mib) => handle.set_memory(mib).err().map(|error| error.to_string()),
             Order::Pause => {
                 handle.pause();
                 None

@@ -136,8 +136,9 @@ mod kvm {
     ];
 }
 
-/// What the devices' thread asks of its descriptors: sockets that do not block, and which frames a tap's guest takes.
-const DEVICE_REQUESTS: [u64; 3] = [libc::FIONBIO, libc::TUNSETOFFLOAD, libc::TUNSETQUEUE];
+/// What the devices' thread asks of its descriptors: sockets that do not block, which frames a tap's guest takes, and that KVM
+/// learns of memory that is plugged (`KVM_SET_USER_MEMORY_REGION`).
+const DEVICE_REQUESTS: [u64; 4] = [libc::FIONBIO, libc::TUNSETOFFLOAD, libc::TUNSETQUEUE, 0x4020_ae46];
 
 /// A filter, ready to be entered by any number of threads.
 #[derive(Clone, Debug)]

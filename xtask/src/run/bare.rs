@@ -59,6 +59,7 @@ pub fn bare(workshop: &mut Workshop, bare: Bare) -> Result<ExitCode> {
     let plan = Plan {
         vcpus: shape.vcpus,
         memory_mib: shape.memory_mib,
+        most_memory_mib: 0,
         disks: [vec![layers], bare.disk].concat(),
         cmdline_extra: shape.cmdline_extra,
         kernel: Some(kernel),

@@ -79,7 +79,8 @@ impl Qemu<'_> {
         ]);
         for disk in &plan.disks {
             let (format, file) = match &disk.contents {
-                Contents::Layers(segments) => {
+                // Files are mapped only where that was asked of the launcher.
+                Contents::Layers(segments) | Contents::Mapped(segments) => {
                     let (text, files) = vmdk(segments)?;
                     let mut file = tempfile::tempfile()?;
                     file.write_all(text.as_bytes())?;

@@ -3,7 +3,9 @@
 //! Specification, sections 4.2.2 (registers), 3.1 (initialisation) and 2.1.2 (device status). The legacy interface does not
 //! exist here.
 
-use super::{Device, EVENT_IDX, Fault, INDIRECT_DESC, Interrupt, Io, Memory, VERSION_1, Virtqueue};
+use super::{
+    Device, EVENT_IDX, Fault, INDIRECT_DESC, Interrupt, Io, Memory, SharedMemory, VERSION_1, Virtqueue,
+};
 use crate::devices::bus::Registers;
 use crate::devices::reactor::{EventSet, Poller, Subscriber};
 use std::io;
@@ -69,6 +71,8 @@ struct State {
     device: Box<dyn Device>,
     queues: Vec<Virtqueue>,
     memory: Memory,
+    /// Where that memory comes from, and which version of it this is.
+    shared: (SharedMemory, u64),
     status: u32,
     driver_features: u64,
     device_features_select: u32,
@@ -101,7 +105,9 @@ pub struct Transport {
 
 impl Transport {
     /// Puts `device` behind registers, with queues in `memory`. Its kicks are waited for with `poller`.
-    pub fn new(device: Box<dyn Device>, memory: Memory, poller: Poller) -> io::Result<Self> {
+    pub fn new(device: Box<dyn Device>, memory: impl Into<SharedMemory>, poller: Poller) -> io::Result<Self> {
+        let shared = memory.into();
+        let (version, memory) = shared.get();
         let wrong = || io::Error::new(io::ErrorKind::InvalidInput, "a queue's size is no power of two");
         let sizes = device.queues();
         let mut queues = Vec::with_capacity(sizes.len());
@@ -116,6 +122,7 @@ impl Transport {
             device,
             queues,
             memory,
+            shared: (shared, version),
             status: 0,
             driver_features: 0,
             device_features_select: 0,
@@ -166,6 +173,7 @@ impl Transport {
         if state.status & (status::DRIVER_OK | status::NEEDS_RESET) != status::DRIVER_OK {
             return;
         }
+        state.refresh();
         let State { device, queues, memory, .. } = state;
         let mut io = Io { memory, queues, interrupt: &self.interrupt, poller: &self.poller };
         if let Err(fault) = action(&mut **device, &mut io) {
@@ -267,6 +275,7 @@ impl Transport {
     }
 
     fn activate(&self, state: &mut State) {
+        state.refresh();
         let features = state.driver_features;
         for queue in &mut state.queues {
             queue.registers().set_event_idx(features & EVENT_IDX != 0);
@@ -296,6 +305,14 @@ impl Transport {
 }
 
 impl State {
+    /// Looks whether guest memory has changed.
+    fn refresh(&mut self) {
+        let (shared, version) = &mut self.shared;
+        if shared.version() != *version {
+            (*version, self.memory) = shared.get();
+        }
+    }
+
     fn offered(&self) -> u64 {
         self.device.features() | VERSION_1 | INDIRECT_DESC | EVENT_IDX
     }

@@ -21,6 +21,7 @@ pub use streams::{Captured, capture};
 use super::clock;
 use super::guest::Guest;
 use super::record::{Record, Status};
+use super::size::MIB;
 use super::state::Entry;
 use crate::agent::session::{Remote, Stdio, Target, attend};
 use crate::agent::{CallError, Client, Signal, Wait};
@@ -339,6 +340,20 @@ impl Monitor {
         Ok(())
     }
 
+    /// Lets a machine that can grow have as much memory as a limit asks for, and not much more.
+    fn resize(&self, record: &Record, bytes: u64) -> Result<(), String> {
+        let mib = bytes.div_ceil(MIB);
+        let most = record.made.most_memory_mib.unwrap_or(record.made.memory_mib);
+        if mib > most {
+            return Err(format!("{mib} MiB of memory: this machine can have {most} MiB (run --memory-max)"));
+        }
+        if record.made.most_memory_mib.is_none() {
+            return Ok(());
+        }
+        let guest = lock(&self.situation).guest.clone().ok_or("it is not running")?;
+        guest.set_memory(mib.max(record.made.memory_mib)).map_err(|error| format!("its machine: {error}"))
+    }
+
     fn update(
         &self,
         limits: super::limits::Limits,
@@ -351,6 +366,9 @@ impl Monitor {
         }
         if restart.is_some() && !record.made.detached {
             return Err("it runs in the foreground, where nothing could restart it".to_owned());
+        }
+        if let Some(bytes) = limits.memory {
+            self.resize(&record, bytes)?;
         }
         if limits != Default::default() {
             self.reach()?.client.update_container(&self.id, limits.resources(), CALL).map_err(words)?;
