@@ -9,6 +9,7 @@ use core::sync::atomic::{Ordering, fence};
 /// Register offsets, section 4.2.2.
 pub mod register {
     #![allow(missing_docs)]
+    pub const DEVICE_ID: usize = 0x008;
     pub const DRIVER_FEATURES: usize = 0x020;
     pub const DRIVER_FEATURES_SEL: usize = 0x024;
     pub const QUEUE_SEL: usize = 0x030;

@@ -3,16 +3,30 @@
 //! The guest is a program of its own: `cargo xtask test devices` builds it and names it in `FERRY_DEVICE_TEST`. Without
 //! that, or without a usable KVM, the test says so and passes.
 
-use ferry_vmm::backends::disk::{Access, Raw};
+use ferry_vmm::backends::disk::{Access, Raw, Segment};
+use ferry_vmm::backends::fs::{Server, Share, serve};
 use ferry_vmm::backends::net::Passt;
 use ferry_vmm::machine::{
-    Config, DiskConfig, Exit, Image, Machine, NetworkConfig, Output, VsockConfig, probe,
+    Config, DiskConfig, Exit, Image, Machine, NetworkConfig, Output, ShareConfig, VsockConfig, probe,
 };
+use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
+
+/// A shared directory with a file of eight bytes, served by a thread of this process.
+fn share(directory: &Path) -> ShareConfig {
+    std::fs::write(directory.join("greeting"), "welcome!").unwrap();
+    let root = File::open(directory).unwrap().into();
+    let (helper, theirs) = UnixStream::pair().unwrap();
+    thread::spawn(move || {
+        let share = Share { root, file: None, writable: true, in_descriptors: false, descriptors: 100 };
+        serve(theirs, &mut Server::new(share).unwrap())
+    });
+    ShareConfig { tag: "share".into(), helper, on_lost: Box::new(|error| panic!("{error}")) }
+}
 
 /// The port of the host that the guest is told to talk to.
 const PORT: u32 = 5000;
@@ -74,6 +88,9 @@ fn serve_a_guest_that_keeps_the_rules_and_outlive_one_that_does_not() {
         }
     });
 
+    let shared = tempfile::tempdir().unwrap();
+    let layer = directory.path().join("layer");
+    std::fs::write(&layer, [&b"layers!\n"[..], &[0; 4088]].concat()).unwrap();
     let disk = tempfile::tempfile().unwrap();
     disk.set_len(1 << 20).unwrap();
     let mut output = tempfile::tempfile().unwrap();
@@ -85,12 +102,19 @@ fn serve_a_guest_that_keeps_the_rules_and_outlive_one_that_does_not() {
             backend: Box::new(Raw::from_file(disk, Access::ReadWrite).unwrap()),
         }],
         networks: vec![mirror()],
+        mapped: vec![vec![Segment { path: layer.clone(), bytes: 4096 }]],
+        shares: vec![share(shared.path())],
+        most_memory_mib: 128,
         vsock: Some(VsockConfig { cid: 3, socket }),
         serial: Output::File(output.try_clone().unwrap()),
         ..Config::new(Image::File(guest))
     })
     .unwrap();
+    let handle = machine.handle();
+    assert!(handle.set_memory(129).is_err() && handle.set_memory(63).is_err());
+    handle.set_memory(96).unwrap();
     let exit = machine.run().unwrap();
+    assert!(std::fs::read(layer).unwrap().starts_with(b"layers!"), "a file was written to");
 
     let mut report = String::new();
     output.rewind().unwrap();
@@ -106,6 +130,12 @@ fn serve_a_guest_that_keeps_the_rules_and_outlive_one_that_does_not() {
         "net carries",
         "blk outlives",
         "net, sending, outlives",
+        "fs finds",
+        "fs outlives",
+        "mem plugs",
+        "mem outlives",
+        "pmem shows",
+        "pmem outlives",
     ] {
         assert!(report.contains(&format!("ok {device}")), "no test of {device}:\n{report}");
     }

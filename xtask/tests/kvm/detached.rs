@@ -9,11 +9,11 @@ use crate::PATIENCE;
 use crate::road::xtask;
 
 /// `ferry` with a home of its own.
-struct Ferry {
+pub struct Ferry {
     program: PathBuf,
     kernel: PathBuf,
     initrd: PathBuf,
-    home: tempfile::TempDir,
+    pub home: tempfile::TempDir,
 }
 
 /// What `xtask build PART` says of where it is.
@@ -27,7 +27,7 @@ fn built(part: &str, name: &str) -> PathBuf {
 }
 
 impl Ferry {
-    fn new() -> Ferry {
+    pub fn new() -> Ferry {
         let given = std::env::var_os("FERRY_KERNEL").map(PathBuf::from);
         Ferry {
             program: built("ferry", "ferry"),
@@ -37,7 +37,7 @@ impl Ferry {
         }
     }
 
-    fn run(&self, words: &[&str]) -> Output {
+    pub fn run(&self, words: &[&str]) -> Output {
         let began = Instant::now();
         let output = Command::new(&self.program)
             .args(words)
@@ -57,7 +57,7 @@ impl Ferry {
 
     /// Standard output of a command that must succeed.
     #[track_caller]
-    fn says(&self, words: &[&str]) -> String {
+    pub fn says(&self, words: &[&str]) -> String {
         let output = self.run(words);
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "ferry {}: {}: {errors}", words.join(" "), output.status);
@@ -78,7 +78,7 @@ impl Ferry {
 /// Whatever the test came to, nothing of it runs on.
 impl Drop for Ferry {
     fn drop(&mut self) {
-        self.run(&["rm", "-f", "web", "killed"]);
+        self.run(&["rm", "-f", "web", "killed", "shared"]);
     }
 }
 

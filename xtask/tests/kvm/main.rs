@@ -4,6 +4,7 @@
 mod road;
 
 mod detached;
+mod shared;
 
 use std::fs;
 use std::path::Path;
