@@ -9,6 +9,8 @@ use ferry_vmm::machine::{Config, Exit, Image, Machine, probe};
 use guest::{CODE, SCRIPT, Script};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// Where a gdb is, and that KVM can be used.
 fn gdb() -> Option<PathBuf> {
@@ -33,14 +35,23 @@ fn debug(kernel: Image, vcpus: u8, commands: &[&str]) -> Option<(Exit, String)> 
     let config = Config { vcpus, memory_mib: 16, gdb: Some(socket), ..Config::new(kernel) };
     let machine = Machine::new(config).unwrap();
     let handle = machine.handle();
+    let ended = AtomicBool::new(false);
     let said = std::thread::scope(|scope| {
         let talk = scope.spawn(|| {
             let said = session(&gdb, &path, commands);
             // A guest that a failed session leaves behind would run for ever.
-            handle.stop();
+            let until = Instant::now() + Duration::from_secs(30);
+            while !ended.load(Ordering::Relaxed) {
+                if Instant::now() > until {
+                    handle.stop();
+                    panic!("the guest does not end: {said}");
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
             said
         });
         let exit = machine.run().unwrap();
+        ended.store(true, Ordering::Relaxed);
         (exit, talk.join().unwrap())
     });
     println!("{}", said.1);

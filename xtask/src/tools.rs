@@ -65,6 +65,7 @@ pub const FOR_TESTS: &[Tool] = &[
     program("sfdisk", &["fdisk"]),
     program("sgdisk", &["gdisk"]),
     program("passt", &["passt"]),
+    program("gdb", &["gdb-minimal"]),
 ];
 
 /// The host's programs, together with those that were unpacked into the cache.

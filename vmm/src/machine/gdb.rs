@@ -12,8 +12,8 @@ use super::Error;
 use super::hold::Hold;
 use crate::backends::unix::peer_uid;
 use crate::devices::virtio::Memory;
-use gdbstub::stub::GdbStub;
 use gdbstub::stub::run_blocking::{BlockingEventLoop, Event, WaitForStopReasonError};
+use gdbstub::stub::{DisconnectReason, GdbStub};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixListener;
@@ -60,9 +60,11 @@ pub(super) fn serve(socket: &Socket, hold: &Arc<Hold>, memory: &Memory, vcpus: u
         let (stream, _) = socket.listener.accept().map_err(fault("accepting"))?;
         if peer_uid(&stream).is_ok_and(|uid| uid == socket.user || uid == 0) {
             let mut target = Target::new(hold.clone(), memory.clone(), vcpus);
-            // However it ends, by its wish or by a broken connection: the guest goes on without it.
-            let _ = GdbStub::new(Wire::new(stream.into())).run_blocking::<Loop>(&mut target);
-            target.detach();
+            // When it has gone, by its wish or by a broken connection, the guest goes on without it.
+            match GdbStub::new(Wire::new(stream.into())).run_blocking::<Loop>(&mut target) {
+                Ok(DisconnectReason::Kill) => hold.end(),
+                _ => target.detach(),
+            }
         }
     }
     Ok(())

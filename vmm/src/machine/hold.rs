@@ -3,6 +3,7 @@
 //!
 //! A vCPU's state belongs to its thread. Others send that thread on [errands](Hold::errand) while it waits here.
 
+use super::Exit;
 use super::ending::Ending;
 use crate::devices::virtio::Memory;
 use kvm_bindings::{kvm_regs, kvm_sregs};
@@ -282,6 +283,11 @@ impl Hold {
         if let Some(debugger) = &self.debugger {
             let _ = debugger.bell.write(1);
         }
+    }
+
+    /// Ends the run, as the debugger's user wants it.
+    pub fn end(&self) {
+        self.ending.set(Exit::Killed);
     }
 
     /// Whether the run is over.

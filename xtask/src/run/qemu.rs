@@ -111,6 +111,10 @@ impl Qemu<'_> {
             qemu.args(["-netdev", &format!("{backend},id=network")]);
             qemu.args(["-device", &format!("virtio-net-device,netdev=network,mac={mac}")]);
         }
+        if let Some(socket) = &plan.gdb {
+            let path = socket.display().to_string().replace(',', ",,");
+            qemu.arg("-gdb").arg(format!("unix:{path},server=on,wait=off")).arg("-S");
+        }
         qemu.args(self.further);
         qemu.stdin(Stdio::null()).stdout(complaints.try_clone()?).stderr(complaints.try_clone()?);
         tie(&mut qemu, given.iter().map(AsRawFd::as_raw_fd).collect());

@@ -3,6 +3,7 @@
 #[path = "../road/mod.rs"]
 mod road;
 
+mod debugger;
 mod detached;
 mod shared;
 
