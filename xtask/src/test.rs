@@ -10,6 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
+use crate::build::foreign::Foreign;
 use crate::build::{self, forget_the_outer_cargo};
 use crate::kernel;
 use crate::run::{given_kernel, recipe_needs};
@@ -142,6 +143,9 @@ fn get_ready(workshop: &mut Workshop, groups: &[Group]) -> Result<()> {
             }
         }
     }
+    if asked(&[Group::Images]) {
+        needs.extend(Foreign::needs(workshop)?);
+    }
     setup::prepare(workshop, &needs)?;
     if needs.contains(&Need::Kernel) {
         kernel::build(workshop)?;
@@ -151,6 +155,7 @@ fn get_ready(workshop: &mut Workshop, groups: &[Group]) -> Result<()> {
     }
     if groups.contains(&Group::Images) {
         build::ferry::development(workshop)?;
+        Foreign::build(workshop)?;
     }
     if needs.contains(&Need::Tests) {
         build::init::build(workshop)?;
@@ -190,6 +195,14 @@ fn commands(workshop: &Workshop, group: Group) -> Vec<Command> {
         Group::Devices => {
             let mut tests = cargo("test --quiet --locked --package ferry-vmm --test devices");
             tests.env("FERRY_DEVICE_TEST", build::boot::device_test_path(workshop));
+            vec![tests]
+        }
+        Group::Images => {
+            let mut tests = cargo("test --quiet --locked --package xtask --test images");
+            // It was made ready before.
+            if let Ok(foreign) = Foreign::build(workshop) {
+                tests.env("FERRY_FOREIGN", foreign.directory());
+            }
             vec![tests]
         }
         group => vec![cargo(&format!("test --quiet --locked --package xtask --test {}", group.name()))],

@@ -80,7 +80,7 @@ impl Bench {
 
     fn erofs(&self, options: &[&str], out: &Path, archive: &Path) -> Result<Command> {
         make_room(out)?;
-        let mut command = self.foreign.command("mkfs.erofs")?;
+        let mut command = self.foreign.command("mkfs.erofs");
         command.args(["--quiet", "--tar=f"]).args(options).arg(out).arg(archive);
         Ok(command)
     }
@@ -119,7 +119,7 @@ impl Bench {
         let theirs_bytes = fs::metadata(&theirs)?.len();
         let squash = rounds(|| {
             make_room(&mapped)?;
-            let mut command = self.foreign.command("mksquashfs")?;
+            let mut command = self.foreign.command("mksquashfs");
             command.args(["-".as_ref(), mapped.as_os_str()]);
             command.args(["-tar", "-quiet", "-no-progress", "-noI", "-noD", "-noF", "-noX"]);
             command.stdin(File::open(&plain)?);

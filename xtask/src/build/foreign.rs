@@ -1,11 +1,12 @@
 //! Programs that the tests and benchmarks compare with, from the Debian release that the recipes use, whichever the host
 //! has: an image like any other, unpacked, and run through its own dynamic linker with its own libraries.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::recipe;
@@ -14,6 +15,13 @@ use crate::setup::Need;
 use crate::workshop::Workshop;
 
 const RECIPE: &str = "foreign";
+
+/// Where the programs are in the image.
+const PROGRAMS: [&str; 4] =
+    ["usr/bin/fsck.erofs", "usr/bin/mkfs.erofs", "usr/bin/mksquashfs", "usr/sbin/veritysetup"];
+
+/// The directory with a script for each of them.
+const SCRIPTS: &str = "run";
 
 /// The unpacked programs.
 #[derive(Clone, Debug)]
@@ -39,22 +47,37 @@ impl Foreign {
                 archive.set_preserve_mtime(false);
                 archive.unpack(root).with_context(|| format!("cannot unpack {}", layer.display()))?;
             }
-            Ok(())
+            write_scripts(root)
         })?;
         Ok(Foreign { root })
     }
 
-    /// One of them.
-    pub fn command(&self, program: &str) -> Result<Command> {
-        let found = ["usr/bin", "usr/sbin"].map(|directory| self.root.join(directory).join(program));
-        let Some(path) = found.into_iter().find(|path| path.is_file()) else {
-            bail!("{program} is not among the programs of the recipe {RECIPE}");
-        };
-        let libraries = self.root.join("usr/lib/x86_64-linux-gnu");
-        let mut command = Command::new(libraries.join("ld-linux-x86-64.so.2"));
-        command.arg("--library-path").arg(libraries).arg(path);
-        Ok(command)
+    /// Where they are: one script for each.
+    pub fn directory(&self) -> PathBuf {
+        self.root.join(SCRIPTS)
     }
+
+    /// One of them.
+    pub fn command(&self, program: &str) -> Command {
+        Command::new(self.directory().join(program))
+    }
+}
+
+/// A script for each program, which finds it and its libraries from where it is itself.
+fn write_scripts(root: &Path) -> Result<()> {
+    let directory = root.join(SCRIPTS);
+    fs::create_dir(&directory)?;
+    for program in PROGRAMS {
+        let name = Path::new(program).file_name().context("a program's name")?;
+        let text = format!(
+            "#!/bin/sh\nroot=${{0%/*}}/..\nlibraries=$root/usr/lib/x86_64-linux-gnu\n\
+             exec \"$libraries/ld-linux-x86-64.so.2\" --library-path \"$libraries\" \"$root/{program}\" \"$@\"\n"
+        );
+        let script = directory.join(name);
+        fs::write(&script, text)?;
+        fs::set_permissions(&script, Permissions::from_mode(0o755))?;
+    }
+    Ok(())
 }
 
 fn recipes(workshop: &Workshop) -> PathBuf {

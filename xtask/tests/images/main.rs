@@ -4,6 +4,7 @@
 #[path = "../road/mod.rs"]
 mod road;
 
+mod foreign;
 mod hostile;
 mod killed;
 mod layers;

@@ -19,6 +19,12 @@ pub fn whoami() -> PathBuf {
     rust("whoami")
 }
 
+/// A program of another maker, which `cargo xtask test images` has made ready.
+pub fn foreign(program: &str) -> Command {
+    let directory = std::env::var_os("FERRY_FOREIGN").expect("FERRY_FOREIGN, which cargo xtask test sets");
+    Command::new(Path::new(&directory).join(program))
+}
+
 /// Builds `tests/programs/NAME.rs` as a static program, once for each version of its source.
 fn rust(name: &str) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/programs/{name}.rs"));
