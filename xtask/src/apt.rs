@@ -87,6 +87,14 @@ impl Apt {
         let log = logs.join("apt-install.log");
         let mut install = self.command();
         if self.is_system() {
+            let (apart, packages): (Vec<&str>, Vec<&str>) =
+                packages.iter().partition(|package| tools::WITH_SERVICES.contains(package));
+            for package in apart {
+                self.get_without_its_service(package, cache, report, step, &log)?;
+            }
+            if packages.is_empty() {
+                return Ok(());
+            }
             install.arg("install").args(packages);
             let installed = report.run(step, &mut install, &log);
             if installed.is_ok() {
@@ -107,6 +115,33 @@ impl Apt {
                 report.run(step, &mut install, &log)?;
             }
             self.unpack(packages, prefix, step)
+        })?;
+        Ok(())
+    }
+
+    /// Unpacks a package into the cache, without what it needs: nothing of it is started.
+    fn get_without_its_service(
+        &self,
+        package: &str,
+        cache: &Cache,
+        report: &Report,
+        step: &Step,
+        log: &Path,
+    ) -> Result<()> {
+        let mut key = Key::default();
+        key.add("package", package.as_bytes());
+        cache.get_or_make(&tools::kind(), &key.finish(), |prefix| {
+            let place = tempfile::tempdir_in(prefix)?;
+            let mut download = self.command();
+            download.args(["download", package]).current_dir(place.path());
+            report.run(step, &mut download, log)?;
+            for entry in fs::read_dir(place.path())? {
+                let status = Command::new("dpkg-deb").arg("-x").arg(entry?.path()).arg(prefix).status()?;
+                if !status.success() {
+                    bail!("dpkg-deb cannot unpack {package}");
+                }
+            }
+            Ok(())
         })?;
         Ok(())
     }

@@ -66,7 +66,11 @@ pub const FOR_TESTS: &[Tool] = &[
     program("sgdisk", &["gdisk"]),
     program("passt", &["passt"]),
     program("gdb", &["gdb-minimal"]),
+    program("faketime", &["faketime"]),
 ];
+
+/// Packages that would start a service of the system's where they are installed: they are unpacked, whoever asks.
+pub const WITH_SERVICES: &[&str] = &["docker-registry"];
 
 /// The host's programs, together with those that were unpacked into the cache.
 #[derive(Clone, Debug)]
