@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::road::image::digest;
-use crate::road::{checkout, full, xtask};
+use crate::road::{checkout, full, size, xtask};
 
 /// Optimised builds of everything, beside other tests.
 const PATIENCE: Duration = Duration::from_secs(1500);
@@ -75,20 +76,94 @@ fn pid_1_and_ferry_are_the_same_from_another_checkout() {
     }
 }
 
+/// Recipes with packages alone, on another, and with nothing of their own from outside.
+const RECIPES: [&str; 3] = ["hello", "nginx", "edge-web"];
+
+/// Nobody's number on every Debian.
+const NOBODY: &str = "65534";
+
 #[test]
-fn a_recipe_gives_the_same_image_in_another_cache() {
-    let index = |cache: Option<&Path>| {
-        let mut build = xtask(&["build", "image", "hello"]);
-        if let Some(cache) = cache {
-            build = build.env("FERRY_CACHE", cache);
+fn recipes_give_the_same_images_from_another_directory_and_cache_to_another_user_on_another_day() {
+    let names = &RECIPES[..size(1, RECIPES.len())];
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    for directory in ["bin", "cache", "home"] {
+        fs::create_dir(elsewhere.path().join(directory)).expect("a directory");
+    }
+    let program = elsewhere.path().join("bin/xtask");
+    fs::copy(env!("CARGO_BIN_EXE_xtask"), &program).expect("a copy");
+    copy(&checkout().join("images/recipes"), &elsewhere.path().join("recipes"));
+    // What another user cannot own he can at least write to.
+    let anybody = Command::new("chmod").args(["-R", "a+rwX"]).arg(elsewhere.path()).status();
+    assert!(anybody.is_ok_and(|status| status.success()), "chmod");
+    for name in names {
+        let usual = xtask(&["build", "image", name]).run();
+        usual.exits(0);
+        let mut words = Vec::new();
+        // Only root can be somebody else.
+        if is_root() {
+            words.extend(["setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]);
         }
-        let built = build.run();
-        built.exits(0);
-        fs::read_to_string(Path::new(built.text().trim()).join("index.json")).expect("the index")
+        let dated = ["faketime", "-f", "+1d"];
+        match Command::new("faketime").arg("--version").output() {
+            Ok(_) => words.extend(dated),
+            Err(_) => println!("left out: another day, for which there is no faketime"),
+        }
+        let (program, recipes) = (program.display().to_string(), elsewhere.path().join("recipes"));
+        words.extend([program.as_str(), "build", "image", name, "--recipes"]);
+        let other = Command::new(words[0])
+            .args(&words[1..])
+            .arg(&recipes)
+            .arg("--checkout")
+            .arg(elsewhere.path())
+            .env("FERRY_CACHE", elsewhere.path().join("cache"))
+            .env("HOME", elsewhere.path().join("home"))
+            .env_remove("XDG_DATA_HOME")
+            .output()
+            .expect("it starts");
+        assert!(other.status.success(), "{name}: {}", String::from_utf8_lossy(&other.stderr));
+        let layout = String::from_utf8_lossy(&other.stdout).trim().to_owned();
+        // The index names the manifest by digest, and that everything else; beside it is what they are made from.
+        let (one, other) = (usual.text().trim().to_owned(), layout);
+        for suffix in ["/index.json", ".spdx.json", ".provenance.json"] {
+            same_files(Path::new(&format!("{one}{suffix}")), Path::new(&format!("{other}{suffix}")));
+        }
+    }
+}
+
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output().expect("id starts");
+    id.stdout == b"0\n"
+}
+
+#[test]
+fn podman_runs_what_recipes_make() {
+    if Command::new("podman").arg("--version").output().is_err() {
+        println!("left out: podman is not in the search path");
+        return;
+    }
+    let built = xtask(&["build", "image", "hello"]).run();
+    built.exits(0);
+    // Its own places, and what a machine without all of systemd needs.
+    let place = tempfile::tempdir().expect("a directory");
+    let settings = place.path().join("containers.conf");
+    let text = "[containers]\ndefault_ulimits=[\"nofile=20000:20000\",\"nproc=20000:20000\"]\n\
+                [engine]\ncgroup_manager=\"cgroupfs\"\nevents_logger=\"file\"\n";
+    fs::write(&settings, text).expect("settings");
+    let podman = |words: &[&str]| {
+        let at = |name: &str| place.path().join(name).display().to_string();
+        let mut command = Command::new("podman");
+        command.env("CONTAINERS_CONF", &settings).args(["--root", &at("root"), "--runroot", &at("run")]);
+        command.args(["--storage-driver", "vfs"]).args(words).current_dir(place.path());
+        command.output().expect("podman starts")
     };
-    let cache = tempfile::tempdir().expect("a directory");
-    // The index names the manifest by digest, and that everything else.
-    assert_eq!(index(None), index(Some(cache.path())));
+    // Podman makes a name of the path, which has to look like one.
+    copy(Path::new(built.text().trim()), &place.path().join("layout"));
+    let script = "echo from $(id -un); exit 3";
+    let output = podman(&["run", "--rm", "--network", "none", "oci:layout", "sh", "-c", script]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), &output.stdout[..]), (Some(3), &b"from root\n"[..]), "{said}");
+    // What a container leaves of mounts is podman's to take away.
+    podman(&["system", "reset", "--force"]);
 }
 
 #[test]
