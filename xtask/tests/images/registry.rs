@@ -1,12 +1,15 @@
 //! Images by way of a real registry: whatever is pushed comes out again as it was.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::road::image::{Image, Packing};
-use crate::road::registry::{Registry, ferry, skopeo, store, succeed};
+use crate::road::registry::{PASSWORD, Registry, USER, ferry, skopeo, store, succeed};
 use crate::road::tarball::Tarball;
 use crate::road::{on_qemu, program};
 
@@ -105,6 +108,56 @@ pub fn left(store: &Path) -> Vec<String> {
     let mut found = crate::layers::walk(store);
     found.retain(|path| !path.ends_with("/version") && !path.ends_with("/lock"));
     found
+}
+
+#[test]
+fn who_has_signed_in_with_docker_or_podman_is_let_in() {
+    let registry = Registry::for_user_alone();
+    let directory = tempfile::tempdir().expect("a directory");
+    let layout = directory.path().join("layout");
+    image(1, 100).write_layout(&layout, "x");
+    let reference = registry.push(&layout, "x", "private/app:1", &[]);
+    let host = &registry.host;
+    let signed = |text: &str| STANDARD.encode(text);
+    let right = signed(&format!("{USER}:{PASSWORD}"));
+    // A helper answers `get` with what it knows of the registry on its standard input.
+    let helper = directory.path().join("docker-credential-tests");
+    let answer = json!({ "ServerURL": host, "Username": USER, "Secret": PASSWORD });
+    fs::write(
+        &helper,
+        format!("#!/bin/sh\nread -r asked\n[ \"$1 $asked\" = 'get {host}' ] && echo '{answer}'\n"),
+    )
+    .expect("the helper");
+    fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).expect("it can be executed");
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{}:{path}", directory.path().display());
+    let auths = |auth: &str| json!({ "auths": { host: { "auth": auth } } });
+    for (number, (file, content, let_in)) in [
+        (".docker/config.json", json!({}), false),
+        (".docker/config.json", auths(&signed("tester:wrong")), false),
+        (".docker/config.json", auths(&right), true),
+        (".docker/config.json", json!({ "credHelpers": { host: "tests" } }), true),
+        (".docker/config.json", json!({ "credsStore": "tests" }), true),
+        (".config/containers/auth.json", auths(&right), true),
+        (
+            ".config/containers/auth.json",
+            json!({ "auths": { format!("{host}/private"): { "auth": right } } }),
+            true,
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let home = directory.path().join(number.to_string());
+        let file = home.join(file);
+        fs::create_dir_all(file.parent().expect("a directory")).expect("a directory");
+        fs::write(&file, content.to_string()).expect("credentials");
+        let output = ferry(&home, &["pull", &reference]).env("PATH", &path).output().expect("ferry");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(if let_in { 0 } else { 125 }), "{content}: {said}");
+        assert!(let_in || said.contains(host.as_str()) && said.lines().count() == 1, "{said}");
+        assert!(!said.contains(PASSWORD), "{said}");
+    }
 }
 
 #[test]

@@ -7,6 +7,12 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// Whom a registry with users knows.
+pub const USER: &str = "tester";
+pub const PASSWORD: &str = "open sesame";
+/// What bcrypt makes of the password.
+const PASSWORD_HASH: &str = "$2y$05$abcdefghijklmnopqrstuupx2xBUC4954936wVIjyyPHmUBFu0wCW";
+
 /// Longer than a registry takes to begin on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -14,18 +20,34 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Registry {
     child: Child,
     _storage: tempfile::TempDir,
+    users: Option<tempfile::NamedTempFile>,
     /// `127.0.0.1:PORT`.
     pub host: String,
 }
 
 impl Registry {
     pub fn start() -> Registry {
+        Registry::start_with("")
+    }
+
+    /// One that only this user may pull from and push to.
+    pub fn for_user_alone() -> Registry {
+        let users = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(users.path(), format!("{USER}:{PASSWORD_HASH}\n")).expect("the registry's users");
+        let path = users.path().display();
+        let mut registry =
+            Registry::start_with(&format!("auth:\n  htpasswd:\n    realm: tests\n    path: {path}\n"));
+        registry.users = Some(users);
+        registry
+    }
+
+    fn start_with(settings_more: &str) -> Registry {
         let storage = tempfile::tempdir().expect("a directory");
         let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let host = free.expect("a free port").to_string();
         let settings = storage.path().join("config.yml");
         let text = format!(
-            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {host}\n",
+            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {host}\n{settings_more}",
             storage.path().join("data").display()
         );
         std::fs::write(&settings, text).expect("the registry's settings");
@@ -37,7 +59,7 @@ impl Registry {
             .stderr(Stdio::null())
             .spawn()
             .expect("docker-registry starts");
-        let registry = Registry { child, _storage: storage, host };
+        let registry = Registry { child, _storage: storage, users: None, host };
         let began = Instant::now();
         while TcpStream::connect(&registry.host).is_err() {
             assert!(began.elapsed() < PATIENCE, "the registry does not answer");
@@ -52,6 +74,9 @@ impl Registry {
         let pulled_as = format!("{}/{name}", self.host);
         let mut skopeo = skopeo();
         skopeo.arg("copy").arg("--dest-tls-verify=false").args(options);
+        if self.users.is_some() {
+            skopeo.args(["--dest-creds", &format!("{USER}:{PASSWORD}")]);
+        }
         skopeo.arg(format!("oci:{}:{in_layout}", layout.display())).arg(format!("docker://{pulled_as}"));
         succeed(&mut skopeo);
         pulled_as
