@@ -86,6 +86,15 @@ fn a_pods_containers_are_restarted_probed_and_see_each_other_only_if_it_says_so(
     command: [sh, -c, "if [ -e /data/probed ]; then echo restarted; exit 0; fi; touch /data/probed; exec sleep 1000"]
     livenessProbe: {exec: {command: ["false"]}, initialDelaySeconds: 4, periodSeconds: 1, failureThreshold: 2}
     volumeMounts: [{name: data, mountPath: /data}]
+  - name: silent
+    image: hello
+    command: [sh, -c, "if [ -e /data/silent ]; then echo restarted; exit 0; fi; touch /data/silent; exec sleep 900"]
+    livenessProbe: {tcpSocket: {port: 9000}, initialDelaySeconds: 1, periodSeconds: 1, failureThreshold: 2}
+    volumeMounts: [{name: data, mountPath: /data}]
+  - name: answering
+    image: hello
+    command: [sh, -c, "mkdir /www; echo page > /www/index.html; httpd -p 8080 -h /www; sleep 8; echo well"]
+    livenessProbe: {httpGet: {port: 8080, path: /index.html}, initialDelaySeconds: 2, periodSeconds: 1, timeoutSeconds: 20}
   - name: watcher
     image: hello
     command: [sh, -c, "until ps | grep -q 'slee[p] 1000'; do sleep 0.1; done; echo seen;
@@ -99,6 +108,8 @@ fn a_pods_containers_are_restarted_probed_and_see_each_other_only_if_it_says_so(
     let text = outcome.text();
     assert_eq!(of(&text, "failing"), ["again"], "{text}");
     assert_eq!(of(&text, "unwell"), ["restarted"], "{text}");
+    assert_eq!(of(&text, "silent"), ["restarted"], "{text}");
+    assert_eq!(of(&text, "answering"), ["well"], "{text}");
     assert_eq!(of(&text, "watcher"), ["seen", "alive"], "{text}");
     assert_eq!(
         of(&text, "hostile"),

@@ -4,9 +4,12 @@
 use super::document::{Check, Probe};
 use super::life::One;
 use crate::agent::session::{Control, ExecSpec, RunError, Stdio, run_exec};
-use crate::agent::{Client, Signal};
+use crate::agent::{CallError, Client, Signal, Wait};
 use crate::runtime::command::Entrypoint;
 use crate::runtime::{name, oci};
+use ferry_init::api::agent::Empty;
+use ferry_init::api::appliance::{HttpCheck, ProbeRequest};
+use ferry_init::api::method;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -98,7 +101,27 @@ fn is_well(
 fn check(client: &Client, one: &One<'_>, probe: &Probe) -> Result<(), String> {
     match &probe.check {
         Check::Exec(command) => exec(client, one, command, probe.timeout),
+        Check::Tcp(port) => {
+            connect(client, one, probe, ProbeRequest { tcp_port: (*port).into(), ..ProbeRequest::default() })
+        }
+        Check::Http { port, path } => {
+            let http = HttpCheck { port: (*port).into(), path: path.clone(), ..HttpCheck::default() };
+            connect(client, one, probe, ProbeRequest { http: Some(http), ..ProbeRequest::default() })
+        }
     }
+}
+
+/// Lets the guest connect to a port of its own network, which is the pod's.
+fn connect(client: &Client, one: &One<'_>, probe: &Probe, request: ProbeRequest) -> Result<(), String> {
+    let request = ProbeRequest {
+        container_id: one.spec.id.clone(),
+        timeout_ms: u32::try_from(probe.timeout.as_millis()).unwrap_or(u32::MAX),
+        ..request
+    };
+    let wait = Wait::AtMost(probe.timeout + SLACK);
+    let answer: Result<Empty, CallError> =
+        client.call(method::SUPERVISOR_SERVICE, method::PROBE, &request, wait);
+    answer.map(|Empty {}| ()).map_err(|error| error.to_string())
 }
 
 /// Runs a command in the container; it has so long, and has to end with 0.

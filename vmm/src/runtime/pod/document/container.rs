@@ -173,6 +173,15 @@ pub struct Probe {
 pub enum Check {
     /// A command in the container that ends with 0.
     Exec(Vec<String>),
+    /// A connection to this port.
+    Tcp(u16),
+    /// An answer from 200 to 399 to a request.
+    Http {
+        /// The port.
+        port: u16,
+        /// What is asked for.
+        path: String,
+    },
 }
 
 /// Longest of a probe's times, in seconds.
@@ -415,12 +424,28 @@ fn probe(field: Field) -> Result<Probe, DocumentError> {
         let number = fields.number(name, least, LONGEST_TIME)?.unwrap_or(default);
         Ok(Duration::from_secs(number.unsigned_abs()))
     };
-    let exec = fields.take("exec").map(|field| {
+    let exec = fields.take("exec").map(|field| -> Result<Check, DocumentError> {
         let mut fields = field.fields()?;
         let command: Vec<String> =
             fields.need("command")?.list()?.into_iter().map(Field::text).collect::<Result<_, _>>()?;
         fields.end()?;
-        Ok(command)
+        Ok(Check::Exec(command))
+    });
+    let tcp = fields.take("tcpSocket").map(|field| {
+        let mut fields = field.fields()?;
+        let port = fields.need("port")?.number(1, 65_535)? as u16;
+        fields.end()?;
+        Ok(Check::Tcp(port))
+    });
+    let http = fields.take("httpGet").map(|field| {
+        let mut fields = field.fields()?;
+        let port = fields.need("port")?.number(1, 65_535)? as u16;
+        let path = fields.text("path")?.unwrap_or_default();
+        if let Some(scheme) = fields.take("scheme") {
+            scheme.one_of(&[("HTTP", ())])?;
+        }
+        fields.end()?;
+        Ok(Check::Http { port, path })
     });
     let delay = seconds(&mut fields, "initialDelaySeconds", 0, 0)?;
     let period = seconds(&mut fields, "periodSeconds", 1, 10)?;
@@ -430,13 +455,8 @@ fn probe(field: Field) -> Result<Probe, DocumentError> {
     // One success is enough for these probes, in Kubernetes too.
     fields.number("successThreshold", 1, 1)?;
     fields.end()?;
-    let command = exec.transpose()?.ok_or_else(|| field.wrong("how to find out? exec is a way"))?;
-    Ok(Probe {
-        check: Check::Exec(command),
-        delay,
-        period,
-        timeout,
-        failures,
-        grace_seconds: grace.map(|seconds| seconds as u32),
-    })
+    let checks: Vec<Check> = [exec, tcp, http].into_iter().flatten().collect::<Result<_, _>>()?;
+    let [check] = <[Check; 1]>::try_from(checks)
+        .map_err(|_| field.wrong("how to find out? one of exec, tcpSocket and httpGet"))?;
+    Ok(Probe { check, delay, period, timeout, failures, grace_seconds: grace.map(|seconds| seconds as u32) })
 }

@@ -106,6 +106,26 @@ fn a_pod_is_what_it_says() {
 }
 
 #[test]
+fn probes_run_commands_connect_or_ask() {
+    let exec = "exec: {command: [test, -e, /data/ready]}";
+    let check = |probe: &str| {
+        parse(&WHOLE.replace(exec, probe)).map(|pod| pod.containers[0].liveness.clone().unwrap().check)
+    };
+    assert_eq!(check("tcpSocket: {port: 80}"), Ok(Check::Tcp(80)));
+    let http = Check::Http { port: 8080, path: "/health".into() };
+    assert_eq!(check("httpGet: {port: 8080, path: /health, scheme: HTTP}"), Ok(http));
+    for (probe, words) in [
+        ("httpGet: {port: 80, scheme: HTTPS}", "httpGet.scheme is not supported"),
+        ("httpGet: {port: 80, httpHeaders: [{name: a, value: b}]}", "httpGet.httpHeaders is not supported"),
+        ("tcpSocket: {port: http}", "tcpSocket.port: a number from 1"),
+        ("tcpSocket: {port: 80}\n      httpGet: {port: 80}", "one of exec, tcpSocket and httpGet"),
+    ] {
+        let error = check(probe).unwrap_err().to_string();
+        assert!(error.contains(words), "{probe}: {error}");
+    }
+}
+
+#[test]
 fn what_it_leaves_out_is_kubernetes_default() {
     let pod =
         parse("{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{name: b, image: c}]}}")
@@ -212,7 +232,7 @@ fn what_makes_no_sense_is_said_with_its_path() {
             "'Sometimes' is not one of Always, OnFailure, Never",
         ),
         ("    image: example/web:1", "", "spec.containers[0].image is missing"),
-        ("exec: {command: [test, -e, /data/ready]}", "", "livenessProbe: how to find out"),
+        ("exec: {command: [test, -e, /data/ready]}", "", "livenessProbe: how to find out? one of"),
     ] {
         assert!(WHOLE.contains(from), "{from}");
         let error = parse(&WHOLE.replacen(from, to, 1)).unwrap_err().to_string();
