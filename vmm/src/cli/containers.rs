@@ -1,9 +1,14 @@
 //! `ferry ps`, `ferry rm` and `ferry inspect`: the containers that runs have left.
 
+use super::filter::{Filter, fit};
+use super::format::Template;
+use super::target::{expand, request};
 use super::{FAILED, Fault, Global, print};
 use crate::agent::printable;
 use crate::runtime::clock;
-use crate::runtime::state::{Error, Force, Listed, Status, short};
+use crate::runtime::monitor::protocol::Request;
+use crate::runtime::state::{Containers, Error, Force, Listed, Status, short};
+use crate::runtime::supervise::SHUTDOWN_LIMIT;
 use clap::Args;
 use std::time::Duration;
 
@@ -19,6 +24,18 @@ pub struct PsArgs {
     /// Do not shorten anything
     #[arg(long)]
     no_trunc: bool,
+    /// Only those that fit: id=, name=, status=, exited=, ancestor= or pod= and a value; may be given several times
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = Filter::parse)]
+    filter: Vec<Filter>,
+    /// Show them by a template, such as '{{.Names}} {{.Status}}', as a 'table {{.ID}}\t{{.Names}}', or as json
+    #[arg(long, value_name = "TEMPLATE", value_parser = Template::parse, conflicts_with = "quiet")]
+    format: Option<Template>,
+    /// Only the newest, whether they run or not: so many
+    #[arg(short = 'n', long, value_name = "N", conflicts_with = "latest")]
+    last: Option<usize>,
+    /// Only the newest one, whether it runs or not
+    #[arg(short, long)]
+    latest: bool,
 }
 
 /// Operands of `ferry rm`.
@@ -27,7 +44,7 @@ pub struct RmArgs {
     /// Also one that runs: its VM is ended
     #[arg(short, long)]
     force: bool,
-    /// Names, ids, or beginnings of ids
+    /// Names, ids, or beginnings of ids; a pod's name stands for all its containers
     #[arg(required = true)]
     containers: Vec<String>,
 }
@@ -35,6 +52,9 @@ pub struct RmArgs {
 /// Operands of `ferry inspect`.
 #[derive(Debug, Args)]
 pub struct InspectArgs {
+    /// Show them by a template, such as '{{.State.Status}}' or '{{json .Config.Env}}'
+    #[arg(short, long, value_name = "TEMPLATE", value_parser = Template::parse)]
+    format: Option<Template>,
     /// Names, ids, or beginnings of ids: of containers, then of images
     #[arg(required = true)]
     containers: Vec<String>,
@@ -43,12 +63,19 @@ pub struct InspectArgs {
 /// `ferry ps`.
 pub fn ps(args: &PsArgs) -> Result<u8, Fault> {
     let mut list = Global::containers()?.list().map_err(Fault::new)?;
-    list.retain(|one| args.all || !one.record.status.is_over());
+    let newest = if args.latest { Some(1) } else { args.last };
+    let all = args.all || newest.is_some() || args.filter.iter().any(Filter::is_about_all);
+    list.retain(|one| (all || !one.record.status.is_over()) && fit(&args.filter, one));
+    list.truncate(newest.unwrap_or(usize::MAX));
     if args.quiet {
         let id = |one: &Listed| {
             if args.no_trunc { one.record.id.clone() } else { short(&one.record.id).to_owned() }
         };
         return print(&list.iter().map(|one| id(one) + "\n").collect::<String>());
+    }
+    if let Some(template) = &args.format {
+        let things: Vec<_> = list.iter().map(|one| fields(one, args.no_trunc)).collect();
+        return print(&template.show_all(&things).map_err(Fault::new)?);
     }
     let header = ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"].map(str::to_owned);
     let rows: Vec<[String; 6]> =
@@ -71,6 +98,23 @@ fn row(one: &Listed, whole: bool) -> [String; 6] {
         status(one),
         record.name.clone(),
     ]
+}
+
+/// What a template finds in a container.
+fn fields(one: &Listed, whole: bool) -> serde_json::Value {
+    let record = &one.record;
+    let [id, image, command, running_for, status, names] = row(one, whole);
+    serde_json::json!({
+        "ID": id,
+        "Image": image,
+        "Command": command,
+        "CreatedAt": clock::rfc3339(record.created),
+        "RunningFor": running_for,
+        "State": record.status.word(),
+        "Status": status,
+        "Names": names,
+        "Pod": record.pod,
+    })
 }
 
 /// As Docker says it: `Up 5 minutes`, `Exited (0) 2 hours ago`.
@@ -107,17 +151,37 @@ pub fn rm(args: &RmArgs) -> Result<u8, Fault> {
     let containers = Global::containers()?;
     let force = if args.force { Force::Yes } else { Force::No };
     let mut status = 0;
-    for wanted in &args.containers {
-        let removed = containers.find(wanted).and_then(|found| containers.remove(&found, force));
-        match removed {
+    for wanted in expand(&args.containers)? {
+        match containers.find(&wanted).map_err(Fault::new).and_then(|found| remove(&containers, found, force))
+        {
             Ok(()) => drop(print(&format!("{wanted}\n"))?),
-            Err(error) => {
-                eprintln!("ferry: {error}");
+            Err(fault) => {
+                super::report(&fault, false);
                 status = FAILED;
             }
         }
     }
     Ok(status)
+}
+
+/// One of a pod's containers goes alone: the process that keeps it keeps the others too.
+fn remove(containers: &Containers, found: Listed, force: Force) -> Result<(), Fault> {
+    let found = match found.alive && !found.record.pod.is_empty() && force == Force::Yes {
+        true => {
+            let stopped = request(&found, &Request::Stop { seconds: Some(0) });
+            if !found.wait_for_end(SHUTDOWN_LIMIT) {
+                stopped?;
+            }
+            match containers.find(&found.record.id) {
+                Ok(found) => found,
+                // It went away with its end.
+                Err(Error::NotFound(_)) => return Ok(()),
+                Err(error) => return Err(Fault::new(error)),
+            }
+        }
+        false => found,
+    };
+    containers.remove(&found, force).map_err(Fault::new)
 }
 
 /// `ferry inspect`: an array, as in Docker.
@@ -135,7 +199,10 @@ pub fn inspect(global: &Global, args: &InspectArgs) -> Result<u8, Fault> {
         Err(error) => Err(Fault::new(error)),
     };
     let found = args.containers.iter().map(one).collect::<Result<Vec<_>, _>>()?;
-    print(&format!("{:#}\n", serde_json::Value::Array(found)))
+    match &args.format {
+        Some(template) => print(&template.show_all(&found).map_err(Fault::new)?),
+        None => print(&format!("{:#}\n", serde_json::Value::Array(found))),
+    }
 }
 
 #[cfg(test)]

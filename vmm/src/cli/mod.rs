@@ -5,8 +5,11 @@ mod attach;
 mod completions;
 mod containers;
 mod cp;
+mod debug;
 mod detach;
 mod exec;
+mod filter;
+mod format;
 mod image;
 mod images;
 mod info;
@@ -93,6 +96,8 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Run another command in a container that runs
     Exec(exec::ExecArgs),
+    /// Look into a container that runs with the tools of another image
+    Debug(debug::DebugArgs),
     /// Join a detached container's streams
     Attach(attach::AttachArgs),
     /// Copy files into or out of a container that runs
@@ -218,6 +223,7 @@ fn dispatch(global: &Global, command: Command) -> Result<u8, Fault> {
     match command {
         Command::Run(args) => run::run(global, *args),
         Command::Exec(args) => exec::exec(&args),
+        Command::Debug(args) => debug::debug(global, &args),
         Command::Attach(args) => attach::attach(&args),
         Command::Cp(args) => cp::cp(&args),
         Command::Logs(args) => logs::logs(&args),

@@ -9,6 +9,7 @@ use super::{FAILED, Fault, Global};
 use crate::agent::Signal;
 use crate::machine::{Backing, Model};
 use crate::runtime::command::Entrypoint;
+use crate::runtime::cores::{Cores, USUAL_LIMIT};
 use crate::runtime::environment;
 use crate::runtime::guest::{Launch, Serial, Tell};
 use crate::runtime::interrupt::{Forwarding, Interrupts};
@@ -154,6 +155,12 @@ pub struct ContainerArgs {
     /// Take a capability away
     #[arg(long, value_name = "CAP")]
     pub cap_drop: Vec<String>,
+    /// Put what a process leaves that crashes into this directory, as NAME-core.PROGRAM.PID; it needs a writable root
+    #[arg(long, value_name = "DIR")]
+    pub core_dir: Option<PathBuf>,
+    /// The largest such core [default: 256m]
+    #[arg(long, value_name = "SIZE", requires = "core_dir", value_parser = parse_core_size)]
+    pub core_size: Option<u64>,
 }
 
 /// What the machine is to be like.
@@ -256,6 +263,18 @@ pub fn check_log_files(files: u32) -> Result<u32, String> {
     if (1..=MOST_FILES).contains(&files) { Ok(files) } else { Err(format!("from 1 to {MOST_FILES} files")) }
 }
 
+/// Reads the value of `--core-size`.
+fn parse_core_size(text: &str) -> Result<u64, String> {
+    match parse_size(text) {
+        Ok(bytes) if bytes < LEAST_CORE => Err("that is too little for any core: at least 64k".to_owned()),
+        Ok(bytes) => Ok(bytes),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Less says nothing about a process.
+const LEAST_CORE: u64 = 64 << 10;
+
 /// Reads the value of `--overlay`.
 pub fn parse_overlay(text: &str) -> Result<Overlay, String> {
     match text.split_once('=') {
@@ -350,7 +369,24 @@ impl ContainerArgs {
             cap_add: self.cap_add.clone(),
             cap_drop: self.cap_drop.clone(),
             volumes: self.volume.clone(),
+            core_limit: self.cores()?.map(|cores| cores.limit),
         })
+    }
+
+    /// What they say of cores.
+    pub fn cores(&self) -> Result<Option<Cores>, Failure> {
+        let Some(directory) = &self.core_dir else { return Ok(None) };
+        let fault = |error: &dyn std::fmt::Display| {
+            Failure::early(format!("--core-dir {}: {error}", directory.display()))
+        };
+        if self.read_only {
+            return Err(fault(&"cores are first written in the container, so it cannot be with --read-only"));
+        }
+        if !std::fs::metadata(directory).map_err(|error| fault(&error))?.is_dir() {
+            return Err(fault(&"it is not a directory"));
+        }
+        let directory = std::path::absolute(directory).map_err(|error| fault(&error))?;
+        Ok(Some(Cores { directory, limit: self.core_size.unwrap_or(USUAL_LIMIT) }))
     }
 }
 
@@ -502,6 +538,7 @@ fn fetch_and_run(
         mode,
         restart: args.restart.unwrap_or_default(),
         stop: Stop { signal: args.stop_signal, seconds: args.stop_timeout },
+        cores: args.container.cores()?,
     };
     let host = Host {
         containers: &Global::containers()?,

@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Operands of commands that take several containers.
 #[derive(Debug, Args)]
 pub struct Names {
-    /// Names, ids, or beginnings of ids
+    /// Names, ids, or beginnings of ids; a pod's name stands for all its containers
     #[arg(required = true, value_name = "CONTAINER")]
     containers: Vec<String>,
 }
@@ -25,8 +25,8 @@ impl Names {
     /// Does something to each, and prints its name; one that fails does not keep the others.
     pub fn each(&self, mut act: impl FnMut(&Listed) -> Result<(), Fault>) -> Result<u8, Fault> {
         let mut status = 0;
-        for wanted in &self.containers {
-            match find(wanted).and_then(|found| act(&found)) {
+        for wanted in expand(&self.containers)? {
+            match find(&wanted).and_then(|found| act(&found)) {
                 Ok(()) => drop(print(&format!("{wanted}\n"))?),
                 Err(fault) => {
                     super::report(&fault, false);
@@ -39,8 +39,24 @@ impl Names {
 
     /// All of them; a name that is nobody's is a failure.
     pub fn all(&self) -> Result<Vec<Listed>, Fault> {
-        self.containers.iter().map(|wanted| find(wanted)).collect()
+        expand(&self.containers)?.iter().map(|wanted| find(wanted)).collect()
     }
+}
+
+/// The names of containers: where one is nobody's but a pod's, those of all its containers.
+pub fn expand(wanted: &[String]) -> Result<Vec<String>, Fault> {
+    let list = Global::containers()?.list().map_err(Fault::new)?;
+    let mut names = Vec::with_capacity(wanted.len());
+    for name in wanted {
+        let is_one = list.iter().any(|one| one.record.name == *name || one.record.id.starts_with(name));
+        let of_pod: Vec<_> = list.iter().filter(|one| !is_one && one.record.pod == *name).collect();
+        match of_pod.is_empty() || name.is_empty() {
+            true => names.push(name.clone()),
+            // The oldest first, as the pod has them.
+            false => names.extend(of_pod.iter().rev().map(|one| one.record.name.clone())),
+        }
+    }
+    Ok(names)
 }
 
 /// The container of this name, id or beginning of an id.

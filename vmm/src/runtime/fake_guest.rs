@@ -103,5 +103,6 @@ pub fn request() -> Request {
         mode: Mode::Foreground,
         restart: Restart::No,
         stop: Stop::default(),
+        cores: None,
     }
 }

@@ -10,6 +10,8 @@ pub mod clock;
 pub mod command;
 pub mod copy;
 mod descriptors;
+pub mod cores;
+pub mod debug;
 pub mod directory;
 mod ended;
 pub mod environment;

@@ -7,6 +7,7 @@
 
 use super::capabilities::{UnknownCapability, capabilities};
 use super::command::{self, Entrypoint, NoCommand};
+use super::cores;
 use super::environment;
 use super::init_system::{self, is_init_system};
 use super::record::Made;
@@ -19,6 +20,7 @@ use ferry_init::api::oci::{
     Box as ConsoleSize, Linux, LinuxCapabilities, LinuxNamespace, LinuxResources, Mount, PosixRlimit,
     Process, Root, Spec, User,
 };
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// The serial number of the disk that holds an image's layers.
@@ -33,8 +35,11 @@ const GUEST_BASE: &str = "/run/kata-containers";
 /// The longest host name Linux takes.
 const MAX_HOSTNAME: usize = 64;
 
+/// PID 1's annotation that says whether a container's process is process 1 of its own namespace.
+pub(super) const PID1_ANNOTATION: &str = "io.ferry.pid1";
+
 /// Where what the container writes goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Writable {
     /// To a scratch disk on the host.
     #[default]
@@ -74,6 +79,8 @@ pub struct Options {
     pub cap_drop: Vec<String>,
     /// What of the host it sees.
     pub volumes: Vec<Volume>,
+    /// The most bytes of a core that a process of it leaves when it crashes; none: it leaves none.
+    pub core_limit: Option<u64>,
 }
 
 /// Options and an image that make no container.
@@ -125,6 +132,11 @@ pub fn spec_for(id: &str, root: &str, image: &ImageConfig, options: &Options) ->
             .collect(),
         masked_paths: paths(&MASKED_PATHS),
         readonly_paths: paths(&READONLY_PATHS),
+        sysctl: options
+            .core_limit
+            .map(|_| ("kernel.core_pattern".to_owned(), cores::PATTERN.to_owned()))
+            .into_iter()
+            .collect(),
         ..Default::default()
     };
     let mut spec = Spec {
@@ -206,6 +218,7 @@ pub fn exec_for(made: &Made, options: &Options) -> Result<Process, SpecError> {
     };
     let options = Options {
         privileged: made.privileged || options.privileged,
+        core_limit: made.core_limit,
         cap_add: made.cap_add.clone(),
         cap_drop: made.cap_drop.clone(),
         ..options.clone()
@@ -247,9 +260,15 @@ fn process(hostname: &str, image: &ImageConfig, options: &Options) -> Result<Pro
         env,
         cwd,
         capabilities: Some(process_capabilities(user, options)?),
-        rlimits: vec![PosixRlimit { r#type: "RLIMIT_NOFILE".to_owned(), soft: 1024, hard: 524_288 }],
+        rlimits: limit("RLIMIT_NOFILE", 1024, 524_288)
+            .chain(options.core_limit.into_iter().flat_map(|most| limit("RLIMIT_CORE", most, most)))
+            .collect(),
         ..Default::default()
     })
+}
+
+fn limit(kind: &str, soft: u64, hard: u64) -> std::option::IntoIter<PosixRlimit> {
+    Some(PosixRlimit { r#type: kind.to_owned(), soft, hard }).into_iter()
 }
 
 /// The user is looked up in the guest, where the container's passwd and group are.

@@ -2,6 +2,7 @@
 
 use super::clock;
 use super::limits::Limits;
+use super::oci::Writable;
 use super::restart::Restart;
 use super::volume::Volume;
 use serde::{Deserialize, Serialize};
@@ -84,6 +85,12 @@ pub struct Made {
     /// What of the host it sees.
     #[serde(default)]
     pub volumes: Vec<Volume>,
+    /// Where what it writes goes.
+    #[serde(default)]
+    pub writable: Writable,
+    /// The most bytes of a core that a process of it leaves.
+    #[serde(default)]
+    pub core_limit: Option<u64>,
     /// Number of vCPUs of its machine.
     pub vcpus: u8,
     /// Memory of its machine in MiB.

@@ -2,6 +2,7 @@
 //! Nothing here knows what kind of guest it is.
 
 use super::clock;
+use super::cores::Cores;
 use super::directory;
 use super::guest::{Contents, Launch, Plan, PlannedDisk, PlannedShare, Reason, Serial, Tell};
 use super::init_system;
@@ -150,6 +151,8 @@ pub struct Request {
     pub restart: Restart,
     /// How it is asked to end.
     pub stop: Stop,
+    /// What is wanted of the cores of processes that crash; see [`Options::core_limit`](oci::Options::core_limit).
+    pub cores: Option<Cores>,
 }
 
 /// Where a container's streams go.
@@ -449,6 +452,8 @@ impl Life<'_> {
             stdio,
             control,
             afterwards: self.request.afterwards,
+            cores: self.request.cores.as_ref(),
+            name: &self.monitor.record().map(|record| record.name).unwrap_or_default(),
             step: &step,
         })
     }
@@ -580,6 +585,8 @@ pub(super) fn made_of(
                 ..volume.clone()
             })
             .collect(),
+        writable: options.writable,
+        core_limit: options.core_limit,
         vcpus: shape.vcpus,
         memory_mib: shape.memory_mib,
         most_memory_mib: shape.most_memory_mib,

@@ -1,11 +1,13 @@
 //! One container in one guest that has just been started: find the agent, run the container, take the guest down. The same
 //! for every kind of guest.
 
+use super::cores::{self, Collector, Cores, Processes};
 use super::guest::{Guest, Reason};
 use crate::agent::session::{self, ContainerSpec, Control, Progress, RunError, Stdio};
 use crate::agent::{self, Client, ConnectError, Patience};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 /// What is left of the guest's disks when its container has ended.
@@ -22,6 +24,8 @@ pub enum Afterwards {
 pub const BOOT_LIMIT: Duration = Duration::from_secs(600);
 /// How long unmounting, syncing and the reset may take.
 pub const SHUTDOWN_LIMIT: Duration = Duration::from_secs(120);
+/// How often cores are looked for while their container runs.
+const LOOK_FOR_CORES: Duration = Duration::from_secs(10);
 /// How long to wait, after a connection was lost, for the guest's own word on why.
 const LAST_WORDS: Duration = Duration::from_secs(15);
 
@@ -65,6 +69,10 @@ pub struct Job<'a> {
     pub control: Control,
     /// What stays of its disks.
     pub afterwards: Afterwards,
+    /// What is wanted of cores.
+    pub cores: Option<&'a Cores>,
+    /// The container's name.
+    pub name: &'a str,
     /// Is told how far the run has come.
     pub step: &'a (dyn Fn(Step<'_>) + Sync),
 }
@@ -78,7 +86,7 @@ pub fn supervise(job: Job<'_>) -> Result<u8, Failure> {
 }
 
 fn attempt(job: Job<'_>) -> Result<u8, Failure> {
-    let Job { guest, container, stdio, control, afterwards, step } = job;
+    let Job { guest, container, stdio, control, afterwards, cores, name, step } = job;
     let patience = Patience {
         since: Instant::now(),
         limit: if guest.is_debugged() { Duration::MAX } else { BOOT_LIMIT },
@@ -89,9 +97,23 @@ fn attempt(job: Job<'_>) -> Result<u8, Failure> {
     tracing::info!(after = ?patience.since.elapsed(), "the guest's agent answers");
     let _watch = Watch::start(guest, &client);
     step(Step::Reached(&client));
-    let progress = |progress| step(Step::Process(progress));
-    let status = session::run_container(&client, container, stdio, control, &progress)
-        .map_err(|error| not_run(guest.as_ref(), error))?;
+    let progress = |progress| {
+        if progress == Progress::Started
+            && cores.is_some()
+            && let Err(error) = cores::prepare(&client, &container.id)
+        {
+            tracing::warn!(%error, "there is no place for cores in the container, so it leaves none");
+        }
+        step(Step::Process(progress));
+    };
+    let mut collector = cores.map(|cores| Collector::new(&client, &container.id, name, cores));
+    let status = collecting(collector.as_mut(), || {
+        session::run_container(&client, container, stdio, control, &progress)
+    })
+    .map_err(|error| not_run(guest.as_ref(), error))?;
+    if let Some(collector) = &mut collector {
+        collector.collect(Processes::Ended);
+    }
     if afterwards == Afterwards::Keep {
         // The container has its status by now: a guest that does not close its books properly is worth a warning only.
         let asked = session::take_down(&client, &container.id, SHUTDOWN_LIMIT);
@@ -103,6 +125,22 @@ fn attempt(job: Job<'_>) -> Result<u8, Failure> {
         }
     }
     Ok(status)
+}
+
+/// Does something, and fetches cores meanwhile.
+fn collecting<T>(collector: Option<&mut Collector<'_>>, work: impl FnOnce() -> T) -> T {
+    let Some(collector) = collector else { return work() };
+    let (done, is_done) = channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while let Err(RecvTimeoutError::Timeout) = is_done.recv_timeout(LOOK_FOR_CORES) {
+                collector.collect(Processes::Running);
+            }
+        });
+        let result = work();
+        drop(done);
+        result
+    })
 }
 
 /// Closes the connection when the guest ends: its socket may outlive it.
@@ -226,6 +264,8 @@ mod tests {
             stdio: &stdio,
             control: Control::new(),
             afterwards: Afterwards::ThrowAway,
+            cores: None,
+            name: "c",
             step: &|_| {},
         })
         .unwrap_err();

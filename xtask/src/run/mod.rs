@@ -78,8 +78,9 @@ pub fn run(workshop: &mut Workshop, run: Run) -> Result<ExitCode> {
         return pod::run(workshop, file, &run);
     }
     let shape = run.machine.shape(run.container.overlay, Shape::default());
-    let options = match run.container.options(run.command) {
-        Ok(options) => options,
+    let options = run.container.options(run.command);
+    let (options, cores) = match options.and_then(|options| Ok((options, run.container.cores()?))) {
+        Ok(both) => both,
         Err(failure) => return Ok(failed(&failure)),
     };
     if let Err(failure) = container::check(&options, &shape, run.container.interactive) {
@@ -128,6 +129,7 @@ pub fn run(workshop: &mut Workshop, run: Run) -> Result<ExitCode> {
         mode: Mode::Foreground,
         restart: Restart::No,
         stop: Stop::default(),
+        cores,
     };
     let host = Host {
         containers: &containers()?,

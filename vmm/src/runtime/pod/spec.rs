@@ -164,15 +164,10 @@ pub fn member(
     }
     if pod.shares_processes {
         // Process 1 is the holder's.
-        oci.annotations.insert(ferry_init_pid1(), "false".to_owned());
+        oci.annotations.insert(oci::PID1_ANNOTATION.to_owned(), "false".to_owned());
     }
     mount(pod, pod_id, container, &mut oci.mounts);
     Ok(Member { spec: ContainerSpec { id: id.to_owned(), storages, oci, network: None }, options, limits })
-}
-
-/// PID 1's annotation for containers whose process is not to be process 1.
-fn ferry_init_pid1() -> String {
-    "io.ferry.pid1".to_owned()
 }
 
 fn limits(container: &Container) -> Limits {
@@ -273,6 +268,7 @@ fn options(
         cap_add: container.cap_add.clone(),
         cap_drop: container.cap_drop.clone(),
         volumes: Vec::new(),
+        core_limit: None,
     })
 }
 
