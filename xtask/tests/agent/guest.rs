@@ -1,11 +1,15 @@
 //! The guest that all tests of this program share, one after the other: a boot costs seconds. It lives as long as the test
 //! program, for its xtask waits for the end of an input that only this process holds.
 
-use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
-use std::process::{ChildStdin, Command, Stdio};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read as _};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::channel;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use ferry_images::ImageConfig;
@@ -32,9 +36,21 @@ static NAMES: AtomicU32 = AtomicU32::new(0);
 pub struct Guest {
     pub socket: PathBuf,
     client: Option<Client>,
+    /// What is on its disk `volume`.
+    pub volume: Volume,
     /// Its end is the guest's.
     _input: ChildStdin,
+    /// What its xtask writes, which ends with it.
+    output: BufReader<ChildStdout>,
+    /// Its disks beside the image's.
+    _disks: tempfile::TempDir,
 }
+
+/// The address of its network card, at whose other end there is nobody.
+pub const MAC: &str = "02:00:00:00:00:07";
+/// Bytes of its disk `swap`, and of its disk `volume`, whose file system has half of it.
+const SWAP: u64 = 1 << 20;
+pub const VOLUME: u64 = 64 << 20;
 
 /// The guest, for one test.
 pub fn guest() -> MutexGuard<'static, Guest> {
@@ -48,20 +64,39 @@ pub fn fresh(name: &str) -> String {
 }
 
 impl Guest {
-    fn start() -> Guest {
+    /// Boots one.
+    pub fn start() -> Guest {
+        let disks = tempfile::tempdir().expect("a directory");
+        let mut devices = vec![
+            "-netdev".to_owned(),
+            "user,id=card,restrict=on".to_owned(),
+            "-device".to_owned(),
+            format!("virtio-net-device,netdev=card,mac={MAC}"),
+        ];
+        let at = |serial: &str| disks.path().join(serial);
+        swap_space(&at("swap"));
+        let volume = volume(&at("volume"));
+        for serial in ["swap", "volume"] {
+            let path = at(serial);
+            let drive = format!("if=none,id={serial},format=raw,cache=unsafe,file={}", path.display());
+            let device = format!("virtio-blk-device,drive={serial},serial={serial}");
+            devices.extend(["-drive".to_owned(), drive, "-device".to_owned(), device]);
+        }
+        let devices = devices.iter().flat_map(|word| ["--qemu-arg", word]);
         let mut xtask = Command::new(env!("CARGO_BIN_EXE_xtask"))
-            .args(["guest", "--memory", "256m", "hello"])
+            .args(["guest", "--memory", "256m", "--cpus", "2", "hello"])
+            .args(devices)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .expect("xtask starts");
         let mut line = String::new();
-        let output = xtask.stdout.take().expect("a pipe");
-        BufReader::new(output).read_line(&mut line).expect("xtask says where the socket is");
+        let mut output = BufReader::new(xtask.stdout.take().expect("a pipe"));
+        output.read_line(&mut line).expect("xtask says where the socket is");
         let socket = PathBuf::from(line.trim_end());
         assert!(socket.is_absolute(), "xtask guest has said {line:?}");
         let _input = xtask.stdin.take().expect("a pipe");
-        let mut guest = Guest { socket, client: None, _input };
+        let mut guest = Guest { socket, client: None, volume, _input, output, _disks: disks };
         let sandbox = CreateSandboxRequest {
             hostname: "sandbox".to_owned(),
             sandbox_id: "tests".to_owned(),
@@ -79,6 +114,14 @@ impl Guest {
         self.client.get_or_insert_with(connect).clone()
     }
 
+    /// Whether it ends by itself within this time.
+    pub fn has_ended(mut self, within: Duration) -> bool {
+        let (sender, ended) = channel();
+        // The thread stays where the guest does.
+        thread::spawn(move || sender.send(self.output.read_to_end(&mut Vec::new()).is_ok()));
+        ended.recv_timeout(within).unwrap_or(false)
+    }
+
     /// Hangs up, so that another client may come.
     pub fn hang_up(&mut self) {
         if let Some(client) = self.client.take() {
@@ -87,15 +130,61 @@ impl Guest {
     }
 }
 
-/// A container of the tests' image that runs this, for whom it is given to be changed before it is made.
-pub fn container(id: &str, command: &[&str], change: impl FnOnce(&mut Spec)) -> ContainerSpec {
-    let options = Options {
+/// Swap space as mkswap(8) makes it: a page with the version, the last page's number, and a word at its end.
+fn swap_space(path: &Path) {
+    let file = File::create_new(path).expect("a file");
+    let mut page = [0; 4096];
+    page[1024..1028].copy_from_slice(&1u32.to_le_bytes());
+    page[1028..1032].copy_from_slice(&((SWAP / 4096 - 1) as u32).to_le_bytes());
+    page[4086..].copy_from_slice(b"SWAPSPACE2");
+    file.write_all_at(&page, 0).and_then(|()| file.set_len(SWAP)).expect("swap space");
+}
+
+/// What the file system on the disk `volume` can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Volume {
+    /// mke2fs(8) has made it, so that it grows.
+    Growing,
+    /// It is ours, which does not: there is no mke2fs here.
+    Fixed,
+}
+
+/// A file system that has half of its disk.
+fn volume(path: &Path) -> Volume {
+    let file = File::options().read(true).write(true).create_new(true).open(path).expect("a file");
+    let half = format!("{}k", VOLUME / 2 / 1024);
+    let made = Command::new("mke2fs").args(["-q", "-F", "-t", "ext4"]).arg(path).arg(half).status();
+    let volume = match made {
+        Ok(status) if status.success() => Volume::Growing,
+        _ => {
+            ferry_images::ext4::format(&file, VOLUME / 2).expect("a file system");
+            Volume::Fixed
+        }
+    };
+    file.set_len(VOLUME).expect("a larger disk");
+    volume
+}
+
+/// The same, with options.
+pub fn container_with(id: &str, command: &[&str], change: impl FnOnce(&mut Options)) -> ContainerSpec {
+    let mut options = Options {
         command: command.iter().map(|word| (*word).to_owned()).collect(),
         entrypoint: Entrypoint::Cleared,
         writable: Writable::Tmpfs,
         ..Options::default()
     };
-    let mut container = oci::container_for(id, &ImageConfig::default(), &options).expect("a container");
+    change(&mut options);
+    oci::container_for(id, &ImageConfig::default(), &options).expect("a container")
+}
+
+/// One that may do everything.
+pub fn privileged(id: &str, command: &[&str]) -> ContainerSpec {
+    container_with(id, command, |options| options.privileged = true)
+}
+
+/// A container of the tests' image that runs this, for whom it is given to be changed before it is made.
+pub fn container(id: &str, command: &[&str], change: impl FnOnce(&mut Spec)) -> ContainerSpec {
+    let mut container = container_with(id, command, |_| {});
     change(&mut container.oci);
     container
 }

@@ -5,9 +5,12 @@ mod road;
 
 mod appliance;
 mod calls;
+mod debugging;
 mod foreign;
 mod guest;
 mod life;
 mod many;
 mod oci;
+mod pod;
 mod random;
+mod served;

@@ -14,6 +14,11 @@ pub fn hostile() -> PathBuf {
     rust("hostile")
 }
 
+/// The program that debugs, profiles and traces.
+pub fn debugging() -> PathBuf {
+    rust("debugging")
+}
+
 /// The program that says who it is.
 pub fn whoami() -> PathBuf {
     rust("whoami")
