@@ -8,6 +8,7 @@ mod build;
 pub mod cmdline;
 mod cpuid;
 mod devices;
+pub mod dump;
 mod ending;
 mod entry;
 mod explain;

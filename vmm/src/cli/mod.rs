@@ -7,6 +7,7 @@ mod containers;
 mod cp;
 mod debug;
 mod detach;
+mod dump;
 mod exec;
 mod filter;
 mod format;
@@ -98,6 +99,8 @@ enum Command {
     Exec(exec::ExecArgs),
     /// Look into a container that runs with the tools of another image
     Debug(debug::DebugArgs),
+    /// Write the memory and registers of a container's VM to a file, for gdb and crash
+    Dump(dump::DumpArgs),
     /// Join a detached container's streams
     Attach(attach::AttachArgs),
     /// Copy files into or out of a container that runs
@@ -224,6 +227,7 @@ fn dispatch(global: &Global, command: Command) -> Result<u8, Fault> {
         Command::Run(args) => run::run(global, *args),
         Command::Exec(args) => exec::exec(&args),
         Command::Debug(args) => debug::debug(global, &args),
+        Command::Dump(args) => dump::dump(&args),
         Command::Attach(args) => attach::attach(&args),
         Command::Cp(args) => cp::cp(&args),
         Command::Logs(args) => logs::logs(&args),

@@ -6,6 +6,7 @@ use crate::agent::Transport;
 use crate::machine::{Backing, Model};
 use ferry_images::Segment;
 use serde::{Deserialize, Serialize};
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -147,6 +148,10 @@ pub trait Guest: Send + Sync {
     /// What its machine has done so far, as JSON; none of a guest whose machine is not ours.
     fn metrics(&self) -> Option<String> {
         None
+    }
+    /// Writes its memory and registers to a file, at most so many bytes of it, while it stands still.
+    fn dump(&self, _file: File, _most: u64) -> Result<(), String> {
+        Err("a VM of this kind cannot be dumped".to_owned())
     }
     /// Whether a debugger may hold it for as long as it likes.
     fn is_debugged(&self) -> bool {

@@ -11,11 +11,13 @@ use super::vm_process::{self, LONGEST_LINE, Order, SOCKET, Word};
 use crate::agent::{Transport, printable};
 use crate::devices::serial::Tail;
 use crate::machine;
+use crate::machine::dump::LONGEST_PIECE;
 use crate::sandbox::STOPPED;
 use ferry_init::api::VSOCK_PORT;
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -81,6 +83,7 @@ impl Launch for OwnVmm {
             asked: control.try_clone().map_err(|error| fault("its socket", error))?,
             answers: Mutex::new(None),
             asking: Mutex::new(()),
+            dump: Mutex::new(None),
             gdb: Mutex::new(None),
             is_debugged: plan.gdb.is_some(),
             child: Mutex::new(Some(child)),
@@ -158,6 +161,8 @@ struct Running {
     answers: Mutex<Option<mpsc::Sender<Option<String>>>>,
     /// Held by whoever gives an order: one at a time.
     asking: Mutex<()>,
+    /// Where pieces of a dump go.
+    dump: Mutex<Option<Dump>>,
     /// The debugger's socket, once it is this guest's.
     gdb: Mutex<Option<PathBuf>>,
     is_debugged: bool,
@@ -194,7 +199,7 @@ impl Running {
                 Some(Word::Failed(text)) => return Err(LaunchError(printable(&text))),
                 Some(Word::Warning(text)) => tracing::warn!("{}", printable(&text)),
                 Some(Word::Done(_)) => {}
-                Some(Word::Ended { .. }) | None => {
+                Some(Word::Ended { .. } | Word::Piece { .. }) | None => {
                     let end = self.end_without_a_word();
                     return Err(LaunchError(end.sentence()));
                 }
@@ -217,6 +222,15 @@ impl Running {
                     if let Some(answers) = lock(&self.answers).take() {
                         // Whoever asked may have lost patience.
                         let _ = answers.send(answer);
+                    }
+                }
+                Word::Piece { offset, length } => {
+                    let mut bytes = vec![0; length.min(LONGEST_PIECE)];
+                    if length > LONGEST_PIECE || words.read_exact(&mut bytes).is_err() {
+                        break;
+                    }
+                    if let Some(dump) = &mut *lock(&self.dump) {
+                        dump.take(offset, &bytes);
                     }
                 }
                 Word::Ended { end: how, metrics } => (end, done) = (Some(how), metrics),
@@ -248,6 +262,25 @@ impl Running {
         }
     }
 
+    /// Writes a dump to a file.
+    fn write_dump(&self, file: File, most: u64) -> Result<(), String> {
+        let ended = || "its VM has ended meanwhile".to_owned();
+        let _turn = lock(&self.asking);
+        let (answer, answered) = mpsc::channel();
+        *lock(&self.answers) = Some(answer);
+        *lock(&self.dump) = Some(Dump { file, most, fault: None });
+        let told = vm_process::line(&Order::Dump).and_then(|line| (&self.asked).write_all(&line));
+        // However large it is, it comes to an end, or its process does.
+        let length = told.ok().and_then(|()| answered.recv().ok()).flatten();
+        let dump = lock(&self.dump).take().ok_or_else(ended)?;
+        let length: u64 = length.and_then(|length| length.parse().ok()).ok_or_else(ended)?;
+        match dump.fault {
+            None if length <= most => dump.file.set_len(length).map_err(|error| error.to_string()),
+            None => Err(TOO_LARGE.to_owned()),
+            Some(fault) => Err(fault),
+        }
+    }
+
     /// Has the process carry out an order. Its answer, if the order was carried out and asked for one.
     fn ask(&self, order: Order) -> Option<Option<String>> {
         let _turn = lock(&self.asking);
@@ -274,6 +307,30 @@ impl Running {
             _ if was_stopped => End { reason: Reason::VmmKilled, detail: String::new() },
             Some(status) => silent(status),
             None => End { reason: Reason::VmmError, detail: "the VM's process is lost".to_owned() },
+        }
+    }
+}
+
+/// A dump that is being written. What comes is the VM's process's word for it: it is kept to its bounds.
+struct Dump {
+    file: File,
+    most: u64,
+    fault: Option<String>,
+}
+
+/// What is said of a dump that goes beyond the machine's memory.
+const TOO_LARGE: &str = "its VM's process says more than there is";
+
+impl Dump {
+    /// What cannot be written is said in the end; the rest is passed over.
+    fn take(&mut self, offset: u64, bytes: &[u8]) {
+        if self.fault.is_some() {
+            return;
+        }
+        if offset.checked_add(bytes.len() as u64).is_none_or(|end| end > self.most) {
+            self.fault = Some(TOO_LARGE.to_owned());
+        } else if let Err(error) = self.file.write_all_at(bytes, offset) {
+            self.fault = Some(error.to_string());
         }
     }
 }
@@ -330,6 +387,10 @@ impl Guest for Running {
 
     fn metrics(&self) -> Option<String> {
         self.ask(Order::Metrics).flatten()
+    }
+
+    fn dump(&self, file: File, most: u64) -> Result<(), String> {
+        self.write_dump(file, most)
     }
 
     fn is_debugged(&self) -> bool {

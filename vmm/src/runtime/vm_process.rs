@@ -2,15 +2,15 @@
 //!
 //! Its standard input is a socket to the ferry that started it, which sends the sockets of the helpers that serve shared
 //! directories, a [`Plan`], and then an [`Order`] a line: when that end closes, the machine stops. What it has to say goes the
-//! same way, a [`Word`] a line. Its standard output is the guest's
-//! serial port.
+//! same way, a [`Word`] a line. Its standard output is the guest's serial port.
 
 use super::descriptors;
 use super::guest::{Contents, End, LaunchError, Plan, PlannedShare, Reason};
 use super::network;
 use crate::backends::disk::{Access, Composite, Disk, OpenError, Raw, Segment};
 use crate::machine::{
-    self, Config, DiskConfig, Exit, Handle, Image, Machine, Output, Sandbox, ShareConfig, VsockConfig, gdb,
+    self, Config, DiskConfig, Exit, Handle, Image, Machine, Output, Sandbox, ShareConfig, VsockConfig, dump,
+    gdb,
 };
 use crate::payload;
 use crate::sandbox::{self, Lock, Role, enclose};
@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 /// What such a process is called: its first argument.
 pub(super) const NAME: &str = "ferry-vm";
@@ -44,6 +44,13 @@ pub(super) enum Word {
     Failed(String),
     /// Something that people should know.
     Warning(String),
+    /// A piece of a dump: so many bytes follow this line, for this place in the file.
+    Piece {
+        /// The place.
+        offset: u64,
+        /// How many, at most [`dump::LONGEST_PIECE`].
+        length: usize,
+    },
     /// An order has been carried out; what it asked for, if it asked.
     Done(Option<String>),
     /// The machine has ended.
@@ -66,6 +73,25 @@ pub(super) enum Order {
     Pause,
     /// Let them go on.
     Resume,
+    /// Give a dump of the machine, in pieces; what it asks for is the length of the file.
+    Dump,
+}
+
+/// The way out: a word, or a piece and its bytes, at a time.
+#[derive(Clone)]
+struct Words(Arc<Mutex<File>>);
+
+impl Words {
+    fn say(&self, word: &Word) -> io::Result<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write_all(&line(word)?)
+    }
+
+    fn piece(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let line = line(&Word::Piece { offset, length: bytes.len() })?;
+        let mut to = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        to.write_all(&line)?;
+        to.write_all(bytes)
+    }
 }
 
 /// One line of it.
@@ -100,30 +126,30 @@ fn serve() -> Result<(), Box<dyn std::error::Error>> {
     let mut plan = String::new();
     reader.by_ref().take(LONGEST_LINE).read_line(&mut plan)?;
     let plan: Plan = serde_json::from_str(&plan)?;
-    let mut words = control.try_clone()?;
-    let machine = match make(&plan, helpers, control.try_clone()?) {
+    let words = Words(Arc::new(Mutex::new(control)));
+    let machine = match make(&plan, helpers, words.clone()) {
         Ok(machine) => machine,
-        Err(error) => return Ok(words.write_all(&line(&Word::Failed(error.to_string()))?)?),
+        Err(error) => return Ok(words.say(&Word::Failed(error.to_string()))?),
     };
     if plan.sandboxed {
         let enclosed = enclose(&plan.directory)?;
         if !enclosed.root && !enclosed.landlock {
             let text = "this host has neither landlock nor namespaces for ferry: the VM's process is held by its system \
                         calls alone";
-            words.write_all(&line(&Word::Warning(text.to_owned()))?)?;
+            words.say(&Word::Warning(text.to_owned()))?;
         }
     }
     let handle = machine.handle();
-    watch(reader, control, handle.clone(), plan.sandboxed)?;
-    words.write_all(&line(&Word::Made)?)?;
+    watch(reader, words.clone(), handle.clone(), plan.sandboxed)?;
+    words.say(&Word::Made)?;
     let end = ending(machine.run());
-    words.write_all(&line(&Word::Ended { end, metrics: handle.metrics().to_json() })?)?;
+    words.say(&Word::Ended { end, metrics: handle.metrics().to_json() })?;
     Ok(())
 }
 
 /// Everything that has to be opened is opened here.
-fn make(plan: &Plan, helpers: Vec<OwnedFd>, words: File) -> Result<Machine, LaunchError> {
-    let mut config = config(plan, words.try_clone().map_err(|error| LaunchError(error.to_string()))?)?;
+fn make(plan: &Plan, helpers: Vec<OwnedFd>, words: Words) -> Result<Machine, LaunchError> {
+    let mut config = config(plan, words.clone())?;
     config.shares = plan
         .shares
         .iter()
@@ -137,7 +163,7 @@ fn make(plan: &Plan, helpers: Vec<OwnedFd>, words: File) -> Result<Machine, Laun
     Machine::new(config).map_err(|error| LaunchError(error.to_string()))
 }
 
-fn config(plan: &Plan, mut words: File) -> Result<Config, LaunchError> {
+fn config(plan: &Plan, words: Words) -> Result<Config, LaunchError> {
     let refused = |error: &dyn std::fmt::Display| LaunchError(error.to_string());
     let kernel = plan.kernel.clone().map(Image::File).or_else(payload::kernel);
     let initrd = plan.initrd.clone().map(Image::File).or_else(payload::initrd);
@@ -161,7 +187,7 @@ fn config(plan: &Plan, mut words: File) -> Result<Config, LaunchError> {
         config.disks.push(DiskConfig { serial: disk.serial.clone(), backend });
     }
     if let Some(plan) = &plan.network {
-        let on_lost = move |text| drop(line(&Word::Warning(text)).map(|line| words.write_all(&line)));
+        let on_lost = move |text| drop(words.say(&Word::Warning(text)));
         config.networks.push(network::open(plan, on_lost).map_err(|error| refused(&error))?);
     }
     config.cpu = plan.cpu;
@@ -180,12 +206,12 @@ fn config(plan: &Plan, mut words: File) -> Result<Config, LaunchError> {
 }
 
 /// A share, whose end is told of.
-fn share_config(share: &PlannedShare, helper: OwnedFd, words: &File) -> io::Result<ShareConfig> {
-    let (mut words, name) = (words.try_clone()?, share.source.display().to_string());
+fn share_config(share: &PlannedShare, helper: OwnedFd, words: &Words) -> io::Result<ShareConfig> {
+    let (words, name) = (words.clone(), share.source.display().to_string());
     let on_lost = move |error| {
         let text =
             format!("the process that shares {name} has ended ({error}): the container gets errors there");
-        drop(line(&Word::Warning(text)).map(|line| words.write_all(&line)));
+        drop(words.say(&Word::Warning(text)));
     };
     Ok(ShareConfig { tag: share.tag.clone(), helper: UnixStream::from(helper), on_lost: Box::new(on_lost) })
 }
@@ -216,7 +242,7 @@ fn backend(contents: &Contents) -> Result<Box<dyn Disk>, OpenError> {
 /// Carries out what the other end of the socket orders, and stops the machine when it closes.
 fn watch(
     mut orders: BufReader<File>,
-    mut words: File,
+    words: Words,
     handle: Handle,
     locked: bool,
 ) -> Result<(), Box<dyn std::error::Error>> {
@@ -228,7 +254,7 @@ fn watch(
         let failed = entered.is_err();
         let _ = ready.send(entered);
         if !failed {
-            let _ = obey(&mut orders, &mut words, &handle);
+            let _ = obey(&mut orders, &words, &handle);
         }
         handle.stop();
     })?;
@@ -237,7 +263,7 @@ fn watch(
 }
 
 /// Carries out one order after the other; what is none, and the end of them, ends this.
-fn obey(orders: &mut impl BufRead, words: &mut impl Write, handle: &Handle) -> io::Result<()> {
+fn obey(orders: &mut impl BufRead, words: &Words, handle: &Handle) -> io::Result<()> {
     loop {
         let mut order = Vec::new();
         orders.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut order)?;
@@ -252,8 +278,14 @@ fn obey(orders: &mut impl BufRead, words: &mut impl Write, handle: &Handle) -> i
                 handle.resume();
                 None
             }
+            Order::Dump => {
+                let length = handle.while_held(|vcpus, memory| {
+                    dump::write(vcpus, memory, &mut |offset, bytes| words.piece(offset, bytes))
+                });
+                length.transpose()?.map(|length| length.to_string())
+            }
         };
-        words.write_all(&line(&Word::Done(answer))?)?;
+        words.say(&Word::Done(answer))?;
     }
 }
 

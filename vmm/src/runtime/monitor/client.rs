@@ -72,6 +72,8 @@ pub fn ask(container: &Listed, request: &Request) -> Result<Connection, AskError
         Request::Stop { seconds } => {
             ANSWER.saturating_add(Duration::from_secs(seconds.unwrap_or(record.made.stop_timeout).into()))
         }
+        // As long as the disk takes.
+        Request::Dump { .. } => Duration::from_secs(24 * 3600),
         _ => ANSWER,
     };
     stream.set_read_timeout(Some(patience)).map_err(silent)?;

@@ -25,9 +25,11 @@ use super::size::MIB;
 use super::state::Entry;
 use crate::agent::session::{Remote, Stdio, Target, attend};
 use crate::agent::{CallError, Client, Signal, Wait};
+use crate::machine::dump::MOST_OVERHEAD;
 use protocol::{Answer, Request};
-use std::fs::File;
-use std::path::PathBuf;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -63,6 +65,8 @@ struct Reach {
 struct Situation {
     phase: Phase,
     guest: Option<Arc<dyn Guest>>,
+    /// A guest that it shares with others, and does not end.
+    shared: Option<Arc<dyn Guest>>,
     /// Somebody has asked for its end: it is not started again.
     stopping: bool,
     /// Requests that are being answered.
@@ -94,6 +98,7 @@ impl Monitor {
             situation: Mutex::new(Situation {
                 phase: Phase::Starting,
                 guest: None,
+                shared: None,
                 stopping: false,
                 busy: 0,
             }),
@@ -139,6 +144,11 @@ impl Monitor {
             guest.stop();
         }
         situation.guest = Some(guest);
+    }
+
+    /// It is one of several in this guest.
+    pub fn shares(&self, guest: Arc<dyn Guest>) {
+        lock(&self.situation).shared = Some(guest);
     }
 
     /// Its process runs.
@@ -237,6 +247,7 @@ impl Monitor {
         let mut told = None;
         let done = match request {
             Request::Metrics => self.metrics().map(|text| told = Some(text)),
+            Request::Dump { file } => self.dump(file),
             Request::Signal { number } => self.signal(*number),
             Request::Stop { seconds } => self.stop(*seconds),
             Request::Pause => self.freeze(Status::Paused),
@@ -253,8 +264,28 @@ impl Monitor {
         }
     }
 
+    fn dump(&self, path: &Path) -> Result<(), String> {
+        let guest = self.machine()?;
+        let record = self.record().ok_or("it is not running")?;
+        let at = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        let most = (record.made.memory_mib << 20).saturating_add(MOST_OVERHEAD);
+        let dumped = guest.dump(file.map_err(|error| at(&error))?, most);
+        dumped.map_err(|error| {
+            // Half a dump is none.
+            let _ = std::fs::remove_file(path);
+            at(&error)
+        })
+    }
+
+    fn machine(&self) -> Result<Arc<dyn Guest>, String> {
+        let situation = lock(&self.situation);
+        let guest = situation.guest.clone().or_else(|| situation.shared.clone());
+        guest.ok_or_else(|| "its VM is not there yet".to_owned())
+    }
+
     fn metrics(&self) -> Result<String, String> {
-        let guest = lock(&self.situation).guest.clone().ok_or("its VM is not there yet")?;
+        let guest = self.machine()?;
         guest.metrics().ok_or_else(|| "its VM does not tell what it has done".to_owned())
     }
 

@@ -8,6 +8,7 @@ use crate::runtime::limits::Limits;
 use crate::runtime::restart::Restart;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
+use std::path::PathBuf;
 
 /// The name of the socket in the container's runtime directory.
 pub const SOCKET: &str = "monitor";
@@ -36,6 +37,11 @@ pub enum Request {
     },
     /// What its machine has done so far.
     Metrics,
+    /// Writes a dump of its machine to a new file.
+    Dump {
+        /// Its absolute path.
+        file: PathBuf,
+    },
     /// Freezes its processes.
     Pause,
     /// Lets them go on.

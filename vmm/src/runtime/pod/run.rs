@@ -103,6 +103,7 @@ pub fn run(request: &Request, host: &Host<'_>) -> Result<u8, Failure> {
     let sandbox = spec::sandbox(pod, &pod_id, dns);
     let guest = launch(request, host, network.clone(), sockets.path(), &ones);
     let result = guest.and_then(|guest| {
+        ones.iter().for_each(|one| one.monitor.shares(Arc::clone(&guest)));
         let live = reach(host, guest, &sandbox, network.as_ref());
         live.and_then(|(client, guest)| in_guest(request, host, client, guest, &ones))
     });
