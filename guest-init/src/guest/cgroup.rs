@@ -15,6 +15,9 @@ use crate::sys::{Errno, Fd, bpf, cstr, file};
 
 const ROOT: &str = "/sys/fs/cgroup";
 
+/// Controllers that every container has. Each costs its start some time, so the others come when a limit wants them.
+const USUAL: &str = "cpu io memory pids";
+
 /// Most bytes of one file read.
 const PROCS_LIMIT: usize = 1 << 20;
 
@@ -31,13 +34,13 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes the cgroup, with every controller that the kernel has, and sets its limits.
+    /// Makes the cgroup and sets its limits.
     pub fn make(cgroups_path: &str, name: &str, resources: Option<&LinuxResources>) -> Result<Cgroup, Fault> {
         let parts = path(cgroups_path, name)
             .ok_or_else(|| fault!(InvalidArgument, "cgroup path {cgroups_path} leaves the hierarchy"))?;
         let mut at = String::from(ROOT);
         for part in parts {
-            enable_controllers(&at).context(format_args!("enable controllers in {at}"))?;
+            enable(&at, USUAL).context(format_args!("enable controllers in {at}"))?;
             at = format!("{at}/{part}");
             cstr(&at)
                 .and_then(|at| file::ensure_dir(CWD, &at, 0o755))
@@ -71,9 +74,28 @@ impl Cgroup {
         if name.contains('/') {
             return Err(fault!(InvalidArgument, "`{name}` is no file of a cgroup"));
         }
-        cstr(name)
-            .and_then(|name| write_control(self.directory.raw(), &name, value.as_bytes()))
+        self.write(name, value)
+            .or_else(|errno| match errno {
+                Errno::ENOENT => {
+                    self.enable(name.split('.').next().unwrap_or_default())?;
+                    self.write(name, value)
+                }
+                errno => Err(errno),
+            })
             .context(format_args!("set {name} to {value}"))
+    }
+
+    fn write(&self, name: &str, value: &str) -> crate::sys::Result<()> {
+        write_control(self.directory.raw(), &cstr(name)?, value.as_bytes())
+    }
+
+    /// Gives it a controller, which those above it must have to pass on.
+    fn enable(&self, controller: &str) -> crate::sys::Result<()> {
+        let ends = self.path.match_indices('/').map(|(end, _)| end).filter(|end| *end >= ROOT.len());
+        for above in ends.filter_map(|end| self.path.get(..end)) {
+            enable(above, controller)?;
+        }
+        Ok(())
     }
 
     fn restrict_devices(&self, rules: &[LinuxDeviceCgroup]) -> Result<(), Fault> {
@@ -157,22 +179,25 @@ fn numbers(text: &[u8]) -> Vec<i32> {
         .collect()
 }
 
-/// Lets children of a cgroup use every controller that it has itself.
-fn enable_controllers(directory: &str) -> crate::sys::Result<()> {
+/// Lets children of a cgroup use those of these controllers that it has itself.
+fn enable(directory: &str, wanted: &str) -> crate::sys::Result<()> {
     let directory = open(CWD, &cstr(directory)?, O_RDONLY | O_DIRECTORY, 0)?;
     let enabled = read_control(directory.raw(), c"cgroup.subtree_control")?;
     let available = read_control(directory.raw(), c"cgroup.controllers")?;
-    match missing(&available, &enabled) {
+    match missing(wanted, &available, &enabled) {
         text if text.is_empty() => Ok(()),
         text => write_control(directory.raw(), c"cgroup.subtree_control", text.as_bytes()),
     }
 }
 
-/// What to write to enable what is available and not enabled.
-fn missing(available: &[u8], enabled: &[u8]) -> String {
-    let words = |text| core::str::from_utf8(text).unwrap_or_default().split_ascii_whitespace();
+/// What to write to enable what is wanted, available and not enabled.
+fn missing(wanted: &str, available: &[u8], enabled: &[u8]) -> String {
+    let has = |list, word| {
+        let list = core::str::from_utf8(list).unwrap_or_default();
+        list.split_ascii_whitespace().any(|known| known == word)
+    };
     let mut text = String::new();
-    for controller in words(available).filter(|word| words(enabled).all(|known| known != *word)) {
+    for controller in wanted.split(' ').filter(|word| has(available, *word) && !has(enabled, *word)) {
         text.push('+');
         text.push_str(controller);
         text.push(' ');
@@ -186,9 +211,9 @@ mod tests {
 
     #[test]
     fn only_what_is_missing_is_enabled() {
-        assert_eq!(missing(b"cpuset cpu io memory pids\n", b"cpu pids\n"), "+cpuset +io +memory ");
-        assert_eq!(missing(b"cpu\n", b"cpu\n"), "");
-        assert_eq!(missing(b"", b""), "");
+        assert_eq!(missing("cpu io memory", b"cpuset cpu io memory pids\n", b"cpu pids\n"), "+io +memory ");
+        assert_eq!(missing("cpu", b"cpu\n", b"cpu\n"), "");
+        assert_eq!(missing("rdma", b"", b""), "");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Capability names (capabilities(7)).
 
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use super::words::place;
 use crate::api::oci::LinuxCapabilities;
@@ -34,12 +35,15 @@ pub struct Sets {
 impl Sets {
     /// From names; one that Linux does not have is refused.
     pub fn parse(names: &LinuxCapabilities) -> Result<Sets, Fault> {
+        let bounding = bits(&names.bounding)?;
+        // Most sets are the same.
+        let of = |set: &Vec<String>| if *set == names.bounding { Ok(bounding) } else { bits(set) };
         Ok(Sets {
-            bounding: bits(&names.bounding)?,
-            effective: bits(&names.effective)?,
-            inheritable: bits(&names.inheritable)?,
-            permitted: bits(&names.permitted)?,
-            ambient: bits(&names.ambient)?,
+            bounding,
+            effective: of(&names.effective)?,
+            inheritable: of(&names.inheritable)?,
+            permitted: of(&names.permitted)?,
+            ambient: of(&names.ambient)?,
         })
     }
 }

@@ -81,6 +81,10 @@ impl Options {
             (|word| flag(SETTING, &ATTRIBUTES, word), |word| flag(CLEARING, &ATTRIBUTES, word));
         let propagation = |word| flag(PROPAGATIONS, &PROPAGATION_FLAGS, word);
         match word {
+            // A word with a value is the filesystem's, as most are.
+            _ if let Some((name, value)) = word.split_once('=') => {
+                self.data.push((name.into(), Some(value.into())));
+            }
             "bind" => self.bind = self.bind.or(Some(m::Recursion::One)),
             "rbind" => self.bind = Some(m::Recursion::Tree),
             _ if let Some(bits) = setting(word) => {
@@ -104,10 +108,7 @@ impl Options {
                 self.clear_tree |= field_of(bits) & m::MOUNT_ATTR__ATIME;
             }
             _ if let Some(bits) = clearing(recursive) => self.clear_tree |= field_of(bits),
-            _ => self.data.push(match word.split_once('=') {
-                Some((name, value)) => (name.into(), Some(value.into())),
-                None => (word.into(), None),
-            }),
+            _ => self.data.push((word.into(), None)),
         }
     }
 

@@ -4,8 +4,20 @@
 /// The place of a word in a list. A number without a name has an empty word there, which no word is.
 #[inline(never)]
 pub fn place(list: &str, word: &str) -> Option<u32> {
-    let place = list.split(' ').position(|known| known == word && !word.is_empty())?;
-    Some(place as u32)
+    if word.is_empty() || word.as_bytes().contains(&b' ') {
+        return None;
+    }
+    let mut rest = list.as_bytes();
+    for place in 0.. {
+        if let Some(behind) = rest.strip_prefix(word.as_bytes())
+            && matches!(behind, [] | [b' ', ..])
+        {
+            return Some(place);
+        }
+        let blank = rest.iter().position(|&byte| byte == b' ')?;
+        rest = &rest[blank + 1..];
+    }
+    None
 }
 
 #[cfg(test)]

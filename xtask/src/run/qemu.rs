@@ -70,7 +70,8 @@ impl Qemu<'_> {
         // A comma in a value is written twice.
         let path = socket.display().to_string().replace(',', ",,");
         qemu.arg("-chardev").arg(format!("socket,id=agent,server=on,wait=off,path={path}"));
-        qemu.args(["-device", "virtio-serial-device"]);
+        // The agent's port and the one before it, which is a console's.
+        qemu.args(["-device", "virtio-serial-device,max_ports=2"]);
         qemu.args([
             "-device",
             "virtserialport,chardev=agent,name=agent.channel.0",
@@ -109,7 +110,7 @@ impl Qemu<'_> {
             };
             let mac = network.mac.map(|byte| format!("{byte:02x}")).join(":");
             qemu.args(["-netdev", &format!("{backend},id=network")]);
-            qemu.args(["-device", &format!("virtio-net-device,netdev=network,mac={mac}")]);
+            qemu.args(["-device", &format!("virtio-net-device,netdev=network,mac={mac},ctrl_vlan=off")]);
         }
         if let Some(socket) = &plan.gdb {
             let path = socket.display().to_string().replace(',', ",,");
