@@ -13,6 +13,7 @@ fn main() {
         "-Wl,--gc-sections",
         "-Wl,--icf=all",
         "-Wl,--strip-all",
+        "-Wl,-z,nosectionheader",
     ] {
         println!("cargo::rustc-link-arg-bins={argument}");
     }
