@@ -132,7 +132,9 @@ messages! {
         1 exec: Vec<String> => "A command in the container, as its process runs; 0 is success.",
         2 tcp_port: u32 => "A port of 127.0.0.1 that takes connections.",
         3 http: Option<HttpCheck> => "A page that is answered with a status from 200 to 399.",
-        4 interval_ms: u32 => "Between two checks, in milliseconds; 0 for thirty seconds.",
+        /// Between two checks, in milliseconds; 0 for thirty seconds. Until one has passed there is one each second, but failures
+        /// count no sooner.
+        4 interval_ms: u32,
         5 timeout_ms: u32 => "How long one may take, in milliseconds; 0 for thirty seconds.",
         6 start_period_ms: u32 => "How long after the start failures do not count, in milliseconds.",
         7 failures: u32 => "How many in a row make it unhealthy; 0 for three.",

@@ -18,7 +18,7 @@ use crate::sys::process::SIGKILL;
 /// The status of a service that never ran, and of an appliance that cannot begin.
 pub const NO_STATUS: i32 = 125;
 
-/// Between two checks while the service is given time to come up, in milliseconds.
+/// Between two checks while none has passed yet, at most: others wait for it. In milliseconds.
 const START_INTERVAL: u64 = 1000;
 
 /// What is to be done about a service.
@@ -78,8 +78,9 @@ struct Check {
     start_period: u64,
     failures_allowed: u32,
     successes_needed: u32,
-    /// When the next one is due.
+    /// When the next one is due, and when a failure counts again while none has passed yet.
     due: u64,
+    counts_from: u64,
     /// When the present one is too late.
     deadline: Option<u64>,
     /// Whether one that was too late has not ended yet.
@@ -185,15 +186,15 @@ impl Unit {
     fn check_ended(&mut self, passed: bool, now: u64) {
         let Some(check) = &mut self.check else { return };
         check.deadline = None;
-        let is_young = now < self.started + check.start_period && self.health == Health::Starting;
-        check.due = now + if is_young { check.interval.min(START_INTERVAL) } else { check.interval };
+        let is_starting = self.health == Health::Starting;
         if passed {
             check.failures = 0;
             check.successes = check.successes.saturating_add(1);
             if check.successes >= check.successes_needed {
                 self.health = Health::Healthy;
             }
-        } else if !is_young {
+        } else if !is_starting || now >= check.counts_from {
+            check.counts_from = now + check.interval;
             check.successes = 0;
             check.failures = check.failures.saturating_add(1);
             if check.failures >= check.failures_allowed && self.phase == Phase::Running {
@@ -203,6 +204,8 @@ impl Unit {
                 }
             }
         }
+        let is_starting = self.health == Health::Starting;
+        check.due = now + if is_starting { check.interval.min(START_INTERVAL) } else { check.interval };
     }
 
     /// When something is to happen without an event.
@@ -356,12 +359,8 @@ impl Supervisor {
                 unit.started = now;
                 if let Some(check) = &mut unit.check {
                     (check.failures, check.successes, check.deadline) = (0, 0, None);
-                    let pause = if check.start_period == 0 {
-                        check.interval
-                    } else {
-                        START_INTERVAL.min(check.interval)
-                    };
-                    check.due = now + pause;
+                    check.due = now + check.interval.min(START_INTERVAL);
+                    check.counts_from = now + check.interval.max(check.start_period);
                     unit.health = Health::Starting;
                 }
                 unit.enter(Phase::Running, now);

@@ -177,14 +177,17 @@ fn health_is_a_matter_of_several_checks_in_a_row() {
     check(&mut supervisor, 2000, false);
     check(&mut supervisor, 3000, true);
     assert_eq!(health(&supervisor), Health::Starting);
-    check(&mut supervisor, 8000, true);
+    check(&mut supervisor, 4000, false);
+    check(&mut supervisor, 5000, false);
+    check(&mut supervisor, 6000, true);
+    check(&mut supervisor, 7000, true);
     assert_eq!(health(&supervisor), Health::Healthy);
-    check(&mut supervisor, 13_000, false);
-    check(&mut supervisor, 18_000, true);
-    check(&mut supervisor, 23_000, false);
+    check(&mut supervisor, 12_000, false);
+    check(&mut supervisor, 17_000, true);
+    check(&mut supervisor, 22_000, false);
     assert_eq!(health(&supervisor), Health::Healthy, "not twice in a row");
     // One that does not answer is a failure too, and what comes of it later is nothing.
-    assert_eq!(supervisor.next(28_000), Some((0, Action::Check)));
+    assert_eq!(supervisor.next(27_000), Some((0, Action::Check)));
     assert_eq!(supervisor.next(30_000), Some((0, Action::Abandon)));
     assert_eq!(health(&supervisor), Health::Unhealthy);
     supervisor.checked(0, Ok(()), 30_000);
@@ -195,6 +198,29 @@ fn health_is_a_matter_of_several_checks_in_a_row() {
     assert_eq!(supervisor.deadline(), Some(30_100));
     bring_up(&mut supervisor, 0, 30_100);
     assert_eq!(health(&supervisor), Health::Starting);
+}
+
+#[test]
+fn a_service_that_never_becomes_healthy_is_replaced_after_as_many_intervals() {
+    let mut web = service("web", &[], RestartPolicy::Always);
+    web.health = Some(HealthCheck {
+        tcp_port: 1,
+        interval_ms: 4000,
+        timeout_ms: 9000,
+        failures: 3,
+        ..Default::default()
+    });
+    let mut supervisor = supervisor(vec![web]);
+    bring_up(&mut supervisor, 0, 0);
+    // It is asked each second, since others may wait for it.
+    for now in (1000..12_000).step_by(1000) {
+        assert_eq!(supervisor.next(now), Some((0, Action::Check)));
+        supervisor.checked(0, Err("refused".into()), now);
+        assert_eq!(supervisor.next(now), None, "{now}");
+    }
+    assert_eq!(supervisor.next(12_000), Some((0, Action::Check)));
+    supervisor.checked(0, Err("refused".into()), 12_000);
+    assert_eq!(supervisor.next(12_000), Some((0, Action::Signal(SIGTERM))));
 }
 
 #[test]
