@@ -120,24 +120,24 @@ mod tests {
     #[test]
     fn devices_stand_any_driver() {
         for kind in Kind::ALL {
-            short_run(kind.name(), 150);
+            short_run(kind.name(), 50);
         }
     }
 
     #[test]
     fn vsock_stands_any_packets() {
-        short_run("vsock_packets", 150);
+        short_run("vsock_packets", 60);
     }
 
     #[test]
     fn joined_disks_read_as_their_parts_whatever_is_asked() {
-        short_run("composite", 150);
+        short_run("composite", 100);
     }
 
     #[cfg(feature = "cli")]
     #[test]
     fn options_are_taken_or_refused() {
-        short_run("command_line", 3000);
+        short_run("command_line", 1000);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::machine::Model;
 use crate::runtime::network::{parse_network, parse_published};
 use crate::runtime::restart::Restart;
 use crate::runtime::size::{human_size, parse_size};
+use crate::runtime::volume::parse_volume;
 
 /// A word, by every option's parser.
 pub fn command_line(bytes: &[u8]) {
@@ -30,6 +31,7 @@ pub fn command_line(bytes: &[u8]) {
         parse_log_option(&text).err(),
         parse_log_size(&text).err(),
         Restart::parse(&text).err(),
+        parse_volume(&text).err(),
         lifecycle::parse_seconds(&text).err(),
         lifecycle::parse_signal(&text).err(),
     ];
@@ -50,6 +52,7 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
         "[::1]:53:53/udp",
         "disk=40g",
         "tmpfs",
+        "/srv:/srv:ro",
         "max-size=10m",
         "max-file=3",
         "on-failure:3",

@@ -8,13 +8,17 @@ use crate::devices::virtio::Device;
 use crate::devices::virtio::balloon::Balloon;
 use crate::devices::virtio::blk::Blk;
 use crate::devices::virtio::console::Console;
+use crate::devices::virtio::fs::Fs;
+use crate::devices::virtio::mem::{Mem, Pool};
 use crate::devices::virtio::net::Net;
+use crate::devices::virtio::pmem::Pmem;
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::testing::{BUFFERS, Driver, MEMORY};
 use crate::devices::virtio::transport::register;
 use crate::devices::virtio::vsock::Vsock;
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -31,11 +35,24 @@ pub enum Kind {
     Vsock,
     Rng,
     Balloon,
+    Fs,
+    Mem,
+    Pmem,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Blk, Self::Net, Self::Console, Self::Vsock, Self::Rng, Self::Balloon];
+    pub const ALL: [Self; 9] = [
+        Self::Blk,
+        Self::Net,
+        Self::Console,
+        Self::Vsock,
+        Self::Rng,
+        Self::Balloon,
+        Self::Fs,
+        Self::Mem,
+        Self::Pmem,
+    ];
 
     /// What its target is called.
     pub fn name(self) -> &'static str {
@@ -46,6 +63,9 @@ impl Kind {
             Self::Vsock => "vsock",
             Self::Rng => "rng",
             Self::Balloon => "balloon",
+            Self::Fs => "fs",
+            Self::Mem => "mem",
+            Self::Pmem => "pmem",
         }
     }
 }
@@ -54,6 +74,26 @@ impl Kind {
 struct World {
     device: Box<dyn Device>,
     _others: (Option<UnixStream>, Option<UnixListener>, Option<tempfile::TempDir>),
+}
+
+/// Memory of which each byte is plugged once and unplugged once.
+#[derive(Default)]
+struct Books(BTreeMap<u64, u64>);
+
+impl Pool for Books {
+    fn plug(&mut self, offset: u64, bytes: u64) -> io::Result<()> {
+        for at in (offset..offset + bytes).step_by(1 << 20) {
+            assert_eq!(self.0.insert(at, 1 << 20), None, "plugged twice");
+        }
+        Ok(())
+    }
+
+    fn unplug(&mut self, offset: u64, bytes: u64) -> io::Result<()> {
+        for at in (offset..offset + bytes).step_by(1 << 20) {
+            assert!(self.0.remove(&at).is_some(), "not plugged");
+        }
+        Ok(())
+    }
 }
 
 fn world(kind: Kind) -> World {
@@ -86,6 +126,19 @@ fn world(kind: Kind) -> World {
         }
         Kind::Rng => Box::new(Rng),
         Kind::Balloon => Box::new(Balloon),
+        Kind::Fs => {
+            let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
+            // An answer that nobody waits for.
+            theirs.write_all(&[0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]).expect("it fits");
+            stream = Some(theirs);
+            Box::new(Fs::new("work", ours, Box::new(|_| ())).expect("a share"))
+        }
+        Kind::Mem => {
+            let device = Mem::new(8 << 30, 70 << 21, Box::<Books>::default()).expect("a region");
+            device.wish().set(20 << 21).expect("a wish");
+            Box::new(device)
+        }
+        Kind::Pmem => Box::new(Pmem::new(5 << 30, 2 << 20)),
     };
     World { device, _others: (stream, listener, directory) }
 }

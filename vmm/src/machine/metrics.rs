@@ -58,6 +58,9 @@ pub(super) fn name(kind: u32) -> &'static str {
         4 => "rng",
         5 => "balloon",
         19 => "vsock",
+        24 => "mem",
+        26 => "fs",
+        27 => "pmem",
         _ => "other",
     }
 }
