@@ -10,7 +10,7 @@ use crate::runtime::interrupt::{Forwarding, Interrupts};
 use crate::runtime::own_vmm::OwnVmm;
 use crate::runtime::pod::document::{Container, Pull};
 use crate::runtime::pod::{self, LONGEST, Output, Pod, Request};
-use crate::runtime::run::{Host, Layers, Ready, Shape};
+use crate::runtime::run::{Host, Ready, Shape};
 use crate::runtime::supervise::{Afterwards, Failure};
 use ferry_images::source::{self, Access, Keep};
 use ferry_images::{Grammar, Progress, Reference};
@@ -25,9 +25,6 @@ pub(super) fn run(global: &Global, settings: &Settings, args: &RunArgs, file: &P
     let machine = args.machine();
     let shape = machine.shape(settings.overlay, defaults);
     let shape = pod::machine(&pod, shape, machine.cpus.is_some(), machine.memory.is_some());
-    if shape.layers == Layers::Pmem {
-        return Err(Fault::new("--layers pmem: the images of a pod are disks; leave it out"));
-    }
     OwnVmm.check().map_err(Fault::new)?;
     match args.detaches() {
         false => fetch_and_run(global, settings, args, pod, shape, Output::Shown, &|_, _| {}),

@@ -19,7 +19,7 @@ use crate::runtime::oci::{Options, Writable};
 use crate::runtime::own_vmm::OwnVmm;
 use crate::runtime::record::Record;
 use crate::runtime::restart::Restart;
-use crate::runtime::run::{self, Host, Layers, Milestone, Mode, Ready, Request, Shape, Stop};
+use crate::runtime::run::{self, Host, Milestone, Mode, Ready, Request, Shape, Stop};
 use crate::runtime::size::{MIB, parse_size};
 use crate::runtime::supervise::{Afterwards, Failure};
 use crate::runtime::volume::{Volume, parse_volume};
@@ -195,9 +195,6 @@ pub struct MachineArgs {
     /// Wait for gdb at this socket before the VM starts: gdb -ex 'target remote SOCKET'
     #[arg(long, value_name = "SOCKET")]
     pub gdb: Option<PathBuf>,
-    /// How the guest gets at the image [default: blk]
-    #[arg(long, value_enum, value_name = "HOW")]
-    pub layers: Option<Layers>,
     /// Boot this kernel (an ELF vmlinux)
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
@@ -401,7 +398,7 @@ impl MachineArgs {
                 Some(Overlay::Disk(Some(bytes))) => bytes,
                 _ => defaults.scratch_bytes,
             },
-            layers: self.layers.unwrap_or(defaults.layers),
+            layers: defaults.layers,
             network: Wanted {
                 link: self.network.clone().unwrap_or(defaults.network.link),
                 published: self.publish.clone(),

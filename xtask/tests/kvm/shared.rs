@@ -68,8 +68,6 @@ fn a_directory_is_shared_and_memory_is_given_back() {
         "shared",
         "--network",
         "none",
-        "--layers",
-        "pmem",
         "-v",
         &shared,
         "-v",
