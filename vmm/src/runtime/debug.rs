@@ -21,8 +21,8 @@ use std::time::Duration;
 
 /// Where the tools see the container's root; `/proc/1/root` is the same with everything that is mounted in it.
 pub const TARGET: &str = "/mnt";
-/// Most bytes of one piece of the image.
-const PIECE: usize = 1 << 20;
+/// Most bytes of one piece of the image: a guest whose kernel is interpreted takes seconds over as much.
+const PIECE: usize = 128 << 10;
 /// How long what is left of the tools may take to be put away.
 const PUT_AWAY: Duration = Duration::from_secs(60);
 

@@ -2,12 +2,19 @@
 
 use std::fs;
 
+use ferry_images::source::{Access, Keep, Pull};
+use ferry_images::{Reference, Registries, Store};
 use ferry_init::api::guest::CopyFileRequest;
 use ferry_vmm::agent::{Client, OutputStream};
+use ferry_vmm::cli::run::prepare;
+use ferry_vmm::runtime::command::Entrypoint;
 use ferry_vmm::runtime::cores::{self, Collector, Cores, Processes};
+use ferry_vmm::runtime::debug::Tools;
+use ferry_vmm::runtime::oci::{Options, Writable};
+use ferry_vmm::runtime::record::{Made, Record};
 
 use crate::guest::*;
-use crate::road::program;
+use crate::road::{program, xtask};
 
 /// Puts a program into a container.
 fn put(client: &Client, id: &str, path: &str, program: &[u8]) {
@@ -76,4 +83,46 @@ fn a_crash_leaves_a_core_of_a_limited_size() {
     assert_eq!(&core[..4], b"\x7fELF");
     assert!(core.len() as u64 <= LIMIT && core.len() > 4096, "{} bytes", core.len());
     client.remove_container(id, LONG).unwrap();
+}
+
+#[test]
+fn tools_look_into_a_container_that_has_none() {
+    let mut guest = guest();
+    let client = guest.client();
+    // One whose writable layer is on a disk, beside which there is room for the tools.
+    let id = fresh("bare");
+    let options = |options: &mut Options| options.writable = Writable::Disk;
+    let mut spec = container_with(&id, &["sh", "-c", "echo inside > /mark; exec sleep 1000"], options);
+    for storage in &mut spec.storages {
+        if storage.source == "serial=scratch" {
+            storage.source = "serial=volume".to_owned();
+            storage.options.clear();
+        }
+    }
+    running_as(&client, &spec);
+    let built = xtask(&["build", "image", "hello"]).run();
+    built.exits(0);
+    let layout = std::path::PathBuf::from(built.text().trim());
+    let place = tempfile::tempdir().expect("a directory");
+    let store = Store::open(place.path()).expect("a store");
+    let registries = Registries::new(Default::default());
+    let access = Access { registries: &registries, pull: Pull::Never, keep: Keep::Converted };
+    let reference = Reference::OciLayout { path: layout, name: None };
+    let image = prepare(&store, "tools", &reference, &access, &()).expect("the tools' image");
+    let made = Made { writable: Writable::Disk, hostname: "bare".into(), ..Made::default() };
+    let target = Record::new(&id, "bare", made);
+    let script = "cat /mnt/mark /proc/1/root/mark; ps | grep -c 'slee[p] 1000'; echo out > /mnt/from-outside";
+    let options = Options {
+        command: ["sh", "-c", script].map(str::to_owned).into(),
+        entrypoint: Entrypoint::Cleared,
+        ..Options::default()
+    };
+    let tools_id = fresh("debug");
+    let tools = Tools::make(&client, &target, &tools_id, &image, &options).expect("tools");
+    client.start_container(&tools_id).unwrap();
+    let text = read_all(&client, OutputStream::Stdout, &tools_id, &tools_id);
+    assert_eq!(String::from_utf8_lossy(&text), "inside\ninside\n1\n");
+    drop(tools);
+    assert_eq!(output(&client, &id, &["cat", "/from-outside"]), (0, "out\n".to_owned()));
+    client.remove_container(&id, LONG).unwrap();
 }
