@@ -9,6 +9,7 @@ mod guest;
 
 use ferry_vmm::backends::disk::{Access, Disk, Raw};
 use ferry_vmm::backends::net::Port;
+use ferry_vmm::backends::net::rate::Rates;
 use ferry_vmm::devices::virtio::blk::Blk;
 use ferry_vmm::devices::virtio::net::Net;
 use ferry_vmm::devices::virtio::testing::{BUFFERS, Driver};
@@ -184,7 +185,7 @@ fn net() {
     frame[12 + 14 + 16..12 + 14 + 20].copy_from_slice(&[192, 0, 2, 1]);
     let port = Sink { fd, frame: frame.clone(), left: left.clone() };
     let lost = Box::new(|error: io::Error| panic!("{error}"));
-    let card = Net::new([2; 6], 1500, vec![Box::new(port)], lost).unwrap();
+    let card = Net::new([2; 6], 1500, vec![Box::new(port)], Rates::default(), lost).unwrap();
     let mut driver = Driver::start(Box::new(card), u64::MAX);
     let place = |number: usize| BUFFERS + 0x1_0000 + (number * 2048) as u64;
     (0..BATCH).for_each(|number| driver.put(place(number), &frame));

@@ -31,6 +31,7 @@ pub use probe::{Kvm, ProbeError, probe};
 
 use crate::backends::disk::{Disk, Segment};
 use crate::backends::net::Port;
+use crate::backends::net::rate::Rates;
 use crate::devices::reactor::Reactor;
 use crate::devices::serial::Tail;
 use crate::devices::virtio::fs;
@@ -172,6 +173,8 @@ pub struct NetworkConfig {
     pub mtu: u16,
     /// What its pairs of queues, 1 to 8, stand on.
     pub ports: Vec<Box<dyn Port>>,
+    /// How fast frames may pass.
+    pub rates: Rates,
     /// Called on the devices' thread when the link ends while the guest runs.
     pub on_lost: OnLost,
 }

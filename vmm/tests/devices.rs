@@ -6,6 +6,7 @@
 use ferry_vmm::backends::disk::{Access, Raw, Segment};
 use ferry_vmm::backends::fs::{Server, Share, serve};
 use ferry_vmm::backends::net::Passt;
+use ferry_vmm::backends::net::rate::Rates;
 use ferry_vmm::machine::{
     Config, DiskConfig, Exit, Image, Machine, NetworkConfig, Output, ShareConfig, VsockConfig, probe,
 };
@@ -60,6 +61,7 @@ fn mirror() -> NetworkConfig {
         mac: [2, 0, 0, 0, 0, 1],
         mtu: 1500,
         ports: vec![Box::new(Passt::new(ours).unwrap())],
+        rates: Rates::default(),
         on_lost: Box::new(|error| panic!("{error}")),
     }
 }

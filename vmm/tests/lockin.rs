@@ -4,6 +4,7 @@
 mod guest;
 
 use ferry_vmm::backends::net::Port;
+use ferry_vmm::backends::net::rate::Rates;
 use ferry_vmm::machine::{Config, Machine, NetworkConfig, ProbeError, Sandbox, probe};
 use ferry_vmm::sandbox::STOPPED;
 use guest::Script;
@@ -67,6 +68,7 @@ fn part() {
         mac: [2; 6],
         mtu: 1500,
         ports: vec![Box::new(Planted { deed, fd })],
+        rates: Rates::default(),
         on_lost: Box::new(|error| panic!("{error}")),
     });
     config.sandbox = Sandbox::WholeProcess;

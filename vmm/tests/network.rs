@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// The card of a guest that has published these ports.
 fn card(published: &[&str]) -> Option<Result<NetworkConfig, NetworkError>> {
     let published = published.iter().map(|text| parse_published(text).unwrap()).collect();
-    match plan(&Wanted { link: Link::User, published }, "0123456789abcdef", true) {
+    match plan(&Wanted { link: Link::User(Default::default()), published }, "0123456789abcdef", true) {
         Ok(plan) => Some(open(&plan.unwrap(), |line| panic!("{line}"))),
         Err(error @ NetworkError::NoPasst) => {
             println!("skipped: {error}");

@@ -5,6 +5,7 @@
 
 pub mod filter;
 mod passt;
+pub mod rate;
 mod tap;
 
 pub use passt::Passt;

@@ -178,6 +178,9 @@ pub struct MachineArgs {
     pub memory_max: Option<u64>,
     /// The network: user (passt, without privileges), tap=NAME[,ip=ADDRESS/PREFIX,gateway=ADDRESS,dns=ADDRESS,mtu=BYTES,queues=N]
     /// or none [default: user where passt is installed]
+    ///
+    /// user and tap take limits: rx-rate and tx-rate (bytes a second to and from the guest, as in tx-rate=10m), rx-burst and
+    /// tx-burst (bytes that may pass at once), rx-packets and tx-packets (frames a second).
     #[arg(long, value_name = "NETWORK", value_parser = parse_network, help_heading = "Network")]
     pub network: Option<Link>,
     /// Let a port of the host lead to one of the guest's: [ADDRESS:]HOST:GUEST[/udp]

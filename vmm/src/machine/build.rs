@@ -218,8 +218,8 @@ fn devices(
     for DiskConfig { serial, backend } in disks {
         devices.push(Box::new(Blk::new(backend, &serial)));
     }
-    for NetworkConfig { mac, mtu, ports, on_lost } in networks {
-        let card = Net::new(mac, mtu, ports, on_lost).map_err(Error::system("make a network card"))?;
+    for NetworkConfig { mac, mtu, ports, rates, on_lost } in networks {
+        let card = Net::new(mac, mtu, ports, rates, on_lost).map_err(Error::system("make a network card"))?;
         devices.push(Box::new(card));
     }
     for ShareConfig { tag, helper, on_lost } in shares {

@@ -10,12 +10,13 @@ pub use options::{parse_network, parse_published};
 pub use user::is_installed as passt_is_installed;
 
 use crate::agent::network::GuestNetwork;
+use crate::backends::net::rate::Rates;
 use crate::backends::net::{Passt, Port, Tap};
 use crate::devices::virtio::net::MAX_MTU;
 use crate::machine::NetworkConfig;
 use ferry_init::api::types::{Interface, IpAddress, IpFamily, Route};
 use serde::{Deserialize, Serialize};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 
 /// What is asked for.
@@ -35,8 +36,8 @@ pub enum Link {
     Usual,
     /// None at all.
     Nothing,
-    /// `passt`.
-    User,
+    /// `passt`, held to these rates.
+    User(Rates),
     /// A tap of the host.
     Tap(TapOptions),
 }
@@ -56,13 +57,15 @@ pub struct TapOptions {
     pub mtu: u16,
     /// Pairs of queues.
     pub queues: usize,
+    /// How fast frames may pass.
+    pub rates: Rates,
 }
 
 /// A port of the host that leads to one of the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Published {
     /// The host's address; none: all of them.
-    pub address: Option<Ipv4Addr>,
+    pub address: Option<IpAddr>,
     /// The host's port.
     pub host: u16,
     /// The guest's port.
@@ -115,7 +118,12 @@ pub struct Plan {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 enum Way {
-    User(Vec<Published>),
+    User {
+        published: Vec<Published>,
+        rates: Rates,
+        /// Whether the host has a way out by IPv6, and so the guest.
+        six: bool,
+    },
     Tap(TapOptions),
 }
 
@@ -141,11 +149,16 @@ pub fn plan(wanted: &Wanted, id: &str, able: bool) -> Result<Option<Plan>, Netwo
             );
             return Ok(None);
         }
-        Link::Usual | Link::User if !user::is_installed() => return Err(NetworkError::NoPasst),
-        Link::Usual | Link::User => Way::User(published.clone()),
+        Link::Usual | Link::User(_) if !user::is_installed() => return Err(NetworkError::NoPasst),
+        Link::Usual => user_way(published, Rates::default()),
+        Link::User(rates) => user_way(published, *rates),
         Link::Tap(options) => Way::Tap(options.clone()),
     };
     Ok(Some(Plan { mac: mac(id), way }))
+}
+
+fn user_way(published: &[Published], rates: Rates) -> Way {
+    Way::User { published: published.to_vec(), rates, six: user::host_has_ipv6() }
 }
 
 /// A locally administered address out of an id's hexadecimal digits.
@@ -165,20 +178,20 @@ pub fn open(
     plan: &Plan,
     on_lost: impl FnOnce(String) + Send + 'static,
 ) -> Result<NetworkConfig, NetworkError> {
-    let (what, mtu, ports): (_, _, Vec<Box<dyn Port>>) = match &plan.way {
-        Way::User(published) => {
-            let passt = Passt::new(user::start(published)?).map_err(NetworkError::Socket)?;
-            ("passt".to_owned(), MAX_MTU, vec![Box::new(passt)])
+    let (what, mtu, rates, ports): (_, _, _, Vec<Box<dyn Port>>) = match &plan.way {
+        Way::User { published, rates, six } => {
+            let passt = Passt::new(user::start(published, *six)?).map_err(NetworkError::Socket)?;
+            ("passt".to_owned(), MAX_MTU, *rates, vec![Box::new(passt)])
         }
         Way::Tap(options) => {
             let taps = Tap::open(&options.name, options.queues)?;
             let ports = taps.into_iter().map(|tap| Box::new(tap) as Box<dyn Port>).collect();
-            (format!("the tap {}", options.name), options.mtu, ports)
+            (format!("the tap {}", options.name), options.mtu, options.rates, ports)
         }
     };
     let on_lost =
         move |error| on_lost(format!("{what} is gone ({error}): the container goes on without a network"));
-    Ok(NetworkConfig { mac: plan.mac, mtu, ports, on_lost: Box::new(on_lost) })
+    Ok(NetworkConfig { mac: plan.mac, mtu, ports, rates, on_lost: Box::new(on_lost) })
 }
 
 /// The card's other end, for a machine that makes its card itself.
@@ -193,7 +206,7 @@ pub enum OtherEnd {
 /// Makes the other end as [`open`] does, without ferry's own frame path.
 pub fn other_end(plan: &Plan) -> Result<OtherEnd, NetworkError> {
     match &plan.way {
-        Way::User(published) => user::start(published).map(OtherEnd::Stream),
+        Way::User { published, six, .. } => user::start(published, *six).map(OtherEnd::Stream),
         Way::Tap(options) => Ok(OtherEnd::Tap(options.name.clone())),
     }
 }
@@ -201,12 +214,7 @@ pub fn other_end(plan: &Plan) -> Result<OtherEnd, NetworkError> {
 impl Plan {
     /// What the guest is told.
     pub fn guest(&self) -> GuestNetwork {
-        let (addresses, gateway, dns, mtu) = match &self.way {
-            Way::User(_) => user::addresses(),
-            Way::Tap(options) => {
-                (options.address.into_iter().collect(), options.gateway, options.dns.clone(), options.mtu)
-            }
-        };
+        let Network { addresses, gateways, dns, mtu } = self.network();
         let hex: Vec<_> = self.mac.iter().map(|byte| format!("{byte:02x}")).collect();
         let interface = Interface {
             device: DEVICE.to_owned(),
@@ -216,18 +224,37 @@ impl Plan {
             hw_addr: hex.join(":"),
             ..Interface::default()
         };
-        let routes = gateway.map(|gateway| Route {
+        let routes = gateways.iter().map(|gateway| Route {
             gateway: gateway.to_string(),
             device: DEVICE.to_owned(),
-            family: family(gateway),
+            family: family(*gateway),
             ..Route::default()
         });
-        GuestNetwork {
-            interface,
-            routes: routes.into_iter().collect(),
-            dns: dns.iter().map(IpAddr::to_string).collect(),
+        GuestNetwork { interface, routes: routes.collect(), dns: dns.iter().map(IpAddr::to_string).collect() }
+    }
+
+    fn network(&self) -> Network {
+        match &self.way {
+            Way::User { six, .. } => user::network(*six),
+            Way::Tap(options) => Network {
+                addresses: options.address.into_iter().collect(),
+                gateways: options.gateway.into_iter().collect(),
+                dns: options.dns.clone(),
+                mtu: options.mtu,
+            },
         }
     }
+}
+
+/// What a guest is told of its network.
+struct Network {
+    /// Its addresses, with the lengths of their networks' prefixes.
+    addresses: Vec<(IpAddr, u8)>,
+    /// The ways out.
+    gateways: Vec<IpAddr>,
+    /// Name servers.
+    dns: Vec<IpAddr>,
+    mtu: u16,
 }
 
 fn family(address: IpAddr) -> i32 {
@@ -278,6 +305,8 @@ mod tests {
     fn a_machine_that_can_have_none_has_none_unless_asked() {
         assert_eq!(plan(&Wanted::default(), "", false).unwrap(), None);
         assert_eq!(plan(&Wanted { link: Link::Nothing, ..Wanted::default() }, "", true).unwrap(), None);
-        assert!(plan(&Wanted { link: Link::User, ..Wanted::default() }, "", false).is_err());
+        assert!(
+            plan(&Wanted { link: Link::User(Rates::default()), ..Wanted::default() }, "", false).is_err()
+        );
     }
 }

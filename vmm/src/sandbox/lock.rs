@@ -59,6 +59,8 @@ const DEVICES: &[libc::c_long] = &[
     libc::SYS_fallocate,
     libc::SYS_fdatasync,
     libc::SYS_getrandom,
+    // The timers of rate limits.
+    libc::SYS_timerfd_settime,
     libc::SYS_accept4,
     libc::SYS_connect,
     libc::SYS_shutdown,

@@ -3,11 +3,14 @@
 //! Frames go through a buffer of the host's in both directions. What the guest sends is judged there, where the guest cannot
 //! change it any more, and what it is sent waits there until it has given buffers for it.
 
+mod gate;
 mod receive;
 
 use super::{Device, Fault, Io};
+use crate::backends::net::rate::Rates;
 use crate::backends::net::{HEADER, MAX_FRAME, Offloads, Port, filter};
 use crate::devices::reactor::{EventSet, Poller};
+use gate::Gate;
 use receive::Incoming;
 use std::io;
 use vm_memory::{ByteValued, Bytes};
@@ -23,6 +26,10 @@ const QUEUES: &[u16] = &[QUEUE_SIZE; 2 * MAX_PAIRS + 1];
 pub const MAX_MTU: u16 = 65520;
 /// The least MTU that IPv4 knows of.
 pub const MIN_MTU: u16 = 68;
+
+/// The tokens of the two timers of a card with rate limits; a port's token is its pair's number.
+const RECEIVE_TIMER: u32 = MAX_PAIRS as u32;
+const TRANSMIT_TIMER: u32 = RECEIVE_TIMER + 1;
 
 /// Feature bits.
 mod feature {
@@ -82,6 +89,8 @@ pub struct Net {
     /// How many of the pairs the driver uses.
     active: usize,
     outgoing: Vec<u8>,
+    receive_gate: Gate,
+    transmit_gate: Gate,
     mergeable: bool,
     /// What the ports have not yet been told of the driver's choice.
     offloads: Option<Offloads>,
@@ -98,9 +107,15 @@ fn transmit_queue(pair: usize) -> usize {
 }
 
 impl Net {
-    /// A card with the address `mac` over `ports`, of which there are 1 to [`MAX_PAIRS`]. The driver is told of `mtu`,
-    /// which is between [`MIN_MTU`] and [`MAX_MTU`].
-    pub fn new(mac: [u8; 6], mtu: u16, ports: Vec<Box<dyn Port>>, on_lost: OnLost) -> io::Result<Self> {
+    /// A card with the address `mac` over `ports`, of which there are 1 to [`MAX_PAIRS`]; `rates` hold for all of them
+    /// together. The driver is told of `mtu`, which is between [`MIN_MTU`] and [`MAX_MTU`].
+    pub fn new(
+        mac: [u8; 6],
+        mtu: u16,
+        ports: Vec<Box<dyn Port>>,
+        rates: Rates,
+        on_lost: OnLost,
+    ) -> io::Result<Self> {
         if ports.is_empty() || ports.len() > MAX_PAIRS || !(MIN_MTU..=MAX_MTU).contains(&mtu) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -117,6 +132,8 @@ impl Net {
             pairs,
             active: 1,
             outgoing: vec![0; MAX_FRAME],
+            receive_gate: Gate::new(rates.receive, RECEIVE_TIMER)?,
+            transmit_gate: Gate::new(rates.transmit, TRANSMIT_TIMER)?,
             mergeable: false,
             offloads: None,
             on_lost: Some(on_lost),
@@ -143,6 +160,8 @@ impl Net {
                 let _ = poller.remove(&pair.port.fd());
             }
         }
+        self.receive_gate.forget(poller);
+        self.transmit_gate.forget(poller);
     }
 
     /// Tells the ports what the driver takes. Not done at activation, which is a vCPU's: its thread may not.
@@ -156,12 +175,13 @@ impl Net {
         }
     }
 
-    /// Waits for what a pair needs now: frames unless one waits for buffers, and room if there was none.
+    /// Waits for what a pair needs now: frames unless one waits for buffers or all for the timer, and room if there was
+    /// none.
     fn wait(&mut self, number: usize, poller: &Poller) -> Result<(), Fault> {
         let pair = &mut self.pairs[number];
         let wanted = |wanted, set| if wanted { set } else { EventSet::empty() };
-        let interest =
-            wanted(!pair.incoming.is_waiting(), EventSet::IN) | wanted(pair.stalled, EventSet::OUT);
+        let takes = !pair.incoming.is_waiting() && !self.receive_gate.is_closed();
+        let interest = wanted(takes, EventSet::IN) | wanted(pair.stalled, EventSet::OUT);
         let fd = pair.port.fd();
         let changed = match pair.interest {
             Some(old) if old == interest => Ok(()),
@@ -178,7 +198,8 @@ impl Net {
         self.apply_offloads();
         let pair = &mut self.pairs[number];
         let queue = receive_queue(number);
-        match pair.incoming.deliver(&mut *pair.port, queue, self.mergeable, io)? {
+        let gate = &mut self.receive_gate;
+        match pair.incoming.deliver(&mut *pair.port, queue, self.mergeable, gate, io)? {
             Ok(()) => self.wait(number, io.poller)?,
             Err(error) => self.lose(error, io),
         }
@@ -190,7 +211,11 @@ impl Net {
         let queue = transmit_queue(number);
         loop {
             io.queues[queue].suppress_kicks(io.memory)?;
-            while let Some(chain) = io.pop(queue)? {
+            loop {
+                if !self.transmit_gate.lets_pass(io.poller)? {
+                    return io.notify(queue);
+                }
+                let Some(chain) = io.pop(queue)? else { break };
                 // A frame longer than any is no frame.
                 let length = chain.copy_readable(&mut self.outgoing).unwrap_or(0);
                 match self.send(number, length) {
@@ -205,12 +230,35 @@ impl Net {
                     // The port does not take this frame; it may take the next.
                     Err(_) => {}
                 }
+                self.transmit_gate.passed(length.saturating_sub(HEADER));
                 io.push(queue, chain, 0)?;
             }
             if !io.queues[queue].ask_for_kicks(io.memory)? {
                 return io.notify(queue);
             }
         }
+    }
+
+    /// Goes on with what the rate held up on its way to the guest.
+    fn receive_again(&mut self, io: &mut Io<'_>) -> Result<(), Fault> {
+        self.receive_gate.open();
+        for number in 0..self.active {
+            if self.is_up() {
+                self.receive(number, io)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on with what the rate held up on its way from the guest.
+    fn transmit_again(&mut self, io: &mut Io<'_>) -> Result<(), Fault> {
+        self.transmit_gate.open();
+        for number in 0..self.pairs.len() {
+            if !self.pairs[number].stalled {
+                self.transmit(number, io)?;
+            }
+        }
+        Ok(())
     }
 
     /// Sends the first `length` bytes of the outgoing buffer, if they are a frame that the guest may send.
@@ -316,6 +364,11 @@ impl Device for Net {
     }
 
     fn ready(&mut self, token: u32, events: EventSet, io: &mut Io<'_>) -> Result<(), Fault> {
+        match token {
+            RECEIVE_TIMER if self.receive_gate.is_closed() => return self.receive_again(io),
+            TRANSMIT_TIMER if self.transmit_gate.is_closed() => return self.transmit_again(io),
+            _ => {}
+        }
         let number = token as usize;
         // An event may be older than the link's end.
         let Some(pair) = self.pairs.get_mut(number).filter(|pair| pair.interest.is_some()) else {

@@ -1,8 +1,10 @@
 //! The values of `--network` and `-p`.
 
 use super::{Link, Protocol, Published, TapOptions};
+use crate::backends::net::rate::Rates;
 use crate::devices::virtio::net::{MAX_MTU, MAX_PAIRS, MIN_MTU};
-use std::net::{IpAddr, Ipv4Addr};
+use crate::runtime::size::parse_size;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 /// Reads the value of `--network`.
@@ -10,13 +12,68 @@ pub fn parse_network(text: &str) -> Result<Link, String> {
     let (kind, rest) = text.split_once(',').unwrap_or((text, ""));
     match (kind, kind.strip_prefix("tap="), rest) {
         ("none", _, "") => Ok(Link::Nothing),
-        ("user", _, "") => Ok(Link::User),
+        ("user", _, rest) => user(rest).map(Link::User),
         (_, Some(name), rest) => tap(name, rest).map(Link::Tap),
         _ => Err(
-            "it is user, none or tap=NAME[,ip=ADDRESS/PREFIX][,gateway=ADDRESS][,dns=ADDRESS][,mtu=BYTES][,queues=N]"
+            "it is user, none or tap=NAME[,ip=ADDRESS/PREFIX][,gateway=ADDRESS][,dns=ADDRESS][,mtu=BYTES][,queues=N]; \
+             the first and the last take rates, as in rx-rate=10m"
                 .to_owned(),
         ),
     }
+}
+
+/// The words `KEY=VALUE` of a list.
+fn pairs(list: &str) -> impl Iterator<Item = Result<(&str, &str), String>> {
+    let words = list.split(',').filter(|word| !word.is_empty());
+    words.map(|word| word.split_once('=').ok_or_else(|| format!("'{word}' has no value")))
+}
+
+fn user(rest: &str) -> Result<Rates, String> {
+    let mut rates = Rates::default();
+    for pair in pairs(rest) {
+        let (key, value) = pair?;
+        if !rate(&mut rates, key, value)? {
+            return Err(format!("user has no {key}: it has {RATES}"));
+        }
+    }
+    complete(rates)
+}
+
+/// What limits a card, as `rx-rate`: `rx` is to the guest and `tx` from it; `rate` and `burst` are bytes, a second and at
+/// once, `packets` are frames a second.
+const RATES: &str = "rx-rate, rx-burst, rx-packets, tx-rate, tx-burst and tx-packets";
+
+/// Takes a limit; false if it is none.
+fn rate(rates: &mut Rates, key: &str, value: &str) -> Result<bool, String> {
+    let (rate, what) = match key.split_once('-') {
+        Some(("rx", what)) => (&mut rates.receive, what),
+        Some(("tx", what)) => (&mut rates.transmit, what),
+        _ => return Ok(false),
+    };
+    let limit = match what {
+        "rate" => &mut rate.bytes,
+        "burst" => &mut rate.burst,
+        "packets" => &mut rate.packets,
+        _ => return Ok(false),
+    };
+    let value = match what {
+        "packets" => parse("a number of packets", value)?,
+        _ => parse_size(value).map_err(|error| error.to_string())?,
+    };
+    if value == 0 {
+        return Err(format!("{key}=0 lets nothing pass: leave it out, or use --network none"));
+    }
+    *limit = Some(value);
+    Ok(true)
+}
+
+fn complete(rates: Rates) -> Result<Rates, String> {
+    for (name, rate) in [("rx", rates.receive), ("tx", rates.transmit)] {
+        if rate.burst.is_some() && rate.bytes.is_none() {
+            return Err(format!("{name}-burst needs {name}-rate, the rate that it goes beyond"));
+        }
+    }
+    Ok(rates)
 }
 
 fn tap(name: &str, rest: &str) -> Result<TapOptions, String> {
@@ -27,9 +84,10 @@ fn tap(name: &str, rest: &str) -> Result<TapOptions, String> {
         dns: Vec::new(),
         mtu: 1500,
         queues: 1,
+        rates: Rates::default(),
     };
-    for word in rest.split(',').filter(|word| !word.is_empty()) {
-        let (key, value) = word.split_once('=').ok_or_else(|| format!("'{word}' has no value"))?;
+    for pair in pairs(rest) {
+        let (key, value) = pair?;
         match key {
             "ip" => {
                 let (address, prefix) =
@@ -50,9 +108,14 @@ fn tap(name: &str, rest: &str) -> Result<TapOptions, String> {
                 let queues: u8 = parse("a number of queues", value)?;
                 options.queues = within("a number of queues", queues.into(), 1, MAX_PAIRS)?;
             }
-            _ => return Err(format!("a tap has no {key}: it has ip, gateway, dns, mtu and queues")),
+            _ if rate(&mut options.rates, key, value)? => {}
+            _ => {
+                let has = "ip, gateway, dns, mtu, queues";
+                return Err(format!("a tap has no {key}: it has {has}, {RATES}"));
+            }
         }
     }
+    options.rates = complete(options.rates)?;
     if let (Some(gateway), Some((address, _))) = (options.gateway, options.address)
         && gateway.is_ipv4() != address.is_ipv4()
     {
@@ -75,24 +138,34 @@ fn within(what: &str, value: usize, least: usize, most: usize) -> Result<usize, 
     }
 }
 
-/// Reads the value of `-p`: `[ADDRESS:]HOST:GUEST[/PROTOCOL]`.
+/// Reads the value of `-p`: `[ADDRESS:]HOST:GUEST[/PROTOCOL]`, an IPv6 address in brackets.
 pub fn parse_published(text: &str) -> Result<Published, String> {
     let (ports, protocol) = match text.rsplit_once('/') {
         None | Some((_, "tcp")) => (text.trim_end_matches("/tcp"), Protocol::Tcp),
         Some((ports, "udp")) => (ports, Protocol::Udp),
         Some((_, other)) => return Err(format!("'{other}' is neither tcp nor udp")),
     };
-    let parts: Vec<_> = ports.split(':').collect();
-    let (address, host, guest) = match parts[..] {
-        [host, guest] => (None, host, guest),
-        [address, host, guest] => (Some(parse::<Ipv4Addr>("an IPv4 address", address)?), host, guest),
-        _ => return Err("it is [ADDRESS:]HOST-PORT:GUEST-PORT[/udp]".to_owned()),
+    let wrong = || "it is [ADDRESS:]HOST-PORT:GUEST-PORT[/udp]".to_owned();
+    let (rest, guest) = ports.rsplit_once(':').ok_or_else(wrong)?;
+    let (address, host) = match rest.rsplit_once(':') {
+        None => (None, rest),
+        Some((address, host)) => (Some(parse_address(address)?), host),
     };
     let port = |text| match parse("a port", text) {
         Ok(0) => Err("0 is not a port".to_owned()),
         result => result,
     };
     Ok(Published { address, host: port(host)?, guest: port(guest)?, protocol })
+}
+
+/// An IPv4 address, or an IPv6 one in brackets.
+fn parse_address(text: &str) -> Result<IpAddr, String> {
+    let six = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let address = match six {
+        Some(six) => six.parse().ok().map(IpAddr::V6),
+        None => text.parse().ok().map(IpAddr::V4),
+    };
+    address.ok_or_else(|| format!("'{text}' is no IPv4 address, nor an IPv6 address in brackets"))
 }
 
 #[cfg(test)]
@@ -102,7 +175,7 @@ mod tests {
     #[test]
     fn networks_are_what_they_say() {
         assert_eq!(parse_network("none"), Ok(Link::Nothing));
-        assert_eq!(parse_network("user"), Ok(Link::User));
+        assert_eq!(parse_network("user"), Ok(Link::User(Rates::default())));
         let Ok(Link::Tap(tap)) =
             parse_network("tap=vm0,ip=2001:db8::2/64,gateway=2001:db8::1,mtu=9000,queues=2")
         else {
@@ -110,6 +183,17 @@ mod tests {
         };
         assert_eq!((tap.name.as_str(), tap.mtu, tap.queues), ("vm0", 9000, 2));
         assert_eq!(tap.address, Some(("2001:db8::2".parse().unwrap(), 64)));
+    }
+
+    #[test]
+    fn rates_are_limits_of_one_direction() {
+        let Ok(Link::User(rates)) = parse_network("user,rx-rate=10m,rx-burst=64k,tx-packets=1000") else {
+            panic!()
+        };
+        assert_eq!((rates.receive.bytes, rates.receive.burst), (Some(10 << 20), Some(64 << 10)));
+        assert_eq!((rates.receive.packets, rates.transmit.packets), (None, Some(1000)));
+        let Ok(Link::Tap(tap)) = parse_network("tap=vm0,tx-rate=1g") else { panic!() };
+        assert_eq!(tap.rates.transmit.bytes, Some(1 << 30));
     }
 
     #[test]
@@ -125,6 +209,14 @@ mod tests {
             ("tap=a,queues=9", "from 1 to 8"),
             ("tap=a,mac=1", "a tap has no mac"),
             ("tap=a,dns", "has no value"),
+            ("user,mtu=9000", "user has no mtu"),
+            ("user,rx-rate", "has no value"),
+            ("user,rx-rate=fast", "'fast' is not a size"),
+            ("user,tx-packets=1k", "'1k' is not a number of packets"),
+            ("user,rx-rate=0", "lets nothing pass"),
+            ("user,rx-burst=1m", "rx-burst needs rx-rate"),
+            ("tap=a,xx-rate=1m", "a tap has no xx-rate"),
+            ("tap=a,tx-delay=1", "a tap has no tx-delay"),
         ] {
             let error = parse_network(text).unwrap_err();
             assert!(error.contains(words), "{text}: {error}");
@@ -133,17 +225,20 @@ mod tests {
 
     #[test]
     fn ports_are_published_as_in_docker() {
-        let published = |address: Option<[u8; 4]>, host, guest, protocol| {
-            Ok(Published { address: address.map(Ipv4Addr::from), host, guest, protocol })
+        let published = |address: Option<&str>, host, guest, protocol| {
+            let address = address.map(|address| address.parse().unwrap());
+            Ok(Published { address, host, guest, protocol })
         };
         assert_eq!(parse_published("8080:80"), published(None, 8080, 80, Protocol::Tcp));
         assert_eq!(parse_published("8080:80/tcp"), published(None, 8080, 80, Protocol::Tcp));
         assert_eq!(
             parse_published("127.0.0.1:5353:53/udp"),
-            published(Some([127, 0, 0, 1]), 5353, 53, Protocol::Udp)
+            published(Some("127.0.0.1"), 5353, 53, Protocol::Udp)
         );
-        for text in ["", "80", "0:80", "80:0", "70000:80", "a:80", "1:2:3", "1:2:3:4", "80:80/sctp", "80:80/"]
-        {
+        assert_eq!(parse_published("[::1]:8080:80"), published(Some("::1"), 8080, 80, Protocol::Tcp));
+        let wrong =
+            ["", "80", "0:80", "80:0", "70000:80", "a:80", "1:2:3", "1:2:3:4", "80:80/sctp", "80:80/"];
+        for text in wrong.into_iter().chain(["::1:80:80", "[::1:80:80", "[127.0.0.1]:80:80", "[]:1:2"]) {
             assert!(parse_published(text).is_err(), "{text}");
         }
     }

@@ -2,9 +2,9 @@
 //!
 //! It ends with the socket. It maps no address to the host's loopback, and answers no DHCP: the guest is told its addresses.
 
-use super::{NetworkError, Protocol, Published};
+use super::{Network, NetworkError, Protocol, Published};
 use crate::devices::virtio::net::MAX_MTU;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -16,6 +16,10 @@ const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 const PREFIX: u8 = 24;
 /// The way out.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+/// The same for IPv6, in a network of unique local addresses (RFC 4193) whose 40 bits were drawn by lot.
+const ADDRESS_SIX: Ipv6Addr = Ipv6Addr::new(0xfd14, 0x28f4, 0xd800, 0, 0, 0, 0, 0x15);
+const PREFIX_SIX: u8 = 64;
+const GATEWAY_SIX: Ipv6Addr = Ipv6Addr::new(0xfd14, 0x28f4, 0xd800, 0, 0, 0, 0, 2);
 /// What is asked here is asked of the host's name server.
 const DNS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
 
@@ -33,20 +37,35 @@ pub fn is_installed() -> bool {
     program().is_some()
 }
 
-/// What the guest is told: addresses with their prefixes, gateway, name servers, MTU.
-#[allow(clippy::type_complexity, reason = "taken apart at once")]
-pub(super) fn addresses() -> (Vec<(IpAddr, u8)>, Option<IpAddr>, Vec<IpAddr>, u16) {
-    (vec![(ADDRESS.into(), PREFIX)], Some(GATEWAY.into()), vec![DNS.into()], MAX_MTU)
+/// Whether this host has a way out by IPv6: asked of its routes, nothing is sent.
+pub(super) fn host_has_ipv6() -> bool {
+    /// The lowest global unicast address (RFC 4291).
+    const SOMEWHERE: Ipv6Addr = Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 1);
+    UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok_and(|socket| socket.connect((SOMEWHERE, 9)).is_ok())
+}
+
+/// What the guest is told; with `six` of IPv6 too.
+pub(super) fn network(six: bool) -> Network {
+    let (mut addresses, mut gateways) = (vec![(ADDRESS.into(), PREFIX)], vec![GATEWAY.into()]);
+    if six {
+        addresses.push((ADDRESS_SIX.into(), PREFIX_SIX));
+        gateways.push(GATEWAY_SIX.into());
+    }
+    Network { addresses, gateways, dns: vec![DNS.into()], mtu: MAX_MTU }
 }
 
 /// Starts it and waits until it serves; the socket is its.
-pub(super) fn start(published: &[Published]) -> Result<UnixStream, NetworkError> {
+pub(super) fn start(published: &[Published], six: bool) -> Result<UnixStream, NetworkError> {
     let fault = |what: &str, error: std::io::Error| NetworkError::Passt(format!("{what}: {error}"));
     let program = program().ok_or(NetworkError::NoPasst)?;
     let (ours, theirs) = UnixStream::pair().map_err(|error| fault("no socket", error))?;
     let fd = theirs.as_raw_fd();
     let mut command = Command::new(program);
-    command.args(arguments(fd, published)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+        .args(arguments(fd, published, six))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     // SAFETY: between fork and exec this only clears a flag of one descriptor.
     unsafe {
         command.pre_exec(move || match libc::fcntl(fd, libc::F_SETFD, 0) {
@@ -62,17 +81,22 @@ pub(super) fn start(published: &[Published]) -> Result<UnixStream, NetworkError>
     Ok(ours)
 }
 
-fn arguments(fd: i32, published: &[Published]) -> Vec<String> {
+fn arguments(fd: i32, published: &[Published], six: bool) -> Vec<String> {
     let mut arguments: Vec<String> =
-        ["--quiet", "--ipv4-only", "--no-map-gw", "--no-dhcp", "--no-dhcpv6", "--no-ndp", "--no-ra"]
-            .map(str::to_owned)
-            .to_vec();
+        ["--quiet", "--no-map-gw", "--no-dhcp", "--no-dhcpv6", "--no-ra"].map(str::to_owned).to_vec();
+    if !six {
+        arguments.extend(["--ipv4-only", "--no-ndp"].map(str::to_owned));
+    }
     let mut option = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
     option("--fd", fd.to_string());
     option("--mtu", MAX_MTU.to_string());
     option("--address", ADDRESS.to_string());
     option("--netmask", PREFIX.to_string());
     option("--gateway", GATEWAY.to_string());
+    if six {
+        option("--address", ADDRESS_SIX.to_string());
+        option("--gateway", GATEWAY_SIX.to_string());
+    }
     option("--dns-forward", DNS.to_string());
     for (protocol, name) in [(Protocol::Tcp, "--tcp-ports"), (Protocol::Udp, "--udp-ports")] {
         let mut ports = published.iter().filter(|port| port.protocol == protocol).peekable();
@@ -103,7 +127,7 @@ mod tests {
     fn only_what_is_published_is_let_in() {
         let words = |published: &[&str]| {
             let published: Vec<_> = published.iter().map(|text| parse_published(text).unwrap()).collect();
-            arguments(7, &published).join(" ")
+            arguments(7, &published, false).join(" ")
         };
         assert!(words(&[]).ends_with("--tcp-ports none --udp-ports none"));
         assert!(
@@ -111,6 +135,16 @@ mod tests {
                 .ends_with("--tcp-ports 127.0.0.1/8080:80 --tcp-ports 443:443 --udp-ports 53:5353")
         );
         assert!(words(&[]).contains("--no-map-gw"), "the gateway is not the host's loopback");
+    }
+
+    #[test]
+    fn a_guest_has_ipv6_where_the_host_has() {
+        let words = arguments(7, &[parse_published("[::1]:8080:80").unwrap()], true).join(" ");
+        assert!(!words.contains("--ipv4-only") && !words.contains("--no-ndp"), "{words}");
+        assert!(words.contains(&format!("--address {ADDRESS_SIX} --gateway {GATEWAY_SIX}")), "{words}");
+        assert!(words.contains("--tcp-ports ::1/8080:80"), "{words}");
+        assert!(arguments(7, &[], false).contains(&"--ipv4-only".to_owned()));
+        assert_eq!((network(true).gateways.len(), network(false).gateways.len()), (2, 1));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The way into the guest: one frame at a time goes into as many of its buffers as it takes.
 
 use super::super::{Fault, Io};
-use crate::backends::net::{MAX_FRAME, Port};
+use super::gate::Gate;
+use crate::backends::net::{HEADER, MAX_FRAME, Port};
 use std::io;
 use vm_memory::Bytes;
 
@@ -41,18 +42,22 @@ impl Incoming {
         self.waiting = 0;
     }
 
-    /// Moves frames from `port` to the guest until there are none, or no buffers, or enough for one turn. The inner error is
-    /// the port's end.
+    /// Moves frames from `port` to the guest until there are none, or no buffers, or enough for one turn, or `gate` lets no
+    /// more pass. The inner error is the port's end.
     pub(super) fn deliver(
         &mut self,
         port: &mut dyn Port,
         queue: usize,
         mergeable: bool,
+        gate: &mut Gate,
         io: &mut Io<'_>,
     ) -> Result<io::Result<()>, Fault> {
         io.queues[queue].suppress_kicks(io.memory)?;
         for _ in 0..TURN {
             if self.waiting == 0 {
+                if !gate.lets_pass(io.poller)? {
+                    break;
+                }
                 match port.receive(&mut self.frame) {
                     Ok(length) => self.waiting = length.min(MAX_FRAME),
                     Err(error) => match error.kind() {
@@ -63,7 +68,10 @@ impl Incoming {
                 }
             }
             match self.put(queue, mergeable, io)? {
-                Delivery::Done => self.waiting = 0,
+                Delivery::Done => {
+                    gate.passed(self.waiting - HEADER.min(self.waiting));
+                    self.waiting = 0;
+                }
                 Delivery::Short => break,
             }
         }

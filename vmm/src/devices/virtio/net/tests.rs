@@ -1,12 +1,14 @@
 use super::super::testing::{BUFFERS, Driver};
 use super::super::transport::register;
 use super::*;
+use crate::backends::net::rate::Rate;
 use crate::backends::net::{ETHERNET, Passt};
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
 
@@ -77,6 +79,10 @@ fn on_lost() -> (OnLost, Arc<Mutex<Option<String>>>) {
 }
 
 fn card(pairs: usize, mask: u64) -> Card {
+    limited_card(pairs, mask, Rates::default())
+}
+
+fn limited_card(pairs: usize, mask: u64, rates: Rates) -> Card {
     let (mut ports, mut wires): (Vec<Box<dyn Port>>, _) = (Vec::new(), Vec::new());
     for _ in 0..pairs {
         let (fd, far) = UnixStream::pair().unwrap();
@@ -85,7 +91,7 @@ fn card(pairs: usize, mask: u64) -> Card {
         wires.push((state, far));
     }
     let (told, lost) = on_lost();
-    let net = Net::new(MAC, 1500, ports, told).unwrap();
+    let net = Net::new(MAC, 1500, ports, rates, told).unwrap();
     Card { driver: Driver::start(Box::new(net), mask), wires, lost }
 }
 
@@ -317,7 +323,10 @@ fn speaks_to_passt() {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     let (told, lost) = on_lost();
     let port: Box<dyn Port> = Box::new(Passt::new(ours).unwrap());
-    let driver = Driver::start(Box::new(Net::new(MAC, MAX_MTU, vec![port], told).unwrap()), u64::MAX);
+    let driver = Driver::start(
+        Box::new(Net::new(MAC, MAX_MTU, vec![port], Rates::default(), told).unwrap()),
+        u64::MAX,
+    );
     assert_eq!(driver.offered() & (feature::CHECKSUM | feature::HOST_TSO4), 0, "no offloads");
     let mut card = Card { driver, wires: Vec::new(), lost };
     card.give(&[1500]);
@@ -335,9 +344,66 @@ fn speaks_to_passt() {
 
 #[test]
 fn refuses_cards_that_nobody_can_use() {
-    assert!(Net::new(MAC, 1500, Vec::new(), on_lost().0).is_err());
+    assert!(Net::new(MAC, 1500, Vec::new(), Rates::default(), on_lost().0).is_err());
     let port =
         || -> Vec<Box<dyn Port>> { vec![Box::new(Passt::new(UnixStream::pair().unwrap().0).unwrap())] };
-    assert!(Net::new(MAC, 67, port(), on_lost().0).is_err());
-    assert!(Net::new(MAC, 65521, port(), on_lost().0).is_err());
+    assert!(Net::new(MAC, 67, port(), Rates::default(), on_lost().0).is_err());
+    assert!(Net::new(MAC, 65521, port(), Rates::default(), on_lost().0).is_err());
+}
+
+/// Works until `done` says so; fails after a time that no rate here takes.
+fn work_until(card: &mut Card, mut done: impl FnMut(&mut Card) -> bool) {
+    let started = Instant::now();
+    while !done(card) {
+        assert!(started.elapsed() < Duration::from_secs(30), "nothing moves any more");
+        card.driver.reactor.turn(100).unwrap();
+    }
+}
+
+#[test]
+fn a_rate_holds_up_what_is_sent_and_loses_nothing() {
+    let rate = Rate { packets: Some(2), ..Rate::default() };
+    let mut card = limited_card(1, u64::MAX, Rates { transmit: rate, ..Rates::default() });
+    let started = Instant::now();
+    for seed in 0..3 {
+        card.send(&frame(100, seed));
+    }
+    assert!(card.state().from_guest.len() < 3, "half a second a frame");
+    work_until(&mut card, |card| card.state().from_guest.len() == 3);
+    assert!(started.elapsed() >= Duration::from_millis(400), "{:?}", started.elapsed());
+    let sent: Vec<_> = card.state().from_guest.iter().map(|sent| sent[0]).collect();
+    assert_eq!(sent, [0, 1, 2]);
+    assert_eq!(card.driver.used(1).len(), 3);
+}
+
+#[test]
+fn a_rate_holds_up_what_arrives_and_loses_nothing() {
+    let rate = Rate { bytes: Some(2000), burst: Some(100), ..Rate::default() };
+    let mut card = limited_card(1, u64::MAX, Rates { receive: rate, ..Rates::default() });
+    card.give(&[2048; 3]);
+    let frames: Vec<_> = (0..3).map(|seed| frame(1000, seed)).collect();
+    let started = Instant::now();
+    card.arrive(&frames);
+    card.driver.work();
+    assert_eq!(card.driver.used(0).len(), 1, "the burst");
+    assert!(!card.driver.stirs(), "what may not pass is not looked at again and again");
+    let mut arrived = 1;
+    work_until(&mut card, |card| {
+        arrived += card.driver.used(0).len();
+        arrived == 3
+    });
+    assert!(started.elapsed() >= Duration::from_millis(900), "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_reset_ends_the_wait_for_a_rate() {
+    let rate = Rate { bytes: Some(1), burst: Some(1), ..Rate::default() };
+    let mut card = limited_card(1, u64::MAX, Rates { receive: rate, transmit: rate });
+    card.give(&[2048; 2]);
+    card.arrive(&[frame(1000, 1), frame(1000, 2)]);
+    card.send(&frame(100, 1));
+    card.send(&frame(100, 2));
+    card.driver.work();
+    card.driver.write(register::STATUS, 0);
+    assert!(!card.driver.stirs());
 }
