@@ -29,7 +29,7 @@ pub use crate::devices::serial::Output;
 pub use cpuid::Model;
 pub use probe::{Kvm, ProbeError, probe};
 
-use crate::backends::disk::{Disk, Segment};
+use crate::backends::disk::{Disk, Segment, Worker};
 use crate::backends::net::Port;
 use crate::backends::net::rate::Rates;
 use crate::devices::reactor::Reactor;
@@ -378,7 +378,7 @@ impl Machine {
         vcpu::install_kick().map_err(Error::system("install a signal handler"))?;
         #[cfg(feature = "gdb")]
         let (gdb, memory) = (self.gdb.take(), self.memory.clone());
-        let Self { vcpus, buses, reactors, ending, hold, tail, sandbox, .. } = &mut self;
+        let Self { vcpus, buses, reactors, workers, ending, hold, tail, sandbox, .. } = &mut self;
         #[cfg(feature = "gdb")]
         let vcpu_count = vcpus.len();
         let (mut device_lock, mut vcpu_lock, mut main_lock) = (None, None, None);
@@ -397,7 +397,8 @@ impl Machine {
         let mut problem = None;
         let (reactors, ending) = (&reactors[..], &*ending);
         let exit = std::thread::scope(|scope| {
-            let (serving, mut started) = devices::serve(scope, reactors, device_lock, ending);
+            let (serving, mut started) =
+                devices::serve(scope, reactors, std::mem::take(workers), device_lock, ending);
             for (number, vcpu) in vcpus.drain(..).enumerate() {
                 if started.is_err() {
                     break;

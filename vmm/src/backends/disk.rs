@@ -3,13 +3,18 @@
 //! [`Raw`] is one file. [`Composite`] is many read-only files joined end to end, as an image's layers are.
 
 mod composite;
+pub(crate) mod engine;
+mod pool;
 mod raw;
+mod ring;
 mod transfer;
 
 pub use composite::{Composite, Segment};
+pub use pool::Worker;
 pub use raw::{Access, Raw};
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use thiserror::Error;
 use vm_memory::VolatileSlice;
@@ -39,6 +44,39 @@ pub trait Disk: Send {
 
     /// Makes a range read as zeroes.
     fn write_zeroes(&mut self, offset: u64, bytes: u64) -> io::Result<()>;
+
+    /// The files that [`Disk::place`] and [`Disk::flushed`] speak of; none where everything is done by the calls above.
+    fn files(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
+    }
+
+    /// Where in the files a range of at least one byte is, if it lies within one of them and may be read, or written.
+    fn place(&self, _direction: Direction, _offset: u64, _bytes: u64) -> Option<Place> {
+        None
+    }
+
+    /// The file that a flush has to make durable, where it is one.
+    fn flushed(&self) -> Option<u32> {
+        None
+    }
+}
+
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the disk.
+    Read,
+    /// To the disk.
+    Write,
+}
+
+/// A place in the files of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The number of the file.
+    pub file: u32,
+    /// The offset in it, in bytes.
+    pub offset: u64,
 }
 
 /// Why a disk could not be opened.

@@ -15,6 +15,9 @@ pub use vmm_sys_util::epoll::EventSet;
 pub trait Subscriber: Send + Sync {
     /// The descriptor registered with `token` is ready. It may be a descriptor that has been removed since.
     fn ready(&self, token: u32, events: EventSet);
+
+    /// There will be no more events. Called on the thread that served them, and perhaps once more.
+    fn over(&self) {}
 }
 
 /// Registers one subscriber's descriptors.
@@ -91,8 +94,20 @@ impl Reactor {
 
     /// Serves events until stopped.
     pub fn run(&self) -> io::Result<()> {
-        while self.turn(-1)? {}
-        Ok(())
+        let result = loop {
+            match self.turn(-1) {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        self.close();
+        result
+    }
+
+    /// Tells everybody that there will be no more events, which [`Reactor::run`] has done if it has run.
+    pub fn close(&self) {
+        self.subscribers.iter().for_each(|subscriber| subscriber.over());
     }
 
     /// Whether anything is ready.

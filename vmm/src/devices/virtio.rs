@@ -25,6 +25,7 @@ pub use queue::{Chain, Virtqueue};
 pub use transport::Transport;
 
 use super::reactor::{EventSet, Poller};
+use crate::backends::disk::Worker;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -99,6 +100,11 @@ pub trait Device: Send {
         false
     }
 
+    /// Threads that it needs besides, to be started once. They end with [`Device::finish`].
+    fn workers(&mut self) -> Vec<Worker> {
+        Vec::new()
+    }
+
     /// The feature bits of this device type that are offered.
     fn features(&self) -> u64 {
         0
@@ -125,8 +131,20 @@ pub trait Device: Send {
         Ok(())
     }
 
-    /// The driver has reset the device: everything is as it was before activation.
+    /// Whether nothing is under way that will still touch the guest's memory.
+    fn is_idle(&self) -> bool {
+        true
+    }
+
+    /// A descriptor is ready, and the driver is not to be told of anything any more: it has broken the rules, or waits for
+    /// its reset. Takes note of what has ended.
+    fn settle(&mut self) {}
+
+    /// The driver has reset the device, which is idle: everything is as it was before activation.
     fn reset(&mut self, _poller: &Poller) {}
+
+    /// The machine has ended. Waits until the device is idle.
+    fn finish(&mut self) {}
 }
 
 /// What a device has to work with while it does something.

@@ -13,7 +13,7 @@ use super::{
     Config, ConsoleConfig, DiskConfig, Error, Exit, Image, Machine, NetworkConfig, ShareConfig, VsockConfig,
     cmdline, cpuid, entry, fdt, kernel, layout, mapped, metrics, probe,
 };
-use crate::backends::disk::Segment;
+use crate::backends::disk::{Segment, Worker};
 use crate::devices::bus::Bus;
 use crate::devices::panic::Pvpanic;
 use crate::devices::reactor::Reactor;
@@ -85,7 +85,7 @@ pub(super) fn build(config: Config) -> Result<Machine, Error> {
         devices.push(Box::new(device));
     }
     // What devices are told to read may lie in mapped files and plugged memory too.
-    let (slots, transports, reactors) = attach(devices, &vm, &shared, &mut memory_bus)?;
+    let Attached { slots, transports, reactors, workers } = attach(devices, &vm, &shared, &mut memory_bus)?;
 
     let kernel = kernel::load(&Source::open(&config.kernel, "kernel")?, &memory)?;
     let initrd = match &config.initrd {
@@ -208,6 +208,7 @@ fn memory_bus(vm: &VmFd, ending: &Arc<Ending>) -> Result<Bus, Error> {
 
 /// The virtio devices, in the order in which the guest finds them.
 fn devices(
+    vcpus: usize,
     disks: Vec<DiskConfig>,
     networks: Vec<NetworkConfig>,
     shares: Vec<ShareConfig>,
@@ -216,7 +217,8 @@ fn devices(
 ) -> Result<Vec<Box<dyn Device>>, Error> {
     let mut devices: Vec<Box<dyn Device>> = Vec::new();
     for DiskConfig { serial, backend } in disks {
-        devices.push(Box::new(Blk::new(backend, &serial)));
+        let what = format!("set up the disk {serial}");
+        devices.push(Box::new(Blk::new(backend, &serial, vcpus).map_err(Error::system(what))?));
     }
     for NetworkConfig { mac, mtu, ports, rates, on_lost } in networks {
         let card = Net::new(mac, mtu, ports, rates, on_lost).map_err(Error::system("make a network card"))?;
@@ -251,7 +253,13 @@ fn raise_descriptor_limit() {
 }
 
 /// What [`attach`] makes of the devices.
-type Attached = (Vec<Slot>, Vec<Arc<Transport>>, Vec<Reactor>);
+struct Attached {
+    slots: Vec<Slot>,
+    transports: Vec<Arc<Transport>>,
+    reactors: Vec<Reactor>,
+    /// Threads that devices need besides.
+    workers: Vec<Worker>,
+}
 
 /// Gives each device a slot: registers on the bus, an interrupt line, and kicks that need no exit. The first reactor serves
 /// all devices but those that wait for disks, which have one each.
@@ -265,7 +273,9 @@ fn attach(
     let mut reactors = vec![reactor()?];
     let count = devices.len();
     let (mut slots, mut transports) = (Vec::with_capacity(count), Vec::with_capacity(count));
-    for (number, device) in devices.into_iter().enumerate() {
+    let mut workers = Vec::new();
+    for (number, mut device) in devices.into_iter().enumerate() {
+        workers.extend(device.workers());
         let lacking = || Error::Devices { device: format!("{} device", metrics::name(device.id())), count };
         let slot = Slot::new(number).ok_or_else(lacking)?;
         let served_by = match device.waits_for_disks() {
@@ -289,7 +299,7 @@ fn attach(
         slots.push(slot);
         transports.push(transport);
     }
-    Ok((slots, transports, reactors))
+    Ok(Attached { slots, transports, reactors, workers })
 }
 
 /// Random bytes from the host's kernel.

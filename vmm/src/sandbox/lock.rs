@@ -58,6 +58,8 @@ const DEVICES: &[libc::c_long] = &[
     libc::SYS_pwrite64,
     libc::SYS_fallocate,
     libc::SYS_fdatasync,
+    // Rings that are restricted to the disks' files; no others can be made.
+    libc::SYS_io_uring_enter,
     libc::SYS_getrandom,
     // The timers of rate limits.
     libc::SYS_timerfd_settime,

@@ -1,10 +1,11 @@
 //! A read-only disk made of files joined end to end: an image's metadata followed by its layers.
 
-use super::transfer::{Direction, transfer};
-use super::{Disk, OpenError};
+use super::transfer::transfer;
+use super::{Direction, Disk, OpenError, Place};
 use crate::backends::scatter::Cursor;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use vm_memory::VolatileSlice;
 
@@ -93,6 +94,18 @@ impl Disk for Composite {
     fn write_zeroes(&mut self, _: u64, _: u64) -> io::Result<()> {
         Err(io::ErrorKind::ReadOnlyFilesystem.into())
     }
+
+    fn files(&self) -> Vec<BorrowedFd<'_>> {
+        self.parts.iter().map(|(_, file)| file.as_fd()).collect()
+    }
+
+    fn place(&self, direction: Direction, offset: u64, bytes: u64) -> Option<Place> {
+        let index = self.parts.partition_point(|(end, _)| *end <= offset);
+        let (end, _) = self.parts.get(index).filter(|_| direction == Direction::Read)?;
+        let start = index.checked_sub(1).map_or(0, |before| self.parts[before].0);
+        let within = offset.checked_add(bytes).is_some_and(|last| last <= *end);
+        within.then_some(Place { file: index as u32, offset: offset - start })
+    }
 }
 
 #[cfg(test)]
@@ -145,6 +158,20 @@ mod tests {
         assert_eq!(disk.bytes(), 1536);
         assert!(disk.read(1024, &[VolatileSlice::from(&mut [0u8; 1024][..])]).is_err());
         assert!(disk.read(u64::MAX, &[VolatileSlice::from(&mut [0u8; 1024][..])]).is_err());
+    }
+
+    #[test]
+    fn says_where_ranges_are_that_lie_in_one_segment() {
+        let (_directory, _, disk) = disk(&[1, 0, 2]);
+        let place = |offset, bytes| disk.place(Direction::Read, offset, bytes);
+        assert_eq!(disk.files().len(), 2);
+        assert_eq!(place(0, 512), Some(Place { file: 0, offset: 0 }));
+        assert_eq!(place(512, 1024), Some(Place { file: 1, offset: 0 }));
+        assert_eq!(place(1024, 512), Some(Place { file: 1, offset: 512 }));
+        for (offset, bytes) in [(0, 1024), (1024, 1024), (1536, 512), (u64::MAX, 512), (512, u64::MAX)] {
+            assert_eq!(place(offset, bytes), None, "{offset} {bytes}");
+        }
+        assert_eq!(disk.place(Direction::Write, 0, 512), None);
     }
 
     proptest! {

@@ -1,11 +1,11 @@
 //! A disk that is one file, or one block device of the host.
 
-use super::transfer::{Direction, transfer};
-use super::{Disk, OpenError};
+use super::transfer::transfer;
+use super::{Direction, Disk, OpenError, Place};
 use crate::backends::scatter::Cursor;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use vm_memory::VolatileSlice;
@@ -104,6 +104,20 @@ impl Disk for Raw {
         }
     }
 
+    fn files(&self) -> Vec<BorrowedFd<'_>> {
+        vec![self.file.as_fd()]
+    }
+
+    fn place(&self, direction: Direction, offset: u64, bytes: u64) -> Option<Place> {
+        let may = direction == Direction::Read || self.access != Access::ReadOnly;
+        let within = offset.checked_add(bytes).is_some_and(|end| end <= self.bytes);
+        (may && within).then_some(Place { file: 0, offset })
+    }
+
+    fn flushed(&self) -> Option<u32> {
+        (self.access == Access::ReadWrite).then_some(0)
+    }
+
     fn write_zeroes(&mut self, mut offset: u64, mut bytes: u64) -> io::Result<()> {
         self.writable(offset, bytes)?;
         match self.punch(offset, bytes) {
@@ -166,6 +180,19 @@ mod tests {
         assert!(disk.write(1024, &[VolatileSlice::from(&mut one[..])]).is_err());
         assert!(disk.write_zeroes(u64::MAX, 512).is_err());
         assert!(disk.read(1024, &[VolatileSlice::from(&mut one[..])]).is_err());
+    }
+
+    #[test]
+    fn says_where_ranges_are_that_it_lets_be_moved() {
+        let disk = Raw::from_file(file(&[0; 4096]), Access::ReadWrite).unwrap();
+        assert_eq!(disk.place(Direction::Write, 512, 512), Some(Place { file: 0, offset: 512 }));
+        assert_eq!(disk.place(Direction::Read, 4096, 512), None);
+        assert_eq!(disk.place(Direction::Read, u64::MAX, 512), None);
+        assert_eq!(disk.flushed(), Some(0));
+        let disk = Raw::from_file(file(&[0; 4096]), Access::ReadOnly).unwrap();
+        assert_eq!((disk.place(Direction::Write, 0, 512), disk.flushed()), (None, None));
+        let disk = Raw::from_file(file(&[0; 4096]), Access::Throwaway).unwrap();
+        assert_eq!(disk.flushed(), None, "nobody waits for the host's disk");
     }
 
     #[test]

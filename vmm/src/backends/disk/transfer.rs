@@ -4,16 +4,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
+use super::Direction;
 use crate::backends::scatter::Cursor;
-
-/// Which way the bytes go.
-#[derive(Clone, Copy)]
-pub(super) enum Direction {
-    /// From the file into the buffers.
-    Read,
-    /// From the buffers into the file.
-    Write,
-}
 
 /// Moves exactly `bytes` between `file` at `offset` and the cursor's next buffers.
 pub(super) fn transfer(

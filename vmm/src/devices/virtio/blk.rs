@@ -1,15 +1,29 @@
 //! virtio-blk: a disk over a [`Disk`] backend. Specification, section 5.2.
+//!
+//! What lies in one of the disk's files is moved in the background, by the [`engine`] of this host; the rest (a range that
+//! crosses from one file to the next, zeroing, discarding) is done at once. Requests end in any order, as the
+//! specification has it: a flush is for what has ended before it.
+
+mod flight;
 
 use super::{Chain, Device, Fault, Io};
-use crate::backends::disk::Disk;
+use crate::backends::disk::engine::{self, Engine, Work};
+use crate::backends::disk::{Direction, Disk, Place, Worker};
+use crate::devices::reactor::{EventSet, Poller};
+use flight::Flight;
 use std::io;
-use vm_memory::{ByteValued, Bytes};
+use vm_memory::{ByteValued, Bytes, VolatileSlice};
 
 /// The device type.
 const ID: u32 = 2;
-/// Requests in flight. One queue is enough for the one thread that a disk has.
-const QUEUES: &[u16] = &[QUEUE_SIZE];
+/// The most queues: more vCPUs share them.
+pub const MAX_QUEUES: usize = 8;
+const QUEUES: &[u16] = &[QUEUE_SIZE; MAX_QUEUES];
 const QUEUE_SIZE: u16 = 128;
+/// The most requests of a disk that are under way at a time. More wait in their queues.
+const IN_FLIGHT: u32 = 256;
+/// The token of the engine's descriptor.
+const ENGINE: u32 = 0;
 const SECTOR: u64 = 512;
 
 /// Feature bits.
@@ -18,6 +32,7 @@ mod feature {
     pub const READ_ONLY: u64 = 1 << 5;
     pub const BLOCK_SIZE: u64 = 1 << 6;
     pub const FLUSH: u64 = 1 << 9;
+    pub const SEVERAL_QUEUES: u64 = 1 << 12;
     pub const DISCARD: u64 = 1 << 13;
     pub const WRITE_ZEROES: u64 = 1 << 14;
 }
@@ -98,11 +113,37 @@ pub struct Blk {
     disk: Box<dyn Disk>,
     serial: [u8; SERIAL_LENGTH],
     config: Config,
+    /// What is moved in the background, where the disk has files for that.
+    flight: Option<Flight>,
+    /// The queues in which requests wait for others to end, a bit each.
+    stalled: u32,
+}
+
+/// What becomes of a request.
+enum Course {
+    /// It is done, with this status and so many bytes written to it.
+    Done(Status, u32),
+    /// It is moved in the background.
+    Moved(Work, Place, u64),
 }
 
 impl Blk {
-    /// A disk over `disk`. Of the serial number the first [`SERIAL_LENGTH`] bytes count.
-    pub fn new(disk: Box<dyn Disk>, serial: &str) -> Self {
+    /// A disk over `disk`, with a queue for each of `vcpus`, up to [`MAX_QUEUES`]. Of the serial number the first
+    /// [`SERIAL_LENGTH`] bytes count.
+    pub fn new(disk: Box<dyn Disk>, serial: &str, vcpus: usize) -> io::Result<Self> {
+        let queues = vcpus.clamp(1, MAX_QUEUES);
+        let files = disk.files();
+        let most = IN_FLIGHT.min(queues as u32 * u32::from(QUEUE_SIZE));
+        let engine = if files.is_empty() { None } else { Some(engine::choose(&files, most)?) };
+        Ok(Self::with_engine(disk, serial, queues, engine))
+    }
+
+    fn with_engine(
+        disk: Box<dyn Disk>,
+        serial: &str,
+        queues: usize,
+        engine: Option<Box<dyn Engine>>,
+    ) -> Self {
         let mut bytes = [0; SERIAL_LENGTH];
         for (byte, value) in bytes.iter_mut().zip(serial.bytes()) {
             *byte = value;
@@ -112,7 +153,7 @@ impl Blk {
             // A chain has room for a header and a status besides.
             seg_max: u32::from(QUEUE_SIZE) - 2,
             block_size: SECTOR as u32,
-            queues: 1,
+            queues: queues as u16,
             max_discard_sectors: MAX_RANGE_SECTORS,
             max_discard_segments: 1,
             discard_alignment: 8,
@@ -121,7 +162,98 @@ impl Blk {
             write_zeroes_may_unmap: 1,
             ..Config::default()
         };
-        Self { disk, serial: bytes, config }
+        let most = IN_FLIGHT.min(queues as u32 * u32::from(QUEUE_SIZE));
+        Self {
+            disk,
+            serial: bytes,
+            config,
+            flight: engine.map(|engine| Flight::new(engine, most)),
+            stalled: 0,
+        }
+    }
+
+    /// Decides what becomes of a request, and does it if that is to be done at once.
+    fn begin(&mut self, header: Header, chain: &mut Chain<'_>) -> Course {
+        let place = match (header.kind, &self.flight) {
+            (request::IN, Some(_)) => self.place(Direction::Read, header.sector, chain.writable_bytes()),
+            (request::OUT, Some(_)) => self.place(Direction::Write, header.sector, chain.readable_bytes()),
+            (request::FLUSH, Some(_)) => {
+                self.disk.flushed().map(|file| Course::Moved(Work::Flush, Place { file, offset: 0 }, 0))
+            }
+            _ => None,
+        };
+        place.unwrap_or_else(|| match self.execute(header, chain) {
+            Ok(written) => Course::Done(Status::Ok, written),
+            Err(Refusal(status)) => Course::Done(status, 0),
+        })
+    }
+
+    /// The way of a request that can be moved in the background.
+    fn place(&self, direction: Direction, sector: u64, bytes: u64) -> Option<Course> {
+        let work = match direction {
+            Direction::Read => Work::Read,
+            Direction::Write => Work::Write,
+        };
+        // One that is refused is refused in the foreground.
+        let offset = self.offset(sector, bytes).ok().filter(|_| bytes > 0)?;
+        self.disk.place(direction, offset, bytes).map(|place| Course::Moved(work, place, bytes))
+    }
+
+    /// Takes requests out of a queue until it is empty, or as many are under way as may be.
+    fn take(&mut self, queue: usize, io: &mut Io<'_>) -> Result<(), Fault> {
+        let taken = self.take_all(queue, io);
+        if let (Err(_), Some(flight)) = (taken, &mut self.flight) {
+            flight.let_go();
+        }
+        taken
+    }
+
+    fn take_all(&mut self, queue: usize, io: &mut Io<'_>) -> Result<(), Fault> {
+        loop {
+            io.queues[queue].suppress_kicks(io.memory)?;
+            loop {
+                if self.flight.as_ref().is_some_and(Flight::is_full) {
+                    self.stalled |= 1 << queue;
+                    break;
+                }
+                let Some(mut chain) = io.pop(queue)? else { break };
+                let header: Header = chain.read()?;
+                let status = chain.take_last_writable()?;
+                match (self.begin(header, &mut chain), &mut self.flight) {
+                    (Course::Moved(work, place, bytes), Some(flight)) => {
+                        let buffers = match work {
+                            Work::Read => chain.writable(),
+                            _ => chain.readable(),
+                        };
+                        flight.start(queue, chain.head(), work, place, bytes, buffers, &status)?;
+                        io.queues[queue].release(chain);
+                    }
+                    (Course::Moved(..), None) => return Err(Fault("a request has no way")),
+                    (Course::Done(code, written), _) => {
+                        tell(&status, code)?;
+                        io.push(queue, chain, written + 1)?;
+                    }
+                }
+            }
+            self.land(io)?;
+            match self.stalled & 1 << queue {
+                0 if !io.queues[queue].ask_for_kicks(io.memory)? => return io.notify(queue),
+                0 => {}
+                // Some may have ended already.
+                _ if self.flight.as_ref().is_some_and(|flight| !flight.is_full()) => {
+                    self.stalled &= !(1 << queue)
+                }
+                _ => return io.notify(queue),
+            }
+        }
+    }
+
+    /// Hands what was begun to the engine, and gives back what has ended.
+    fn land(&mut self, io: &mut Io<'_>) -> Result<(), Fault> {
+        match &mut self.flight {
+            Some(flight) => flight.land(io),
+            None => Ok(()),
+        }
     }
 
     /// Does what a request asks for. The number is of the bytes written to it, its status not counted.
@@ -187,234 +319,85 @@ impl Device for Blk {
     }
 
     fn queues(&self) -> &'static [u16] {
-        QUEUES
+        &QUEUES[..usize::from(self.config.queues)]
     }
 
     fn waits_for_disks(&self) -> bool {
         true
     }
 
+    fn workers(&mut self) -> Vec<Worker> {
+        self.flight.as_mut().map(Flight::workers).unwrap_or_default()
+    }
+
     fn features(&self) -> u64 {
-        let always = feature::SEG_MAX | feature::BLOCK_SIZE | feature::FLUSH;
-        match self.disk.is_read_only() {
-            true => always | feature::READ_ONLY,
-            false => always | feature::DISCARD | feature::WRITE_ZEROES,
+        let mut features = feature::SEG_MAX | feature::BLOCK_SIZE | feature::FLUSH;
+        features |= match self.disk.is_read_only() {
+            true => feature::READ_ONLY,
+            false => feature::DISCARD | feature::WRITE_ZEROES,
+        };
+        if self.config.queues > 1 {
+            features |= feature::SEVERAL_QUEUES;
         }
+        features
     }
 
     fn config(&self) -> &[u8] {
         self.config.as_slice()
     }
 
-    fn kicked(&mut self, queue: usize, io: &mut Io<'_>) -> Result<(), Fault> {
-        io.serve(queue, |chain| {
-            let header: Header = chain.read()?;
-            let status = chain.take_last_writable()?;
-            let (code, written) = match self.execute(header, chain) {
-                Ok(written) => (Status::Ok, written),
-                Err(Refusal(code)) => (code, 0),
-            };
-            status.write_obj(code as u8, 0).map_err(|_| Fault("a request has no room for its status"))?;
-            Ok(written + 1)
-        })
+    fn activate(&mut self, _: u64, io: &mut Io<'_>) -> Result<(), Fault> {
+        match &mut self.flight {
+            Some(flight) => flight.prepare(io.memory, io.poller),
+            None => Ok(()),
+        }
     }
+
+    fn kicked(&mut self, queue: usize, io: &mut Io<'_>) -> Result<(), Fault> {
+        // One that is stalled goes on by itself.
+        match self.stalled & 1 << queue {
+            0 => self.take(queue, io),
+            _ => Ok(()),
+        }
+    }
+
+    fn ready(&mut self, _: u32, _: EventSet, io: &mut Io<'_>) -> Result<(), Fault> {
+        self.land(io)?;
+        let stalled = std::mem::take(&mut self.stalled);
+        for queue in (0..usize::from(self.config.queues)).filter(|queue| stalled & 1 << queue != 0) {
+            self.take(queue, io)?;
+        }
+        Ok(())
+    }
+
+    fn is_idle(&self) -> bool {
+        self.flight.as_ref().is_none_or(Flight::is_idle)
+    }
+
+    fn settle(&mut self) {
+        if let Some(flight) = &mut self.flight {
+            flight.settle();
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Some(flight) = &mut self.flight {
+            flight.finish();
+        }
+    }
+
+    fn reset(&mut self, poller: &Poller) {
+        self.stalled = 0;
+        if let Some(flight) = &mut self.flight {
+            flight.stop(poller);
+        }
+    }
+}
+
+/// Writes a request's status.
+fn tell(to: &VolatileSlice<'_>, status: Status) -> Result<(), Fault> {
+    to.write_obj(status as u8, 0).map_err(|_| Fault("a request has no room for its status"))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::testing::{BUFFERS, Driver};
-    use super::super::transport::register;
-    use super::*;
-    use crate::backends::disk::{Access, Raw};
-    use proptest::prelude::*;
-    use std::fs::File;
-    use std::os::unix::fs::FileExt;
-    use vm_memory::VolatileSlice;
-
-    const DATA: u64 = BUFFERS + 0x1000;
-    const STATUS: u64 = BUFFERS + 0x800;
-
-    fn file(sectors: u64) -> File {
-        let file = tempfile::tempfile().unwrap();
-        for sector in 0..sectors {
-            file.write_all_at(&[sector as u8; 512], sector * 512).unwrap();
-        }
-        file
-    }
-
-    fn driver(file: &File, access: Access) -> Driver {
-        let disk = Raw::from_file(file.try_clone().unwrap(), access).unwrap();
-        Driver::start(Box::new(Blk::new(Box::new(disk), "scratch")), u64::MAX)
-    }
-
-    /// Sends a request with one buffer and returns its status and how much was written.
-    fn send(driver: &mut Driver, kind: u32, sector: u64, length: u32, writable: bool) -> (u8, u32) {
-        driver.put(BUFFERS, Header { kind, reserved: 0, sector }.as_slice());
-        driver.put(STATUS, &[0xaa]);
-        driver.add(0, &[(BUFFERS, 16, false), (DATA, length, writable), (STATUS, 1, true)]);
-        driver.kick(0);
-        assert!(!driver.needs_reset(), "{:?}", driver.transport.fault());
-        let used = driver.used(0);
-        assert_eq!(used.len(), 1);
-        (driver.get(STATUS, 1)[0], used[0].1)
-    }
-
-    #[test]
-    fn reads_and_writes_sectors() {
-        let file = file(8);
-        let mut driver = driver(&file, Access::ReadWrite);
-        assert_eq!(driver.read(register::CONFIG), 8);
-        assert_eq!(send(&mut driver, request::IN, 3, 1024, true), (0, 1025));
-        assert_eq!(driver.get(DATA, 1024), [[3; 512], [4; 512]].concat());
-        driver.put(DATA, &[0x77; 512]);
-        assert_eq!(send(&mut driver, request::OUT, 7, 512, false), (0, 1));
-        let mut sector = [0; 512];
-        file.read_exact_at(&mut sector, 7 * 512).unwrap();
-        assert_eq!(sector, [0x77; 512]);
-        assert_eq!(send(&mut driver, request::FLUSH, 0, 512, false), (0, 1));
-    }
-
-    #[test]
-    fn tells_its_serial_number() {
-        let mut driver = driver(&file(1), Access::ReadOnly);
-        assert_eq!(send(&mut driver, request::GET_ID, 0, 20, true), (0, 21));
-        assert_eq!(driver.get(DATA, 20), b"scratch\0\0\0\0\0\0\0\0\0\0\0\0\0");
-    }
-
-    #[test]
-    fn reports_requests_that_leave_the_disk_and_goes_on() {
-        let mut driver = driver(&file(8), Access::ReadWrite);
-        for (sector, length) in [(8, 512), (7, 1024), (u64::MAX, 512), (u64::MAX / 512, 1024), (0, 100)] {
-            assert_eq!(send(&mut driver, request::IN, sector, length, true), (1, 1), "{sector} {length}");
-            assert_eq!(send(&mut driver, request::OUT, sector, length, false), (1, 1), "{sector} {length}");
-        }
-        assert_eq!(send(&mut driver, 99, 0, 512, true), (2, 1));
-        assert_eq!(send(&mut driver, request::IN, 0, 512, true), (0, 513));
-    }
-
-    #[test]
-    fn a_read_only_disk_says_so_and_refuses_writes() {
-        let file = file(8);
-        let mut driver = driver(&file, Access::ReadOnly);
-        assert_ne!(driver.offered() & feature::READ_ONLY, 0);
-        assert_eq!(driver.offered() & feature::DISCARD, 0);
-        assert_eq!(send(&mut driver, request::OUT, 0, 512, false), (1, 1));
-        driver.put(DATA, Range { sector: 0, sectors: 1, flags: 0 }.as_slice());
-        assert_eq!(send(&mut driver, request::WRITE_ZEROES, 0, 16, false), (1, 1));
-    }
-
-    #[test]
-    fn zeroes_and_discards_ranges() {
-        let file = file(16);
-        let mut driver = driver(&file, Access::ReadWrite);
-        let ask = |driver: &mut Driver, kind, sector, sectors, flags| {
-            driver.put(DATA, Range { sector, sectors, flags }.as_slice());
-            send(driver, kind, 0, 16, false).0
-        };
-        assert_eq!(ask(&mut driver, request::WRITE_ZEROES, 2, 2, 1), 0);
-        let mut sectors = [1; 2048];
-        file.read_exact_at(&mut sectors, 512).unwrap();
-        assert_eq!(sectors.to_vec(), [[1; 512], [0; 512], [0; 512], [4; 512]].concat());
-        assert_eq!(ask(&mut driver, request::DISCARD, 8, 8, 0), 0);
-        assert_eq!(ask(&mut driver, request::DISCARD, 8, 9, 0), 1);
-        assert_eq!(ask(&mut driver, request::DISCARD, 8, 1, 1), 2);
-        assert_eq!(ask(&mut driver, request::WRITE_ZEROES, 8, u32::MAX, 0), 1);
-        assert_eq!(ask(&mut driver, request::WRITE_ZEROES, 8, 1, 4), 2);
-    }
-
-    #[test]
-    fn takes_headers_and_data_however_they_are_split() {
-        let file = file(8);
-        let mut driver = driver(&file, Access::ReadWrite);
-        driver.put(BUFFERS, Header { kind: request::IN, reserved: 0, sector: 2 }.as_slice());
-        driver.add(
-            0,
-            &[
-                (BUFFERS, 3, false),
-                (BUFFERS + 3, 13, false),
-                (DATA, 100, true),
-                (DATA + 100, 0, true),
-                (DATA + 100, 413, true),
-            ],
-        );
-        driver.kick(0);
-        assert_eq!(driver.used(0), [(0, 513)]);
-        assert_eq!(driver.get(DATA, 513), [&[2; 512][..], &[0]].concat());
-    }
-
-    #[test]
-    fn a_request_without_header_or_status_is_a_fault() {
-        for buffers in
-            [&[(BUFFERS, 15, false), (STATUS, 1, true)][..], &[(BUFFERS, 16, false)], &[(BUFFERS, 16, true)]]
-        {
-            let mut driver = driver(&file(8), Access::ReadWrite);
-            driver.add(0, buffers);
-            driver.kick(0);
-            assert!(driver.needs_reset());
-        }
-    }
-
-    #[test]
-    fn an_error_of_the_host_reaches_the_guest_as_one() {
-        let file = file(8);
-        let mut driver = driver(&file, Access::ReadWrite);
-        file.set_len(1024).unwrap();
-        assert_eq!(send(&mut driver, request::IN, 4, 512, true), (1, 1));
-        assert_eq!(send(&mut driver, request::IN, 0, 512, true), (0, 513));
-    }
-
-    /// A backend that refuses everything with one error of the system.
-    struct Refusing(i32);
-
-    impl Disk for Refusing {
-        fn bytes(&self) -> u64 {
-            4096
-        }
-        fn is_read_only(&self) -> bool {
-            false
-        }
-        fn read(&mut self, _: u64, _: &[VolatileSlice<'_>]) -> io::Result<()> {
-            Err(io::Error::from_raw_os_error(self.0))
-        }
-        fn write(&mut self, _: u64, _: &[VolatileSlice<'_>]) -> io::Result<()> {
-            self.flush()
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Err(io::Error::from_raw_os_error(self.0))
-        }
-        fn discard(&mut self, _: u64, _: u64) -> io::Result<()> {
-            self.flush()
-        }
-        fn write_zeroes(&mut self, _: u64, _: u64) -> io::Result<()> {
-            self.flush()
-        }
-    }
-
-    #[test]
-    fn a_full_or_broken_disk_of_the_host_is_an_io_error_and_no_more() {
-        for error in [libc::ENOSPC, libc::EIO] {
-            let mut driver = Driver::start(Box::new(Blk::new(Box::new(Refusing(error)), "full")), u64::MAX);
-            for (kind, writable) in [(request::IN, true), (request::OUT, false), (request::FLUSH, false)] {
-                assert_eq!(send(&mut driver, kind, 0, 512, writable), (1, 1), "{error} {kind}");
-            }
-            driver.put(DATA, Range { sector: 0, sectors: 1, flags: 0 }.as_slice());
-            for kind in [request::DISCARD, request::WRITE_ZEROES] {
-                assert_eq!(send(&mut driver, kind, 0, 16, false), (1, 1), "{error} {kind}");
-            }
-            assert_eq!(send(&mut driver, request::GET_ID, 0, 20, true), (0, 21), "it goes on");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_request_gets_one_answer(
-            kind in 0u32..16, sector in prop_oneof![0u64..20, any::<u64>()], length in 1u32..4096, writable: bool,
-            payload in prop::collection::vec(any::<u8>(), 16),
-        ) {
-            let mut driver = driver(&file(8), Access::ReadWrite);
-            driver.put(DATA, &payload);
-            let (status, _) = send(&mut driver, kind, sector, length, writable);
-            prop_assert!(status <= 2);
-        }
-    }
-}
+mod tests;

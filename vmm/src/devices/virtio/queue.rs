@@ -219,6 +219,11 @@ pub struct Chain<'a> {
 }
 
 impl<'a> Chain<'a> {
+    /// The number that stands for it.
+    pub fn head(&self) -> u16 {
+        self.head
+    }
+
     /// The buffers still to be read.
     pub fn readable(&self) -> &[VolatileSlice<'a>] {
         &self.buffers[self.readable.clone()]

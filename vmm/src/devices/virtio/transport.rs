@@ -9,7 +9,7 @@ use super::{
 use crate::devices::bus::Registers;
 use crate::devices::reactor::{EventSet, Poller, Subscriber};
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use virtio_queue::QueueT;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -80,6 +80,8 @@ struct State {
     queue_select: u32,
     fault: Option<Fault>,
     kicked: u64,
+    /// How many vCPUs wait for a reset: meanwhile nothing new is begun.
+    resetting: u32,
 }
 
 /// What a device has done.
@@ -101,6 +103,8 @@ pub struct Transport {
     kicks: Vec<EventFd>,
     poller: Poller,
     state: Mutex<State>,
+    /// The device has become idle while somebody waits for its reset.
+    idle: Condvar,
 }
 
 impl Transport {
@@ -130,8 +134,15 @@ impl Transport {
             queue_select: 0,
             fault: None,
             kicked: 0,
+            resetting: 0,
         };
-        Ok(Self { interrupt: Interrupt::new()?, kicks, poller, state: Mutex::new(state) })
+        Ok(Self {
+            interrupt: Interrupt::new()?,
+            kicks,
+            poller,
+            state: Mutex::new(state),
+            idle: Condvar::new(),
+        })
     }
 
     /// The device's interrupt.
@@ -147,6 +158,12 @@ impl Transport {
     /// What the guest did wrong, if the device waits for a reset because of it.
     pub fn fault(&self) -> Option<Fault> {
         self.state().fault
+    }
+
+    /// Whether the device has nothing under way.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub fn is_idle(&self) -> bool {
+        self.state().device.is_idle()
     }
 
     /// What the device has done so far.
@@ -234,6 +251,9 @@ impl Transport {
             _ => {}
         }
         let mut guard = self.state();
+        if (offset, value) == (register::STATUS, 0) {
+            guard = self.wait_until_idle(guard);
+        }
         let state = &mut *guard;
         match offset {
             register::DEVICE_FEATURES_SEL => state.device_features_select = value,
@@ -272,6 +292,16 @@ impl Transport {
         if added & status::DRIVER_OK != 0 {
             self.activate(state);
         }
+    }
+
+    /// Waits until what is under way has ended: after a reset a device touches nothing of the guest's. The thread that serves
+    /// the device goes on meanwhile.
+    fn wait_until_idle<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        state.resetting += 1;
+        let busy = |state: &mut State| !state.device.is_idle();
+        let mut state = self.idle.wait_while(state, busy).unwrap_or_else(PoisonError::into_inner);
+        state.resetting -= 1;
+        state
     }
 
     fn activate(&self, state: &mut State) {
@@ -384,14 +414,28 @@ impl Subscriber for Transport {
     fn ready(&self, token: u32, events: EventSet) {
         let mut state = self.state();
         let queue = (token & !KICK) as usize;
+        let over = state.resetting > 0 || state.status & status::NEEDS_RESET != 0;
         match self.kicks.get(queue).filter(|_| token & KICK != 0) {
             Some(kick) => {
                 let _ = kick.read();
                 state.kicked += 1;
-                self.operate(&mut state, |device, io| device.kicked(queue, io));
+                if !over {
+                    self.operate(&mut state, |device, io| device.kicked(queue, io));
+                }
+            }
+            None if over => {
+                state.device.settle();
+                if state.resetting > 0 && state.device.is_idle() {
+                    self.idle.notify_all();
+                }
             }
             None => self.operate(&mut state, |device, io| device.ready(token, events, io)),
         }
+    }
+
+    fn over(&self) {
+        self.state().device.finish();
+        self.idle.notify_all();
     }
 }
 

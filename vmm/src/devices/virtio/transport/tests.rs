@@ -315,3 +315,50 @@ proptest! {
         driver.kick(0);
     }
 }
+
+/// Has something under way until its descriptor is ready and it settles.
+struct Busy {
+    event: EventFd,
+    idle: bool,
+}
+
+impl Device for Busy {
+    fn id(&self) -> u32 {
+        42
+    }
+    fn queues(&self) -> &'static [u16] {
+        &[8]
+    }
+    fn activate(&mut self, _: u64, io: &mut Io<'_>) -> Result<(), Fault> {
+        io.poller.add(&self.event, 0, EventSet::IN).map_err(|_| Fault("no descriptor"))
+    }
+    fn kicked(&mut self, _: usize, _: &mut Io<'_>) -> Result<(), Fault> {
+        self.idle = false;
+        Ok(())
+    }
+    fn is_idle(&self) -> bool {
+        self.idle
+    }
+    fn settle(&mut self) {
+        let _ = self.event.read();
+        self.idle = true;
+    }
+}
+
+#[test]
+fn a_reset_waits_until_nothing_is_under_way() {
+    let event = EventFd::new(EFD_NONBLOCK).unwrap();
+    let busy = Busy { event: event.try_clone().unwrap(), idle: true };
+    let driver = Driver::start(Box::new(busy), u64::MAX);
+    driver.kick(0);
+    let transport = driver.transport.clone();
+    let reset = std::thread::spawn(move || transport.write(register::STATUS, &[0; 4]));
+    while driver.transport.state().resetting == 0 {
+        std::thread::yield_now();
+    }
+    assert_ne!(driver.read(register::STATUS), 0, "it is not done yet");
+    event.write(1).unwrap();
+    driver.work();
+    reset.join().unwrap();
+    assert_eq!(driver.read(register::STATUS), 0);
+}
