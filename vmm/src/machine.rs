@@ -26,6 +26,7 @@ mod probe;
 mod vcpu;
 
 pub use crate::devices::serial::Output;
+pub use crate::devices::virtio::console::PortConfig;
 pub use cpuid::Model;
 pub use probe::{Kvm, ProbeError, probe};
 
@@ -34,6 +35,7 @@ use crate::backends::net::Port;
 use crate::backends::net::rate::Rates;
 use crate::devices::reactor::Reactor;
 use crate::devices::serial::Tail;
+use crate::devices::virtio::console::Size;
 use crate::devices::virtio::fs;
 use crate::devices::virtio::mem::Wish;
 use crate::devices::virtio::net::OnLost;
@@ -46,7 +48,6 @@ use hold::Hold;
 use kvm_bindings::{kvm_cpuid_entry2, kvm_regs, kvm_sregs};
 use kvm_ioctls::VmFd;
 use metrics::{Exits, Metrics};
-use std::fs::File;
 use std::io;
 use std::ops::RangeInclusive;
 use std::os::unix::net::UnixStream;
@@ -96,8 +97,8 @@ pub struct Config {
     pub serial: Output,
     /// Whether there is a balloon, through which the guest gives memory back that it does not use.
     pub balloon: bool,
-    /// A virtio console, if any.
-    pub console: Option<ConsoleConfig>,
+    /// A virtio console, if any: its ports.
+    pub console: Vec<PortConfig>,
     /// Whether the machine's threads lock themselves in before the guest's first instruction.
     pub sandbox: Sandbox,
     /// What the guest's processors are like.
@@ -136,7 +137,7 @@ impl Config {
             vsock: None,
             serial: Output::Discard,
             balloon: false,
-            console: None,
+            console: Vec::new(),
             sandbox: Sandbox::Locked,
             cpu: Model::Host,
             backing: Backing::default(),
@@ -198,15 +199,6 @@ pub struct VsockConfig {
     /// is then connected to that port of the guest. A guest that connects to port N of CID 2 reaches the listener on
     /// `<socket>_<N>`.
     pub socket: PathBuf,
-}
-
-/// The virtio-console device's ends on the host.
-#[derive(Debug)]
-pub struct ConsoleConfig {
-    /// Where the guest's input comes from, if anywhere. End of file is not passed on.
-    pub input: Option<File>,
-    /// Where the guest's output goes.
-    pub output: File,
 }
 
 /// How a machine's run ended.
@@ -323,6 +315,8 @@ pub struct Machine {
     memory: GuestMemoryMmap,
     buses: Arc<Buses>,
     reactors: Vec<Reactor>,
+    workers: Vec<Worker>,
+    console_size: Size,
     transports: Arc<[Arc<Transport>]>,
     left: Arc<Mutex<Left>>,
     exits: Arc<[Arc<Exits>]>,
@@ -351,6 +345,7 @@ impl Machine {
             transports: Arc::downgrade(&self.transports),
             left: self.left.clone(),
             exits: self.exits.clone(),
+            console_size: self.console_size.clone(),
             memory_mib: self.memory_mib.clone(),
             wish: self.wish.clone(),
         }
@@ -478,11 +473,17 @@ pub struct Handle {
     transports: Weak<[Arc<Transport>]>,
     left: Arc<Mutex<Left>>,
     exits: Arc<[Arc<Exits>]>,
+    console_size: Size,
     memory_mib: RangeInclusive<u64>,
     wish: Option<Wish>,
 }
 
 impl Handle {
+    /// Tells the guest of the size of its consoles' window, in characters.
+    pub fn resize_console(&self, columns: u16, rows: u16) {
+        self.console_size.set(columns, rows);
+    }
+
     /// Asks the guest to grow or shrink to `mib` MiB of memory: at least what it was started with, at most
     /// [`Config::most_memory_mib`]. It does as far as it can, and in its own time.
     pub fn set_memory(&self, mib: u64) -> Result<(), Error> {

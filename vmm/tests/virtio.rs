@@ -5,7 +5,7 @@ mod guest;
 
 use ferry_vmm::backends::disk::{Access, Composite, Disk, Raw, Segment};
 use ferry_vmm::machine::{
-    Config, ConsoleConfig, DiskConfig, Exit, Machine, Output, ProbeError, VsockConfig, probe,
+    Config, DiskConfig, Exit, Machine, Output, PortConfig, ProbeError, VsockConfig, probe,
 };
 use guest::Script;
 use std::fs::File;
@@ -211,7 +211,8 @@ fn the_console_prints() {
     let mut script = start(Script::default(), 0, 2).write64(BUFFERS, u64::from_le_bytes(*b"printed\n"));
     script = wait(offer(script, 0, 1, 1, &[(BUFFERS, 8, false)]), 0, 1, 1);
     let output: File = printed.try_clone().unwrap();
-    run(script, |config| config.console = Some(ConsoleConfig { input: None, output }));
+    let port = PortConfig { name: String::new(), is_console: true, input: None, output };
+    run(script, |config| config.console.push(port));
     let mut text = String::new();
     printed.rewind().unwrap();
     printed.read_to_string(&mut text).unwrap();

@@ -10,7 +10,7 @@ use super::layout::Slot;
 use super::memory::{self, Source};
 use super::vcpu::{Buses, Vcpu};
 use super::{
-    Config, ConsoleConfig, DiskConfig, Error, Exit, Image, Machine, NetworkConfig, ShareConfig, VsockConfig,
+    Config, DiskConfig, Error, Exit, Image, Machine, NetworkConfig, PortConfig, ShareConfig, VsockConfig,
     cmdline, cpuid, entry, fdt, kernel, layout, mapped, metrics, probe,
 };
 use crate::backends::disk::{Segment, Worker};
@@ -21,7 +21,7 @@ use crate::devices::reset::KeyboardController;
 use crate::devices::serial::{Output, SerialPort, Tail};
 use crate::devices::virtio::balloon::Balloon;
 use crate::devices::virtio::blk::Blk;
-use crate::devices::virtio::console::Console;
+use crate::devices::virtio::console::{Console, Size};
 use crate::devices::virtio::fs::Fs;
 use crate::devices::virtio::mem::Mem;
 use crate::devices::virtio::net::Net;
@@ -66,12 +66,15 @@ pub(super) fn build(config: Config) -> Result<Machine, Error> {
     let tail = Tail::default();
     let ports = port_bus(&vm, config.serial, &tail, &ending)?;
     let mut memory_bus = memory_bus(&vm, &ending)?;
+    let vcpus = config.vcpus.into();
+    let console_size = Size::new().map_err(Error::system("make an event descriptor"))?;
     let vm = Arc::new(vm);
     let pluggable = layout::pluggable(config.memory_mib, config.most_memory_mib);
     let (mapped, files) = map_files(&vm, &memory, &config.mapped, pluggable.0 + pluggable.1)?;
     let shared = SharedMemory::from(mapped.clone());
     let mut wish = None;
-    let mut devices = devices(config.disks, config.networks, config.shares, config.vsock, config.console)?;
+    let consoles = (config.console, &console_size);
+    let mut devices = devices(vcpus, config.disks, config.networks, config.shares, config.vsock, consoles)?;
     if config.balloon {
         devices.push(Box::new(Balloon));
     }
@@ -125,6 +128,8 @@ pub(super) fn build(config: Config) -> Result<Machine, Error> {
         memory,
         buses,
         reactors,
+        workers,
+        console_size,
         transports: transports.into(),
         left: Arc::default(),
         exits,
@@ -213,7 +218,7 @@ fn devices(
     networks: Vec<NetworkConfig>,
     shares: Vec<ShareConfig>,
     vsock: Option<VsockConfig>,
-    console: Option<ConsoleConfig>,
+    (console, console_size): (Vec<PortConfig>, &Size),
 ) -> Result<Vec<Box<dyn Device>>, Error> {
     let mut devices: Vec<Box<dyn Device>> = Vec::new();
     for DiskConfig { serial, backend } in disks {
@@ -233,8 +238,9 @@ fn devices(
         let what = format!("listen on the vsock's socket {}", socket.display());
         devices.push(Box::new(Vsock::new(cid, socket).map_err(Error::system(what))?));
     }
-    if let Some(ConsoleConfig { input, output }) = console {
-        devices.push(Box::new(Console::new(input, output)));
+    if !console.is_empty() {
+        let console = Console::new(console, console_size.clone()).map_err(Error::system("make a console"))?;
+        devices.push(Box::new(console));
     }
     devices.push(Box::new(Rng));
     Ok(devices)
