@@ -7,10 +7,13 @@
 //!
 //! Threads share memory, so a lock is worth what the process's weakest thread is. A process that does nothing but run a
 //! machine is [enclosed](enclose) besides, and then every thread of it is locked: it sees no file but those of one
-//! directory, no network, and no process outside of it.
+//! directory, no network, and no process outside of it. Where root starts it, it is a user of its own ([`claim`]) in a
+//! [`cgroup`] of its own.
 
+pub mod cgroup;
 mod enclosure;
 mod lock;
+mod user;
 
 pub use enclosure::{Access, Enclosed, enclose, enclose_with_files};
 pub use lock::{Lock, Role, STOPPED, install_report, system_calls};

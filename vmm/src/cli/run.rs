@@ -23,6 +23,7 @@ use crate::runtime::run::{self, Host, Milestone, Mode, Ready, Request, Shape, St
 use crate::runtime::size::{MIB, parse_size};
 use crate::runtime::supervise::{Afterwards, Failure};
 use crate::runtime::volume::{Volume, parse_volume};
+use crate::sandbox::UserRange;
 use clap::Args;
 use ferry_images::source::{self, Access, Keep};
 use ferry_images::{Grammar, Progress, Reference, Store};

@@ -3,6 +3,7 @@
 use super::run::{LogOption, Overlay, check_log_files, parse_log_size, parse_memory, parse_overlay};
 use crate::runtime::logs::Capacity;
 use crate::runtime::run::Shape;
+use crate::sandbox::UserRange;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ struct Written {
     overlay: Option<String>,
     log_size: Option<String>,
     log_files: Option<u32>,
+    uid_range: Option<String>,
     #[serde(default)]
     registries: BTreeMap<String, ferry_images::registry::Settings>,
 }
@@ -33,6 +35,8 @@ pub struct Settings {
     pub log_size: Option<u64>,
     /// Number of those files.
     pub log_files: Option<u32>,
+    /// The users of root's VMs; of no concern to others.
+    pub users: Option<UserRange>,
     /// What is settled about registries, by host and port.
     pub registries: BTreeMap<String, ferry_images::registry::Settings>,
 }
@@ -88,6 +92,12 @@ impl Settings {
                 .map(check_log_files)
                 .transpose()
                 .map_err(|error| of("log_files", error))?,
+            users: written
+                .uid_range
+                .as_deref()
+                .map(UserRange::parse)
+                .transpose()
+                .map_err(|error| of("uid_range", error))?,
             registries: check_registries(written.registries)?,
         })
     }
@@ -114,6 +124,9 @@ impl Settings {
         if let Some(Overlay::Disk(Some(bytes))) = self.overlay {
             shape.scratch_bytes = bytes;
         }
+        // The file may be everybody's; who is not root has no use for this.
+        // SAFETY: takes nothing.
+        shape.users = self.users.filter(|_| unsafe { libc::geteuid() } == 0);
         shape
     }
 }
@@ -174,6 +187,7 @@ mod tests {
             Settings::parse("memory = \"lots\"").unwrap_err().starts_with("memory: 'lots' is not a size")
         );
         assert!(Settings::parse("cpus = 0").unwrap_err().starts_with("cpus: "));
+        assert!(Settings::parse("uid_range = \"0-5\"").unwrap_err().starts_with("uid_range: "));
         assert!(Settings::parse("overlay = \"nfs\"").unwrap_err().starts_with("overlay: "));
     }
 }

@@ -4,6 +4,7 @@
 use super::network;
 use crate::agent::Transport;
 use crate::machine::{Backing, Model};
+use crate::sandbox::UserRange;
 use ferry_images::Segment;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -38,6 +39,8 @@ pub struct Plan {
     pub serial: Serial,
     /// Whether the VM's process is locked in.
     pub sandboxed: bool,
+    /// The users of whom it becomes one where root starts it; none: the usual ones.
+    pub users: Option<UserRange>,
     /// What its processors are like.
     pub cpu: Model,
     /// Where its memory comes from.
@@ -202,8 +205,8 @@ impl Reason {
             Self::GuestPanic => "guest-panic",
             Self::TripleFault => "triple-fault",
             Self::KvmInternalError => "kvm-internal-error",
-            Self::VmmKilled => "vmm-killed",
-            Self::Sandbox => "sandbox",
+            // It was killed for what it did, whoever did it to it.
+            Self::VmmKilled | Self::Sandbox => "vmm-killed",
             Self::VmmError => "vmm-error",
             Self::StartFailed => "start-failed",
         }

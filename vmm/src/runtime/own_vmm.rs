@@ -1,7 +1,8 @@
 //! Guests on ferry's own VMM, each in a process of its own ([`super::vm_process`]), which is killed when this one has no use
 //! for it any more and ends when this one does.
 //!
-//! What comes from there is as trustworthy as the guest: lines are limited in length, and shown only when printable.
+//! What comes from there is as trustworthy as the guest: lines are limited in length and number, and shown only when
+//! printable.
 
 use super::descriptors;
 use super::ended;
@@ -12,7 +13,7 @@ use crate::agent::{Transport, printable};
 use crate::devices::serial::Tail;
 use crate::machine;
 use crate::machine::dump::LONGEST_PIECE;
-use crate::sandbox::STOPPED;
+use crate::sandbox::{STOPPED, cgroup};
 use ferry_init::api::VSOCK_PORT;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -21,14 +22,23 @@ use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a process that is asked to stop has for its last words.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long it may take over an order.
 const ANSWER: Duration = Duration::from_secs(20);
+
+/// How many warnings of one machine are passed on.
+const WARNINGS: usize = 64;
+/// How much of what its process says on standard error is passed on, in bytes.
+const COMPLAINTS: u64 = 64 << 10;
+/// How long its last complaint is waited for when it has ended.
+const LAST_COMPLAINT: Duration = Duration::from_secs(1);
 
 /// Starts guests on KVM.
 #[derive(Debug, Clone, Copy, Default)]
@@ -67,17 +77,21 @@ impl Launch for OwnVmm {
         let (helpers, sockets): (Vec<_>, Vec<_>) = share(plan)?.into_iter().unzip();
         let (mut control, theirs) = UnixStream::pair().map_err(|error| fault("no socket", error))?;
         let (serial, serial_end) = io::pipe().map_err(|error| fault("no pipe", error))?;
-        let child = Command::new(this_program())
+        let mut child = Command::new(this_program())
             .arg0(vm_process::NAME)
             .stdin(OwnedFd::from(theirs))
             .stdout(serial_end)
-            .stderr(Stdio::inherit())
+            .stderr(Stdio::piped())
             // Keys that interrupt ferry are for the container, not for its machine.
             .process_group(0)
             .spawn()
             .map_err(|error| fault("it cannot be started", error))?;
+        let complaints = child.stderr.take().map(pass_on).transpose();
+        let complaints = complaints.map_err(|error| fault("no thread for its words", error))?;
         let running = Arc::new(Running {
             socket,
+            complaints: Mutex::new(complaints),
+            warned: AtomicUsize::new(0),
             tail: Tail::default(),
             tell: plan.tell.clone(),
             asked: control.try_clone().map_err(|error| fault("its socket", error))?,
@@ -153,6 +167,10 @@ pub fn transport_in(directory: &Path) -> Transport {
 
 struct Running {
     socket: PathBuf,
+    /// Closes when its process's standard error has.
+    complaints: Mutex<Option<Receiver<()>>>,
+    /// How many warnings have come.
+    warned: AtomicUsize,
     tail: Tail,
     tell: Tell,
     /// Orders go here; its end tells the process to stop.
@@ -197,7 +215,7 @@ impl Running {
             match next(&mut words) {
                 Some(Word::Made) => break,
                 Some(Word::Failed(text)) => return Err(LaunchError(printable(&text))),
-                Some(Word::Warning(text)) => tracing::warn!("{}", printable(&text)),
+                Some(Word::Warning(text)) => self.warn(&text),
                 Some(Word::Done(_)) => {}
                 Some(Word::Ended { .. } | Word::Piece { .. }) | None => {
                     let end = self.end_without_a_word();
@@ -217,7 +235,7 @@ impl Running {
         let (mut end, mut done) = (None, String::new());
         while let Some(word) = next(&mut words) {
             match word {
-                Word::Warning(text) => tracing::warn!("{}", printable(&text)),
+                Word::Warning(text) => self.warn(&text),
                 Word::Done(answer) => {
                     if let Some(answers) = lock(&self.answers).take() {
                         // Whoever asked may have lost patience.
@@ -249,6 +267,12 @@ impl Running {
         ended::tell(&self.tell, &end, &self.tail.text(), &done);
         *lock(&self.end) = Some(end);
         self.ended.notify_all();
+    }
+
+    fn warn(&self, text: &str) {
+        if self.warned.fetch_add(1, Ordering::Relaxed) < WARNINGS {
+            tracing::warn!("{}", printable(text));
+        }
     }
 
     /// Keeps the last part of the serial port's output, and shows all of it where somebody wants to see it.
@@ -297,7 +321,13 @@ impl Running {
         }
         let mut child = lock(&self.child).take()?;
         let _ = child.kill();
-        child.wait().ok()
+        let status = child.wait().ok();
+        cgroup::remove(child.id());
+        // What it said last is said before it is told how it ended.
+        if let Some(complaints) = lock(&self.complaints).take() {
+            let _ = complaints.recv_timeout(LAST_COMPLAINT);
+        }
+        status
     }
 
     /// Why a process ended that did not say why.
@@ -333,6 +363,25 @@ impl Dump {
             self.fault = Some(error.to_string());
         }
     }
+}
+
+/// Shows what a VM's process says on its standard error, as far as anybody wants to read it. The receiver's other end closes
+/// with that.
+fn pass_on(stderr: ChildStderr) -> io::Result<Receiver<()>> {
+    let (open, closes) = mpsc::channel();
+    let show = move || {
+        let _open: mpsc::Sender<()> = open;
+        let mut lines = BufReader::new(stderr.take(COMPLAINTS));
+        let mut line = Vec::new();
+        while let Ok(1..) = lines.read_until(b'\n', &mut line) {
+            eprintln!("{}", printable(&String::from_utf8_lossy(&line)));
+            line.clear();
+        }
+        // It is read on, so that it never has to wait.
+        let _ = io::copy(&mut lines.into_inner().into_inner(), &mut io::sink());
+    };
+    std::thread::Builder::new().name("complaints".into()).spawn(show)?;
+    Ok(closes)
 }
 
 /// What the status of a process says that ended by itself without a word.
@@ -421,9 +470,24 @@ mod tests {
         let reason = |raw| silent(ExitStatus::from_raw(raw)).reason;
         assert_eq!(reason(STOPPED << 8), Reason::Sandbox);
         assert_eq!(reason(libc::SIGSYS), Reason::Sandbox);
+        assert_eq!(Reason::Sandbox.word(), "vmm-killed");
         assert_eq!(reason(libc::SIGKILL), Reason::VmmKilled);
         assert_eq!(reason(1 << 8), Reason::VmmError);
         assert_eq!(reason(libc::SIGSEGV), Reason::VmmError);
+    }
+
+    #[test]
+    fn a_process_that_floods_its_standard_error_is_not_held_up() {
+        let script = "head -c 300000 /dev/zero | tr '\\0' x >&2; echo done";
+        let mut child = Command::new("sh")
+            .args(["-c", script])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let closes = pass_on(child.stderr.take().unwrap()).unwrap();
+        assert!(child.wait().unwrap().success());
+        assert_eq!(closes.recv_timeout(Duration::from_secs(30)), Err(mpsc::RecvTimeoutError::Disconnected));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::agent::Signal;
 use crate::agent::session::{ContainerSpec, Control, Keyboard, Progress as Steps, Stdio};
 use crate::agent::terminal::Window;
 use crate::machine::{Backing, Model};
+use crate::sandbox::UserRange;
 use ferry_images::{Image, Progress, Segment, ext4};
 use std::fs::OpenOptions;
 use std::io::IsTerminal;
@@ -222,6 +223,10 @@ pub fn check(options: &oci::Options, shape: &Shape, interactive: bool) -> Result
         return Err(Failure::early(format!(
             "{memory} MiB of memory is more than the 1 TiB a machine can have"
         )));
+    }
+    // SAFETY: takes nothing.
+    if shape.users.is_some() && unsafe { libc::geteuid() } != 0 {
+        return Err(Failure::early("--uid-range is for root: only root can give each VM a user of its own"));
     }
     if let Some(most) = shape.most_memory_mib.filter(|most| !(memory..=MOST_MEMORY_MIB).contains(most)) {
         return Err(Failure::early(format!(
@@ -479,6 +484,7 @@ pub(super) fn plan_of(
         directory: directory::of_vm(sockets),
         serial: shape.serial,
         sandboxed: shape.sandboxed,
+        users: shape.users,
         cpu: shape.cpu,
         backing: shape.backing,
         gdb: shape.gdb.clone(),

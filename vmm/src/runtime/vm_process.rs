@@ -13,7 +13,7 @@ use crate::machine::{
     gdb,
 };
 use crate::payload;
-use crate::sandbox::{self, Lock, Role, enclose};
+use crate::sandbox::{self, Claim, Lock, Role, UserRange, cgroup, enclose};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -29,6 +29,9 @@ pub(super) const NAME: &str = "ferry-vm";
 pub(super) const SOCKET: &str = "vsock";
 /// The guest's context id on its vsock.
 const GUEST_CID: u64 = 3;
+/// The most processes and threads that root's VM may have besides its vCPUs: the devices', and those of the kernel that
+/// serve them.
+const TASKS: u32 = 256;
 /// The longest line that either end reads.
 pub(super) const LONGEST_LINE: u64 = 1 << 20;
 /// What a guest without a kernel is told.
@@ -127,12 +130,28 @@ fn serve() -> Result<(), Box<dyn std::error::Error>> {
     reader.by_ref().take(LONGEST_LINE).read_line(&mut plan)?;
     let plan: Plan = serde_json::from_str(&plan)?;
     let words = Words(Arc::new(Mutex::new(control)));
+    if is_root() {
+        cgroup::enter(u32::from(plan.vcpus) + TASKS);
+    }
+    let user = match own_user(&plan) {
+        Ok(user) => user,
+        Err(error) if plan.users.is_some() => return Ok(words.say(&Word::Failed(error.0))?),
+        Err(LaunchError(text)) => {
+            let text = format!("{text}: the VM's process stays root's, without capabilities");
+            words.say(&Word::Warning(text))?;
+            None
+        }
+    };
     let machine = match make(&plan, helpers, words.clone()) {
         Ok(machine) => machine,
         Err(error) => return Ok(words.say(&Word::Failed(error.to_string()))?),
     };
     if plan.sandboxed {
-        let enclosed = enclose(&plan.directory)?;
+        let id = user.as_ref().map(|claim| claim.id);
+        if id.is_some() {
+            hand_over(&plan.directory, id)?;
+        }
+        let enclosed = enclose(&plan.directory, id)?;
         if !enclosed.root && !enclosed.landlock {
             let text = "this host has neither landlock nor namespaces for ferry: the VM's process is held by its system \
                         calls alone";
@@ -145,6 +164,39 @@ fn serve() -> Result<(), Box<dyn std::error::Error>> {
     let end = ending(machine.run());
     words.say(&Word::Ended { end, metrics: handle.metrics().to_json() })?;
     Ok(())
+}
+
+fn is_root() -> bool {
+    // SAFETY: takes nothing.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// The user that a VM of root's becomes. It is its own as long as this process lives.
+fn own_user(plan: &Plan) -> Result<Option<Claim>, LaunchError> {
+    if !plan.sandboxed || !is_root() {
+        return Ok(None);
+    }
+    let range = plan.users.unwrap_or(UserRange::USUAL);
+    let refused = |why: &str| Err(LaunchError(format!("no user of its own out of {range}: {why}")));
+    if !range.is_mapped(&std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default()) {
+        return refused("this user namespace does not have all of them");
+    }
+    match sandbox::claim(range, Path::new(sandbox::LOCKS)) {
+        Ok(Some(claim)) => Ok(Some(claim)),
+        Ok(None) => refused("every one is some VM's: give more with --uid-range"),
+        Err(error) => refused(&format!("{}: {error}", sandbox::LOCKS)),
+    }
+}
+
+/// Makes the VM's directory its user's, and the host's programs' sockets in it, so that it can connect to them.
+fn hand_over(directory: &Path, id: Option<u32>) -> io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_name() != SOCKET {
+            std::os::unix::fs::lchown(entry.path(), id, id)?;
+        }
+    }
+    std::os::unix::fs::chown(directory, id, id)
 }
 
 /// Everything that has to be opened is opened here.

@@ -5,6 +5,7 @@
 
 use super::SandboxError;
 use super::lock::{drop_capabilities, keep_capabilities};
+use super::user::become_user;
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
     RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
@@ -27,11 +28,16 @@ pub struct Enclosed {
 }
 
 /// Encloses this process, which has one thread, in `directory`: afterwards that is its root and its working directory, it
-/// may only remove files there, and it has no capabilities. Descriptors that are open stay so.
-pub fn enclose(directory: &Path) -> Result<Enclosed, SandboxError> {
+/// may only remove files there, and it has no capabilities. Root becomes `user`, if one is given, whose the directory is to
+/// be. Descriptors that are open stay so.
+pub fn enclose(directory: &Path, user: Option<u32>) -> Result<Enclosed, SandboxError> {
     no_core_dumps()?;
     std::env::set_current_dir(directory)?;
     let root = unshare()? && change_root().is_ok();
+    bound_capabilities();
+    if let Some(id) = user {
+        become_user(id)?;
+    }
     not_traceable()?;
     let here = PathFd::new(".").ok();
     let landlock = restrict(&[(here.as_ref().map(AsFd::as_fd), AccessFs::RemoveFile.into())])?;
@@ -118,6 +124,16 @@ fn unshare() -> io::Result<bool> {
     Ok(true)
 }
 
+/// No program that this process might become can have capabilities either. Who may not say so has none to give.
+fn bound_capabilities() {
+    /// More than there are (linux/capability.h).
+    const CAPABILITIES: libc::c_ulong = 64;
+    for capability in 0..CAPABILITIES {
+        // SAFETY: this option takes a number.
+        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+    }
+}
+
 /// Makes the working directory the root.
 fn change_root() -> io::Result<()> {
     // SAFETY: the path ends in a zero.
@@ -175,7 +191,10 @@ mod tests {
             let none = std::ptr::null_mut::<libc::c_void>();
             (libc::kill(parent, 0) == 0, libc::ptrace(libc::PTRACE_ATTACH, parent, none, none) == 0)
         };
+        // SAFETY: takes no pointers.
+        let become_root = unsafe { libc::geteuid() != 0 && libc::setresuid(0, 0, 0) == 0 };
         vec![
+            ("become root", become_root),
             ("open a disk", fs::File::open(other.join("disk")).is_ok()),
             ("write the store", fs::OpenOptions::new().write(true).open(other.join("disk")).is_ok()),
             ("make a file in the store", fs::File::create(other.join("new")).is_ok()),
@@ -203,9 +222,17 @@ mod tests {
         // SAFETY: the child only calls what follows and ends.
         match unsafe { libc::fork() } {
             0 => {
-                let enclosed = enclose(home.path()).unwrap();
+                let user = std::env::var("FERRY_ENCLOSURE_USER").ok().map(|id| id.parse().unwrap());
+                if user.is_some() {
+                    std::os::unix::fs::chown(home.path(), user, user).unwrap();
+                }
+                let enclosed = enclose(home.path(), user).unwrap();
                 let mut output = output.lock();
                 writeln!(output, "{enclosed:?}").unwrap();
+                // SAFETY: this option takes a number.
+                if enclosed.root && unsafe { libc::prctl(libc::PR_CAPBSET_READ, 0, 0, 0, 0) } == 1 {
+                    writeln!(output, "possible: regain a capability").unwrap();
+                }
                 for (what, possible) in attempts(Path::new(&other), parent) {
                     // Landlock without a root of its own knows nothing of the sockets in the file system.
                     if possible && (enclosed.root || what != "connect to another's socket") {
@@ -229,6 +256,19 @@ mod tests {
 
     #[test]
     fn a_process_that_turns_hostile_reaches_nothing_of_others() {
+        reaches_nothing(None);
+    }
+
+    #[test]
+    fn nor_does_one_that_root_has_made_a_user_of_its_own() {
+        // SAFETY: takes nothing.
+        match unsafe { libc::geteuid() } {
+            0 => reaches_nothing(Some("1900000123")),
+            _ => println!("skipped: only root gives a VM a user of its own"),
+        }
+    }
+
+    fn reaches_nothing(user: Option<&str>) {
         let other = tempfile::tempdir().unwrap();
         fs::write(other.path().join("disk"), "contents").unwrap();
         let _listener = UnixListener::bind(other.path().join("vsock")).unwrap();
@@ -237,6 +277,7 @@ mod tests {
         let output = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "sandbox::enclosure::tests::part", "--ignored", "--nocapture"])
             .env("FERRY_ENCLOSURE_OTHER", other.path())
+            .envs(user.map(|user| ("FERRY_ENCLOSURE_USER", user)))
             .output()
             .unwrap();
         let text = String::from_utf8_lossy(&output.stdout);

@@ -40,7 +40,7 @@ pub struct Appliance<'a> {
 pub fn run(workshop: &Workshop, appliance: Appliance<'_>) -> Result<ExitCode> {
     let Appliance { disk, shape, launch, interrupts } = appliance;
     let place = directory::make(workshop.cache.root()).context("no place for the machine's sockets")?;
-    directory::make_for_vm(place.path()).context("no place for the machine's sockets")?;
+    directory::make_for_vm(place.path(), None).context("no place for the machine's sockets")?;
     let copy = tempfile::NamedTempFile::new_in(workshop.cache.dir("runs")?)?;
     for path in [place.path().to_owned(), copy.path().to_owned()] {
         interrupts.at_exit(Box::new(move || {
@@ -70,6 +70,7 @@ pub fn run(workshop: &Workshop, appliance: Appliance<'_>) -> Result<ExitCode> {
         // What the services say comes out there.
         serial: Serial::Stderr,
         sandboxed: shape.sandboxed,
+        users: shape.users,
         tell: shape.tell,
     };
     let guest = launch.launch(&plan)?;

@@ -69,6 +69,7 @@ pub fn bare(workshop: &mut Workshop, bare: Bare) -> Result<ExitCode> {
         shares: Vec::new(),
         network: None,
         sandboxed: true,
+        users: None,
         cpu: shape.cpu,
         backing: shape.backing,
         gdb: None,
