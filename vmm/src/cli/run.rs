@@ -211,6 +211,17 @@ pub struct MachineArgs {
     /// When the VM has ended, print what it was traced for: exits, the times it left the guest, by cause
     #[arg(long, value_name = "WHAT", value_parser = ["exits"])]
     pub trace: Option<String>,
+    /// Let its processes talk to programs of the host through vsock, by sockets in this directory
+    ///
+    /// A program of the host connects to DIR/vsock, writes "CONNECT PORT" and a newline, reads "OK …" and a newline, and talks
+    /// to that port of the guest. A process of the guest that connects to port PORT of the host (context id 2) reaches the
+    /// program that listens at DIR/vsock_PORT; where root runs the VM, that socket must be writable for others, whom the
+    /// directory keeps out. DIR is made where it is missing, and is for this VM alone.
+    #[arg(long, value_name = "DIR", help_heading = "Network")]
+    pub vsock: Option<PathBuf>,
+    /// Where root runs it: the users of whom each VM becomes one of its own [default: 1900000000-1900065535]
+    #[arg(long, value_name = "FIRST-LAST", value_parser = UserRange::parse)]
+    pub uid_range: Option<UserRange>,
     /// Leave the VM's process unlocked, to debug ferry itself: a guest that breaks out of its VM is then in this account
     #[arg(long)]
     pub no_sandbox: bool,
@@ -369,6 +380,7 @@ impl ContainerArgs {
             privileged: self.privileged,
             cap_add: self.cap_add.clone(),
             cap_drop: self.cap_drop.clone(),
+            vsock: false,
             volumes: self.volume.clone(),
             core_limit: self.cores()?.map(|cores| cores.limit),
         })
@@ -412,6 +424,8 @@ impl MachineArgs {
             initrd: self.initrd.clone(),
             serial: defaults.serial,
             sandboxed: !self.no_sandbox,
+            users: self.uid_range.or(defaults.users),
+            vsock: self.vsock.clone(),
             cpu: self.cpu.unwrap_or(defaults.cpu),
             backing: Backing { huge_pages: self.hugepages, prefault: self.prefault },
             gdb: self.gdb.clone(),

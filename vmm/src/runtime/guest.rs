@@ -119,6 +119,11 @@ pub trait Launch: Sync {
         false
     }
 
+    /// Whether the guests' vsock is one of ferry's, with sockets on the host.
+    fn has_vsock(&self) -> bool {
+        false
+    }
+
     /// Whether files can be mapped into the guests' address space.
     fn maps_files(&self) -> bool {
         false

@@ -77,11 +77,16 @@ pub struct Options {
     pub cap_add: Vec<String>,
     /// Default capabilities that it is not to have.
     pub cap_drop: Vec<String>,
+    /// Whether it may use vsock, and so reach what listens there on the host.
+    pub vsock: bool,
     /// What of the host it sees.
     pub volumes: Vec<Volume>,
     /// The most bytes of a core that a process of it leaves when it crashes; none: it leaves none.
     pub core_limit: Option<u64>,
 }
+
+/// The annotation by which the guest's PID 1 lets a container use vsock.
+const VSOCK_ANNOTATION: &str = "io.ferry.vsock";
 
 /// Options and an image that make no container.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -146,6 +151,11 @@ pub fn spec_for(id: &str, root: &str, image: &ImageConfig, options: &Options) ->
         hostname,
         mounts: mounts(options.privileged),
         linux: Some(linux),
+        annotations: options
+            .vsock
+            .then(|| (VSOCK_ANNOTATION.to_owned(), "true".to_owned()))
+            .into_iter()
+            .collect(),
         ..Default::default()
     };
     if is_init_system {

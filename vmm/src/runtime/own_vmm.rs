@@ -65,6 +65,10 @@ impl Launch for OwnVmm {
         true
     }
 
+    fn has_vsock(&self) -> bool {
+        true
+    }
+
     fn maps_files(&self) -> bool {
         true
     }

@@ -65,6 +65,10 @@ pub struct Shape {
     pub serial: Serial,
     /// Whether the VM's process is locked in.
     pub sandboxed: bool,
+    /// The users of whom it becomes one where root starts it; none: the usual ones.
+    pub users: Option<UserRange>,
+    /// A directory for the sockets of the guest's vsock, if its processes may use that.
+    pub vsock: Option<PathBuf>,
     /// What its processors are like.
     pub cpu: Model,
     /// Where its memory comes from.
@@ -89,6 +93,8 @@ impl Default for Shape {
             initrd: None,
             serial: Serial::Quiet,
             sandboxed: true,
+            users: None,
+            vsock: None,
             cpu: Model::Host,
             backing: Backing::default(),
             gdb: None,
@@ -251,7 +257,11 @@ pub fn run(request: &Request, host: &Host<'_>) -> Result<u8, Failure> {
     }
     let fault = |error: &dyn std::fmt::Display| Failure::early(error.to_string());
     let id = name::id();
+    if request.shape.vsock.is_some() && !host.launch.has_vsock() {
+        return Err(Failure::early("this kind of machine has no vsock of ferry's: leave --vsock out"));
+    }
     let mut options = request.options.clone();
+    options.vsock = request.shape.vsock.is_some();
     if options.terminal && options.window.is_none() {
         options.window = Window::current();
     }
@@ -276,7 +286,7 @@ pub fn run(request: &Request, host: &Host<'_>) -> Result<u8, Failure> {
     let made = made(request, &container)?;
     let sockets = directory::make(&host.containers.root().join("run"))
         .map_err(|error| Failure::early(format!("no place for the run's sockets: {error}")))?;
-    directory::make_for_vm(sockets.path())
+    directory::make_for_vm(sockets.path(), request.shape.vsock.as_deref())
         .map_err(|error| Failure::early(format!("no place for the VM's sockets: {error}")))?;
     let at_exit = sockets.path().to_owned();
     host.interrupts.at_exit(Box::new(move || drop(std::fs::remove_dir_all(at_exit))));

@@ -18,6 +18,7 @@ use crate::runtime::restart::Restart;
 use crate::runtime::run::{self, Host, Milestone, Ready, Shape, made_of};
 use crate::runtime::supervise::{Afterwards, BOOT_LIMIT, Failure, Watch, not_reached, not_run};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -70,7 +71,7 @@ pub fn machine(pod: &Pod, mut shape: Shape, cpus_fixed: bool, memory_fixed: bool
     shape.network.published.extend(pod.init.iter().chain(&pod.containers).flat_map(|container| {
         container.ports.iter().filter_map(|port| {
             Some(Published {
-                address: port.address,
+                address: port.address.map(IpAddr::V4),
                 host: port.host?,
                 guest: port.container,
                 protocol: port.protocol,
@@ -85,18 +86,22 @@ pub fn machine(pod: &Pod, mut shape: Shape, cpus_fixed: bool, memory_fixed: bool
 pub fn run(request: &Request, host: &Host<'_>) -> Result<u8, Failure> {
     let pod = &request.pod;
     run::check(&oci::Options::default(), &request.shape, false)?;
+    if request.shape.vsock.is_some() {
+        return Err(Failure::early("--vsock is for a container of its own: a pod has none"));
+    }
     let fault = |error: &dyn std::fmt::Display| Failure::early(error.to_string());
     let pod_id = name::id();
     let network = network::plan(&request.shape.network, &pod_id, host.launch.has_network())
         .map_err(|error| fault(&error))?;
     let sockets = directory::make(&host.containers.root().join("run"))
         .map_err(|error| Failure::early(format!("no place for the run's sockets: {error}")))?;
-    directory::make_for_vm(sockets.path())
+    directory::make_for_vm(sockets.path(), None)
         .map_err(|error| Failure::early(format!("no place for the VM's sockets: {error}")))?;
     let at_exit = sockets.path().to_owned();
     host.interrupts.at_exit(Box::new(move || drop(std::fs::remove_dir_all(at_exit))));
 
-    let ones = Maker { request, host, pod_id: &pod_id, sockets: sockets.path() }.all()?;
+    let ones =
+        Maker { request, host, pod_id: &pod_id, network: network.as_ref(), sockets: sockets.path() }.all()?;
     let records: Vec<Record> = ones.iter().filter_map(|one| one.monitor.record()).collect();
     (host.milestone)(Milestone::Made, &records);
     let dns = network.as_ref().map(|plan| plan.guest().dns).unwrap_or_default();
@@ -124,6 +129,7 @@ struct Maker<'a> {
     request: &'a Request,
     host: &'a Host<'a>,
     pod_id: &'a str,
+    network: Option<&'a network::Plan>,
     sockets: &'a Path,
 }
 
@@ -161,6 +167,7 @@ impl<'a> Maker<'a> {
         let rest = Made {
             interactive: container.stdin,
             detached: true,
+            network: self.network.cloned(),
             auto_remove: self.request.afterwards == Afterwards::ThrowAway,
             restart,
             stop_timeout: pod.grace_seconds,

@@ -267,6 +267,7 @@ fn options(
         privileged: container.privileged,
         cap_add: container.cap_add.clone(),
         cap_drop: container.cap_drop.clone(),
+        vsock: false,
         volumes: Vec::new(),
         core_limit: None,
     })
