@@ -9,10 +9,9 @@ use rustix::process::{
     Pid, Signal, WaitOptions, getpid, getppid, set_parent_process_death_signal, setsid, waitpid,
 };
 use serde::{Deserialize, Serialize};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -130,19 +129,11 @@ fn send(to: &mut File, word: &Word) -> io::Result<()> {
 }
 
 fn leave_streams(directory: &Path) -> io::Result<()> {
-    let words =
-        OpenOptions::new().append(true).create(true).mode(0o600).open(directory.join("monitor.log"))?;
     // An input that is at its end, whether there is a /dev/null or not.
     let (nothing, _) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    for (number, target) in [
-        (nothing.as_raw_fd(), libc::STDIN_FILENO),
-        (words.as_raw_fd(), libc::STDOUT_FILENO),
-        (words.as_raw_fd(), libc::STDERR_FILENO),
-    ] {
-        // SAFETY: both are open, and nobody holds the three standard descriptors as his own.
-        if unsafe { libc::dup2(number, target) } == -1 {
-            return Err(io::Error::last_os_error());
-        }
+    // SAFETY: both are open, and nobody holds standard input as his own.
+    if unsafe { libc::dup2(nothing.as_raw_fd(), libc::STDIN_FILENO) } == -1 {
+        return Err(io::Error::last_os_error());
     }
-    Ok(())
+    super::log::redirect(&directory.join("monitor.log"))
 }

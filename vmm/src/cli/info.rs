@@ -48,7 +48,7 @@ pub fn info(global: &Global) -> Result<u8, Fault> {
         ),
         ("Writable layer", writable(&settings, shape.scratch_bytes)),
         ("Logs", logs(settings.log_capacity(&[]))),
-        ("Network", "none; the loopback inside".to_owned()),
+        ("Network", network().to_owned()),
     ];
     print(&rows.iter().map(|(name, value)| format!("{name:17} {value}\n")).collect::<String>())
 }
@@ -57,6 +57,13 @@ fn writable(settings: &Settings, scratch: u64) -> String {
     match settings.overlay {
         Some(super::run::Overlay::Tmpfs) => "the guest's memory (--overlay)".to_owned(),
         _ => format!("a sparse disk of {} (--overlay)", human_size(scratch)),
+    }
+}
+
+fn network() -> &'static str {
+    match crate::runtime::network::passt_is_installed() {
+        true => "user, by passt (--network)",
+        false => "none, since passt is not installed (--network)",
     }
 }
 

@@ -3,6 +3,7 @@
 //! A [`Wanted`] becomes a [`Plan`], from which the machine gets its card ([`open`]) and the guest its addresses
 //! ([`Plan::guest`]). What a guest may send at all is the frame path's to decide ([`crate::backends::net::filter`]).
 
+mod inspect;
 mod options;
 mod user;
 

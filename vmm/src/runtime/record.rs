@@ -3,6 +3,7 @@
 use super::clock;
 use super::limits::Limits;
 use super::oci::Writable;
+use super::network;
 use super::restart::Restart;
 use super::volume::Volume;
 use serde::{Deserialize, Serialize};
@@ -95,6 +96,9 @@ pub struct Made {
     pub vcpus: u8,
     /// Memory of its machine in MiB.
     pub memory_mib: u64,
+    /// The network of its machine, if it has one.
+    #[serde(default)]
+    pub network: Option<network::Plan>,
     /// To how much that can grow, in MiB.
     #[serde(default)]
     pub most_memory_mib: Option<u64>,
@@ -180,6 +184,8 @@ impl Record {
             some => clock::rfc3339(some),
         };
         let made = &self.made;
+        let network = made.network.as_ref();
+        let ports = network.map(network::Plan::inspect_ports).unwrap_or_default();
         serde_json::json!({
             "Id": self.id,
             "Name": format!("/{}", self.name),
@@ -230,7 +236,10 @@ impl Record {
                 "CpuShares": self.limits.cpu_shares.unwrap_or(0),
                 "Memory": self.limits.memory.unwrap_or(made.memory_mib << 20),
                 "PidsLimit": self.limits.pids,
+                "NetworkMode": network.map_or("none".to_owned(), network::Plan::mode),
+                "PortBindings": ports,
             },
+            "NetworkSettings": network.map(network::Plan::inspect).unwrap_or_else(|| serde_json::json!({})),
         })
     }
 }
@@ -259,6 +268,19 @@ mod tests {
         );
         assert_eq!(shown["HostConfig"]["Memory"], 512u64 << 20);
         assert_eq!(shown["HostConfig"]["RestartPolicy"]["Name"], "no");
+    }
+
+    #[test]
+    fn the_network_shows() {
+        assert_eq!(Record::new("0", "web", Made::default()).inspect()["HostConfig"]["NetworkMode"], "none");
+        let link = network::parse_network("tap=tap0,ip=192.0.2.7/24,gateway=192.0.2.1").unwrap();
+        let wanted = network::Wanted { link, published: Vec::new() };
+        let plan = network::plan(&wanted, "00a1b2c3d4e5", true).unwrap();
+        let shown = Record::new("0", "web", Made { network: plan, ..Made::default() }).inspect();
+        assert_eq!(shown["HostConfig"]["NetworkMode"], "tap=tap0");
+        assert_eq!(shown["NetworkSettings"]["IPAddress"], "192.0.2.7");
+        assert_eq!(shown["NetworkSettings"]["Gateway"], "192.0.2.1");
+        assert_eq!(shown["NetworkSettings"]["MacAddress"], "02:a1:b2:c3:d4:e5");
     }
 
     #[test]

@@ -283,7 +283,7 @@ pub fn run(request: &Request, host: &Host<'_>) -> Result<u8, Failure> {
     let network = network::plan(&request.shape.network, &id, host.launch.has_network())
         .map_err(|error| fault(&error))?;
     container.network = network.as_ref().map(network::Plan::guest);
-    let made = made(request, &container)?;
+    let made = made(request, &container, network.clone())?;
     let sockets = directory::make(&host.containers.root().join("run"))
         .map_err(|error| Failure::early(format!("no place for the run's sockets: {error}")))?;
     directory::make_for_vm(sockets.path(), request.shape.vsock.as_deref())
@@ -554,11 +554,16 @@ pub(super) fn conclude(monitor: &Monitor, result: &Result<u8, Failure>, gone: bo
 }
 
 /// What is remembered of how the container was made.
-fn made(request: &Request, container: &ContainerSpec) -> Result<Made, Failure> {
+fn made(
+    request: &Request,
+    container: &ContainerSpec,
+    network: Option<network::Plan>,
+) -> Result<Made, Failure> {
     let Request { image, options, shape, restart, stop, .. } = request;
     let rest = Made {
         interactive: request.interactive,
         detached: request.mode != Mode::Foreground,
+        network,
         auto_remove: request.afterwards == Afterwards::ThrowAway,
         restart: *restart,
         stop_timeout: stop.seconds,

@@ -5,6 +5,7 @@ use super::protocol::{Answer, Kind, Request, receive, send_json};
 use super::{Monitor, Phase, lock};
 use crate::agent::Signal;
 use crate::agent::terminal::Window;
+use crate::backends::unix;
 use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
@@ -57,6 +58,10 @@ fn accept(listener: &UnixListener, monitor: &Arc<Monitor>) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(_) => return,
         };
+        // The directory keeps others out; this does wherever the socket is.
+        if !unix::is_friend(&stream) {
+            continue;
+        }
         if count.load(Ordering::Relaxed) >= CONNECTIONS {
             let answer = Answer::Refused("too many commands are connected to it".to_owned());
             let _ = send_json(&stream, Kind::Answer, &answer);
