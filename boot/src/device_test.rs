@@ -8,6 +8,7 @@ mod asked;
 mod behaved;
 mod hostile;
 mod interrupt;
+mod raw;
 
 use crate::boot_params::{IdentityMap, command_line, device_tree};
 use crate::report::Report;
@@ -75,7 +76,10 @@ fn all(zero_page: u64, report: &mut Report) -> Result<(), &'static str> {
             DeviceType::Block => {
                 report.result("blk reads what it wrote", behaved::blk(slot));
                 report.result("blk raises its interrupt", interrupt::blk(slot));
-                hostile::all(&Victim { name: "blk", slot, queue: 0, works: behaved::blk }, report);
+                report.result("blk flushes, zeroes and discards on both queues", raw::blk(slot));
+                let works = behaved::blk;
+                hostile::all(&Victim { name: "blk", slot, queue: 0, works }, report);
+                hostile::all(&Victim { name: "blk, second queue,", slot, queue: 1, works }, report);
             }
             DeviceType::Network => {
                 report.result("net carries frames both ways", behaved::net(slot));
@@ -84,10 +88,25 @@ fn all(zero_page: u64, report: &mut Report) -> Result<(), &'static str> {
                 hostile::all(&Victim { name: "net, sending,", slot, queue: 1, works }, report);
             }
             DeviceType::EntropySource => report.result("rng fills a buffer", behaved::rng(slot)),
-            DeviceType::Console => report.result("console takes a line", behaved::console(slot)),
+            DeviceType::Console => {
+                report.result("console takes a line", behaved::console(slot));
+                report.result("console introduces its ports", raw::console(slot));
+                let works = behaved::console;
+                hostile::all(&Victim { name: "console, receiving,", slot, queue: 0, works }, report);
+                hostile::all(&Victim { name: "console, sending,", slot, queue: 1, works }, report);
+                let works = raw::console;
+                hostile::all(&Victim { name: "console, messages for it,", slot, queue: 2, works }, report);
+                hostile::all(&Victim { name: "console, its messages,", slot, queue: 3, works }, report);
+            }
             DeviceType::Socket => {
                 if let Some(port) = vsock_port {
                     report.result("vsock carries a conversation", behaved::vsock(slot, port));
+                }
+                let works = |slot: Slot| slot.transport().map(drop);
+                hostile::all(&Victim { name: "vsock, receiving,", slot, queue: 0, works }, report);
+                hostile::all(&Victim { name: "vsock, sending,", slot, queue: 1, works }, report);
+                if let Some(port) = vsock_port {
+                    report.result("vsock carries another", behaved::vsock(slot, port));
                 }
             }
             _ => {}

@@ -73,10 +73,15 @@ impl Registers {
 
     /// Negotiates version 1 and nothing else, up to and including FEATURES_OK; false when the device refuses.
     pub fn negotiate(self) -> bool {
+        self.negotiate_with(0)
+    }
+
+    /// The same with some of the device's own features, those below bit 32.
+    pub fn negotiate_with(self, features: u32) -> bool {
         let acknowledged = status::ACKNOWLEDGE | status::DRIVER;
         self.write(register::STATUS, acknowledged);
         self.write(register::DRIVER_FEATURES_SEL, 0);
-        self.write(register::DRIVER_FEATURES, 0);
+        self.write(register::DRIVER_FEATURES, features);
         self.write(register::DRIVER_FEATURES_SEL, 1);
         self.write(register::DRIVER_FEATURES, 1);
         self.write(register::STATUS, acknowledged | status::FEATURES_OK);

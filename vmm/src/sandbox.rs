@@ -16,7 +16,8 @@ mod lock;
 mod user;
 
 pub use enclosure::{Access, Enclosed, enclose, enclose_with_files};
-pub use lock::{Lock, Role, STOPPED, install_report, system_calls};
+pub use lock::{Lock, Role, STOPPED, install_report};
+pub use user::{Claim, LOCKS, UserRange, claim};
 
 use std::io;
 use thiserror::Error;

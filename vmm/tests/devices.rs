@@ -8,10 +8,12 @@ use ferry_vmm::backends::fs::{Server, Share, serve};
 use ferry_vmm::backends::net::Passt;
 use ferry_vmm::backends::net::rate::Rates;
 use ferry_vmm::machine::{
-    Config, DiskConfig, Exit, Image, Machine, NetworkConfig, Output, ShareConfig, VsockConfig, probe,
+    Config, DiskConfig, Exit, Image, Machine, NetworkConfig, Output, PortConfig, ShareConfig, VsockConfig,
+    probe,
 };
 use std::fs::File;
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -96,7 +98,11 @@ fn serve_a_guest_that_keeps_the_rules_and_outlive_one_that_does_not() {
     let disk = tempfile::tempfile().unwrap();
     disk.set_len(1 << 20).unwrap();
     let mut output = tempfile::tempfile().unwrap();
+    let log = tempfile::tempfile().unwrap();
+    let port = |name: &str, output| PortConfig { name: name.into(), is_console: false, input: None, output };
     let machine = Machine::new(Config {
+        // The second never starts: it is there for the queues.
+        vcpus: 2,
         memory_mib: 64,
         cmdline_extra: format!("vsock={PORT}"),
         disks: vec![DiskConfig {
@@ -108,6 +114,7 @@ fn serve_a_guest_that_keeps_the_rules_and_outlive_one_that_does_not() {
         shares: vec![share(shared.path())],
         most_memory_mib: 128,
         vsock: Some(VsockConfig { cid: 3, socket }),
+        console: vec![port("", tempfile::tempfile().unwrap()), port("log", log.try_clone().unwrap())],
         serial: Output::File(output.try_clone().unwrap()),
         ..Config::new(Image::File(guest))
     })
@@ -124,13 +131,23 @@ fn serve_a_guest_that_keeps_the_rules_and_outlive_one_that_does_not() {
     println!("{report}");
     assert_eq!(exit, Exit::Reset, "{report}");
     assert!(report.contains("\ndone ") && report.contains(", 0 failed"), "{report}");
+    let mut logged = [0; 7];
+    log.read_exact_at(&mut logged, 0).unwrap();
+    assert_eq!(&logged, b"aboard\n", "what came through the console's second port");
     for device in [
         "blk reads",
         "blk raises",
         "rng fills",
         "vsock carries",
         "net carries",
+        "blk flushes",
         "blk outlives",
+        "blk, second queue, outlives",
+        "console takes",
+        "console introduces",
+        "console, its messages, outlives",
+        "vsock, sending, outlives",
+        "vsock carries another",
         "net, sending, outlives",
         "fs finds",
         "fs outlives",

@@ -6,8 +6,9 @@ mod guest;
 use ferry_vmm::backends::net::Port;
 use ferry_vmm::backends::net::rate::Rates;
 use ferry_vmm::machine::{Config, Machine, NetworkConfig, ProbeError, Sandbox, probe};
-use ferry_vmm::sandbox::STOPPED;
+use ferry_vmm::sandbox::{Lock, Role, STOPPED};
 use guest::Script;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -95,5 +96,60 @@ fn a_forbidden_call_ends_the_process_and_is_reported() {
         let text = String::from_utf8_lossy(&output.stderr);
         let reported = text.contains("the sandbox stopped a thread of the machine at system call");
         assert_eq!(reported, status == STOPPED, "{deed}: {text}");
+    }
+}
+
+/// What strace, told to name threads and number calls, has seen of each thread once it was locked in: the thread's name
+/// and the numbers of its calls.
+fn calls_of_locked_threads(trace: &str) -> HashMap<String, HashSet<i64>> {
+    let mut locked: HashMap<String, HashSet<i64>> = HashMap::new();
+    for line in trace.lines() {
+        // `1234<vcpu0> [ 16] ioctl(…) = 0`
+        let Some((thread, rest)) = line.split_once("> [") else { continue };
+        let Some((number, call)) = rest.split_once("] ") else { continue };
+        let Ok(number) = number.trim().parse() else { continue };
+        if call.contains("SECCOMP_SET_MODE_FILTER") {
+            locked.entry(thread.to_owned()).or_default();
+        } else if let Some(calls) = locked.get_mut(thread)
+            && !call.starts_with("<... seccomp resumed")
+        {
+            calls.insert(number);
+        }
+    }
+    locked
+}
+
+#[test]
+fn a_machine_asks_for_nothing_that_its_locks_forbid() {
+    if let Err(error @ (ProbeError::Absent | ProbeError::Forbidden)) = probe() {
+        println!("skipped: {error}");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let trace = directory.path().join("trace");
+    let output = Command::new("strace")
+        .args(["--follow-forks", "--decode-pids=comm", "--syscall-number", "--output"])
+        .arg(&trace)
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "part", "--ignored", "--nocapture"])
+        .env("FERRY_PLANTED", "nothing")
+        .output();
+    let output = match output {
+        Ok(output) => output,
+        Err(error) => return println!("skipped: no strace: {error}"),
+    };
+    assert!(output.status.success(), "{output:?}");
+    let trace = std::fs::read_to_string(trace).unwrap();
+    let threads = calls_of_locked_threads(&trace);
+    let roles = [("<vcpu", Role::Vcpu), ("<io", Role::Devices), ("<part", Role::Main)];
+    for (name, role) in roles {
+        let of_role: Vec<_> = threads.iter().filter(|(thread, _)| thread.contains(name)).collect();
+        assert!(!of_role.is_empty(), "no thread {name} was locked in: {:?}", threads.keys());
+        let allowed = Lock::allowed(role).unwrap();
+        for (thread, calls) in of_role {
+            let outside: Vec<_> = calls.iter().filter(|call| !allowed.contains(call)).collect();
+            assert!(outside.is_empty(), "{thread}> made calls {outside:?}");
+            assert!(!calls.is_empty(), "{thread}> made none, so that this shows nothing");
+        }
     }
 }

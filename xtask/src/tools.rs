@@ -65,6 +65,7 @@ pub const FOR_TESTS: &[Tool] = &[
     program("sfdisk", &["fdisk"]),
     program("sgdisk", &["gdisk"]),
     program("passt", &["passt"]),
+    program("strace", &["strace"]),
     program("gdb", &["gdb-minimal"]),
     program("faketime", &["faketime"]),
 ];

@@ -3,11 +3,12 @@
 use super::Input;
 use crate::backends::disk::{Access, Raw};
 use crate::backends::net::Passt;
+use crate::backends::net::rate::Rates;
 use crate::devices::bus::Registers;
 use crate::devices::virtio::Device;
 use crate::devices::virtio::balloon::Balloon;
 use crate::devices::virtio::blk::Blk;
-use crate::devices::virtio::console::Console;
+use crate::devices::virtio::console::{Console, PortConfig, Size};
 use crate::devices::virtio::fs::Fs;
 use crate::devices::virtio::mem::{Mem, Pool};
 use crate::devices::virtio::net::Net;
@@ -103,7 +104,7 @@ fn world(kind: Kind) -> World {
             let file = tempfile::tempfile().expect("a temporary file");
             file.set_len(1 << 20).expect("a temporary file takes it");
             let disk = Raw::from_file(file, Access::ReadWrite).expect("a file is a disk");
-            Box::new(Blk::new(Box::new(disk), "fuzz"))
+            Box::new(Blk::new(Box::new(disk), "fuzz", 2).expect("a disk"))
         }
         Kind::Net => {
             let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
@@ -111,11 +112,21 @@ fn world(kind: Kind) -> World {
             theirs.write_all(&[&[0, 0, 0, 60][..], &[0; 60], &[0, 0, 0, 1, 9]].concat()).expect("it fits");
             stream = Some(theirs);
             let port = Passt::new(ours).expect("a socket is a port");
-            Box::new(Net::new([2; 6], 1500, vec![Box::new(port)], Box::new(|_| ())).expect("a card"))
+            Box::new(
+                Net::new([2; 6], 1500, vec![Box::new(port)], Rates::default(), Box::new(|_| ()))
+                    .expect("a card"),
+            )
         }
         Kind::Console => {
             let file = |path: &str| File::options().read(true).write(true).open(path).expect("a device file");
-            Box::new(Console::new(Some(file("/dev/zero")), file("/dev/null")))
+            let port = |input| PortConfig {
+                name: "fuzz".to_owned(),
+                is_console: false,
+                input,
+                output: file("/dev/null"),
+            };
+            let ports = vec![port(Some(file("/dev/zero"))), port(None)];
+            Box::new(Console::new(ports, Size::new().expect("an event descriptor")).expect("a console"))
         }
         Kind::Vsock => {
             let place = tempfile::tempdir().expect("a temporary directory");
@@ -194,6 +205,8 @@ fn step(driver: &mut Driver, input: &mut Input<'_>) {
             let length = [1, 2, 4, 8][usize::from(input.byte() % 4)];
             let value = input.double().to_le_bytes();
             let mut read = [0; 8];
+            // It may be a reset.
+            driver.rest();
             driver.transport.write(offset, &value[..length]);
             driver.transport.read(offset, &mut read[..length]);
         }

@@ -5,14 +5,18 @@ mod road;
 
 mod debugger;
 mod detached;
+mod devices;
 mod shared;
 
 use std::fs;
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use road::{on_kvm, size, xtask};
+use sha2::{Digest, Sha256};
 
 /// On a KVM that emulates ring 0 a boot alone takes a minute.
 const PATIENCE: Duration = Duration::from_secs(900);
@@ -56,7 +60,7 @@ fn redis_serves_saves_in_a_fork_and_stops_on_sigterm() {
 }
 
 #[test]
-fn python_has_threads_processes_and_loopback() {
+fn python_has_threads_processes_loopback_and_a_published_port() {
     let (threads, processes) = (size(3, 100), size(1, 50));
     let script = format!(
         "
@@ -69,13 +73,47 @@ for n in range({processes}):
     print(subprocess.run(['sh', '-c', 'echo process; exit 3'], capture_output=True))
 server = socket.create_server(('127.0.0.1', 0))
 threading.Thread(target=lambda: server.accept()[0].sendall(b'over tcp')).start()
-print(socket.create_connection(server.getsockname()).recv(100))
+print(socket.create_connection(server.getsockname()).recv(100), flush=True)
+import hashlib, os, sys
+if left := int(sys.argv[1]):
+    # To whoever connects to the published port, through passt.
+    server = socket.create_server(('0.0.0.0', 8000))
+    print('serving', flush=True)
+    stream, sum = server.accept()[0], hashlib.sha256()
+    piece = os.urandom(1 << 16)
+    for n in range(left >> 16):
+        stream.sendall(piece)
+        sum.update(piece)
+    stream.shutdown(socket.SHUT_WR)
+    stream.recv(1)
+    print(sum.hexdigest())
 "
     );
-    let outcome =
-        on_kvm(&["python", "-e", WITHOUT_AVX, "--", "python3", "-c", &script]).within(PATIENCE).run();
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
+    let has_passt = Command::new("passt").arg("--version").output().is_ok();
+    let (network, publish) = match has_passt {
+        true => ("user", vec!["-p".to_owned(), format!("{free}:8000")]),
+        false => ("none", Vec::new()),
+    };
+    let mut arguments = vec!["python", "-e", WITHOUT_AVX, "--network", network];
+    arguments.extend(publish.iter().map(String::as_str));
+    let bytes = if has_passt { size("4194304", "1073741824") } else { "0" };
+    arguments.extend(["--", "python3", "-c", &script, bytes]);
+    let mut running = on_kvm(&arguments).within(PATIENCE).start();
+    running.wait_for("over tcp'\n");
+    let mut sum = String::new();
+    if has_passt {
+        running.wait_for("serving\n");
+        let mut received = Vec::new();
+        let mut stream = TcpStream::connect(free).expect("the published port");
+        stream.read_to_end(&mut received).expect("the guest sends");
+        let digest: String = Sha256::digest(&received).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(received.len().to_string(), bytes);
+        sum = format!("serving\n{digest}\n");
+    }
+    let outcome = running.finish();
     let process = "CompletedProcess(args=['sh', '-c', 'echo process; exit 3'], returncode=3, stdout=b'process\\n', stderr=b'')\n";
-    outcome.exits(0).prints(&format!("True\n{}b'over tcp'\n", process.repeat(processes)));
+    outcome.exits(0).prints(&format!("True\n{}b'over tcp'\n{sum}", process.repeat(processes)));
 }
 
 #[test]

@@ -63,7 +63,18 @@ impl Driver {
         u32::from_le_bytes(data)
     }
 
+    /// Waits until the device has nothing under way.
+    pub fn rest(&self) {
+        while !self.transport.is_idle() {
+            self.reactor.turn(100).unwrap();
+        }
+    }
+
     pub fn write(&self, register: u64, value: u32) {
+        // A reset waits for what is under way, and nobody else serves the device.
+        if (register, value) == (register::STATUS, 0) {
+            self.rest();
+        }
         self.transport.write(register, &value.to_le_bytes());
     }
 
