@@ -2,8 +2,8 @@
 
 use super::clock;
 use super::limits::Limits;
-use super::oci::Writable;
 use super::network;
+use super::oci::Writable;
 use super::restart::Restart;
 use super::volume::Volume;
 use serde::{Deserialize, Serialize};
