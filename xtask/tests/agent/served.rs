@@ -74,6 +74,11 @@ fn a_card_gets_its_addresses_routes_and_neighbours() {
     // The next list replaces this one.
     routes(vec![route("", "192.0.2.1")]).unwrap();
     assert!(!sh(&client, &looker, "ip route").contains("203.0.113"));
+    // One that the kernel refuses, since no way leads to its gateway, leaves the old ones.
+    let refused = routes(vec![route("203.0.113.0/24", "192.0.2.2"), route("198.18.0.0/15", "10.255.0.1")]);
+    assert!(refused.is_err(), "{refused:?}");
+    let left = sh(&client, &looker, "ip route");
+    assert!(left.contains("default via 192.0.2.1 dev eth0") && !left.contains("203.0.113"), "{left}");
 
     let neighbor = ArpNeighbor {
         to_ip_address: Some(address("192.0.2.9", "")),
