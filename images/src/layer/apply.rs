@@ -17,7 +17,7 @@ use crate::erofs::{LARGEST_XATTRS, xattrs_fit};
 const LONGEST_PATH: usize = 4095;
 /// Entries that a layer may have however small it is: what is beyond must come with a KiB for each, or it is a layer of
 /// nothing but names.
-const FREE_ENTRIES: u64 = 2 << 20;
+const FREE_ENTRIES: u64 = 512 << 10;
 
 /// Where an entry goes.
 #[derive(Debug, Clone, Copy)]

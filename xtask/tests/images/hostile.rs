@@ -207,14 +207,14 @@ fn links_and_whiteouts_in_a_circle_end() {
 
 #[test]
 fn entries_without_end_end() {
-    let entries = size(4_500_000, 10_000_000);
+    let entries = size(1_200_000, 10_000_000);
     refused(
         &[&|out| {
             for number in 0..entries {
                 out.write_all(&header(b'0', &format!("{number}"), 0)).expect("the layer");
             }
         }],
-        "more than 2097152 entries that are next to nothing",
+        "more than 524288 entries that are next to nothing",
     );
 }
 
