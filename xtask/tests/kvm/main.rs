@@ -21,19 +21,17 @@ use sha2::{Digest, Sha256};
 /// On a KVM that emulates ring 0 a boot alone takes a minute.
 const PATIENCE: Duration = Duration::from_secs(900);
 
+/// One boot for what a plain run promises: what is printed, the stream that goes in and comes out, and the exit status.
 #[test]
-fn hello_says_hi_and_nothing_else() {
-    let outcome = on_kvm(&["hello", "--", "sh", "-c", "echo hi; exit 7"]).within(PATIENCE).run();
-    outcome.exits(7).prints("hi\n");
-}
-
-#[test]
-fn a_stream_comes_through_bit_for_bit() {
+fn hello_says_hi_passes_a_stream_bit_for_bit_and_ends_as_it_wants() {
     let bytes: Vec<u8> =
         (0..size(64 << 10, 100 << 20)).map(|n: u32| (n.wrapping_mul(2654435761) >> 24) as u8).collect();
-    let outcome = on_kvm(&["hello", "-i", "--", "cat"]).input(bytes.clone()).within(PATIENCE).run();
-    outcome.exits(0);
-    assert!(outcome.stdout == bytes, "{} of {} bytes, or others", outcome.stdout.len(), bytes.len());
+    let script = "echo hi; cat; exit 7";
+    let outcome =
+        on_kvm(&["hello", "-i", "--", "sh", "-c", script]).input(bytes.clone()).within(PATIENCE).run();
+    outcome.exits(7);
+    let stream = outcome.stdout.strip_prefix(b"hi\n").expect("hi, and nothing before it");
+    assert!(stream == bytes, "{} of {} bytes, or others", stream.len(), bytes.len());
 }
 
 /// Where ring 0 is emulated the kernel switches no AVX state, and glibc's string functions would use it.
