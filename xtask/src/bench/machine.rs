@@ -4,7 +4,7 @@
 //! The processes are looked at while their guest does nothing: a kernel of three bytes that halts.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -73,20 +73,30 @@ pub fn figures(workshop: &mut Workshop) -> Result<Vec<Figure>> {
     figures.push(figure(FERRY, "vcpu_filter_system_calls", "system calls", allowed as f64));
 
     let idle = place.path().join("idle");
-    fs::write(&idle, idle_kernel())?;
-    figures.extend(of_process(FERRY, || Running::ferry(&ferry, &idle, place.path()))?);
-    figures.extend(of_process(FERRY_VMM, || Running::ferry_vmm(&bare, &idle, place.path()))?);
+    fs::write(&idle, kernel_of(&IDLE))?;
+    let resetting = place.path().join("resetting");
+    fs::write(&resetting, kernel_of(&RESETTING))?;
+    let report = place.path().join("report.json");
+    figures.push(memory(FERRY, || Running::ferry(&ferry, &idle, place.path()))?);
+    figures.push(seconds(FERRY, || told(ferry_command(&ferry, &resetting, place.path())?, &report))?);
+    figures.push(memory(FERRY_VMM, || Running::ferry_vmm(&bare, &idle, place.path()))?);
+    figures.push(seconds(FERRY_VMM, || told(ferry_vmm_command(&bare, &resetting, place.path())?, &report))?);
     if workshop.tools.find("qemu-system-x86_64").is_some() {
-        figures.extend(of_process(QEMU, || Running::qemu(workshop, place.path()))?);
+        figures.push(memory(QEMU, || Running::qemu(workshop, place.path()))?);
+        figures.push(seconds(QEMU, || cpu_seconds(Running::qemu(workshop, place.path())?.machine))?);
     }
     figures.extend(inside(workshop)?);
     Ok(figures)
 }
 
-/// An ELF file of one page at 1 MiB: `hlt`, and again. Interrupts are off at entry.
-fn idle_kernel() -> Vec<u8> {
+/// `hlt`, and again. Interrupts are off at entry.
+const IDLE: [u8; 3] = [0xf4, 0xeb, 0xfd];
+/// `mov al, 0xfe; out 0x64, al`: the keyboard controller's reset; and then the same.
+const RESETTING: [u8; 7] = [0xb0, 0xfe, 0xe6, 0x64, 0xf4, 0xeb, 0xfd];
+
+/// An ELF file with this code at 1 MiB.
+fn kernel_of(code: &[u8]) -> Vec<u8> {
     const ENTRY: u64 = 0x10_0000;
-    const CODE: [u8; 3] = [0xf4, 0xeb, 0xfd];
     let offset = HEADER + PROGRAM_HEADER;
     let segment = Segment {
         kind: PT_LOAD,
@@ -94,8 +104,8 @@ fn idle_kernel() -> Vec<u8> {
         offset,
         virtual_address: ENTRY,
         physical_address: ENTRY,
-        in_file: CODE.len(),
-        in_memory: CODE.len() as u64,
+        in_file: code.len(),
+        in_memory: code.len() as u64,
     };
     let mut file = b"\x7fELF\x02\x01\x01".to_vec();
     file.resize(16, 0);
@@ -104,8 +114,60 @@ fn idle_kernel() -> Vec<u8> {
     file.extend([ENTRY, HEADER as u64, 0].map(u64::to_le_bytes).concat());
     file.extend([0, 0, 0, 0, HEADER as u8, 0, PROGRAM_HEADER as u8, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
     file.extend(segment.bytes(1));
-    file.extend(CODE);
+    file.extend(code);
     file
+}
+
+/// `ferry run`, as a user starts it: its VM has a process of its own.
+fn ferry_command(program: &Path, kernel: &Path, place: &Path) -> Result<Command> {
+    let image = place.join("image");
+    fs::create_dir_all(image.join("bin"))?;
+    fs::write(image.join("bin/true"), "")?;
+    let mut command = Command::new(program);
+    command
+        .args(["run", "--rm", "--memory", &format!("{MEMORY_MIB}m"), "--report"])
+        .arg(place.join("report.json"))
+        .arg("--kernel")
+        .arg(kernel)
+        .arg(format!("dir:{}", image.display()))
+        .arg("/bin/true")
+        .env("XDG_DATA_HOME", place.join("data"));
+    Ok(command)
+}
+
+/// The machine alone, with devices of the same kinds.
+fn ferry_vmm_command(program: &Path, kernel: &Path, place: &Path) -> Result<Command> {
+    let disk = place.join("disk");
+    fs::File::create(&disk)?.set_len(1 << 20)?;
+    let socket = place.join("vsock");
+    let _ = fs::remove_file(&socket);
+    let mut command = Command::new(program);
+    command
+        .args(["--memory", &MEMORY_MIB.to_string(), "--balloon", "yes", "--kernel"])
+        .arg(kernel)
+        .arg("--disk")
+        .arg(format!("{}:ro", disk.display()))
+        .arg("--disk")
+        .arg(&disk)
+        .arg("--vsock")
+        .arg(socket)
+        .arg("--metrics")
+        .arg(place.join("report.json"));
+    Ok(command)
+}
+
+fn quietly(command: &mut Command) -> &mut Command {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null())
+}
+
+/// Runs a machine whose guest resets itself at once; processor seconds of its process until the guest was entered.
+fn told(mut command: Command, report: &Path) -> Result<f64> {
+    quietly(&mut command).status().with_context(|| format!("cannot start {command:?}"))?;
+    let text = fs::read_to_string(report).with_context(|| format!("no {}", report.display()))?;
+    let said: Value = serde_json::from_str(&text)?;
+    let metrics = if said["metrics"].is_object() { &said["metrics"] } else { &said };
+    let nanoseconds = metrics["cpu_ns_to_first_run"].as_f64().filter(|value| *value > 0.0);
+    Ok(nanoseconds.context("the report does not say when the guest was entered")? / 1e9)
 }
 
 /// A process with a machine whose guest does nothing.
@@ -113,56 +175,20 @@ struct Running {
     child: Child,
     /// The process that the machine is in, where it is not the one that was started.
     machine: u32,
-    /// Where the machine's process tells what it has done when it ends.
-    report: Option<PathBuf>,
 }
 
 impl Running {
-    /// `ferry run`, as a user starts it: its VM has a process of its own.
     fn ferry(program: &Path, idle: &Path, place: &Path) -> Result<Self> {
-        let image = place.join("image");
-        fs::create_dir_all(image.join("bin"))?;
-        fs::write(image.join("bin/true"), "")?;
-        let report = place.join("report.json");
-        let child = Command::new(program)
-            .args(["run", "--rm", "--memory", &format!("{MEMORY_MIB}m"), "--report"])
-            .arg(&report)
-            .arg("--kernel")
-            .arg(idle)
-            .arg(format!("dir:{}", image.display()))
-            .arg("/bin/true")
-            .env("XDG_DATA_HOME", place.join("data"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let mut running = Self { machine: child.id(), child, report: Some(report) };
+        let child = quietly(&mut ferry_command(program, idle, place)?).spawn()?;
+        let mut running = Self { machine: child.id(), child };
         running.machine =
             running.wait_for(|pid| child_of(pid).filter(|child| has_thread(*child, "vcpu0")))?;
         Ok(running)
     }
 
-    /// The machine alone, with devices of the same kinds.
     fn ferry_vmm(program: &Path, idle: &Path, place: &Path) -> Result<Self> {
-        let disk = place.join("disk");
-        fs::File::create(&disk)?.set_len(1 << 20)?;
-        let report = place.join("ferry-vmm.json");
-        let child = Command::new(program)
-            .args(["--memory", &MEMORY_MIB.to_string(), "--balloon", "yes", "--kernel"])
-            .arg(idle)
-            .arg("--disk")
-            .arg(format!("{}:ro", disk.display()))
-            .arg("--disk")
-            .arg(&disk)
-            .arg("--vsock")
-            .arg(place.join(format!("vsock-{}", std::process::id())))
-            .arg("--metrics")
-            .arg(&report)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let mut running = Self { machine: child.id(), child, report: Some(report) };
+        let child = quietly(&mut ferry_vmm_command(program, idle, place)?).spawn()?;
+        let mut running = Self { machine: child.id(), child };
         running.machine = running.wait_for(|pid| has_thread(pid, "vcpu0").then_some(pid))?;
         Ok(running)
     }
@@ -192,7 +218,7 @@ impl Running {
             .stderr(Stdio::null())
             .spawn()
             .context("cannot start qemu-system-x86_64")?;
-        let mut running = Self { machine: child.id(), child, report: None };
+        let mut running = Self { machine: child.id(), child };
         running.wait_for(|pid| guest_memory(pid).map(|_| pid))?;
         Ok(running)
     }
@@ -212,41 +238,27 @@ impl Running {
         }
         bail!("a process that was to be measured has no machine after {} s", PATIENCE.as_secs())
     }
-
-    /// Ends it. Processor seconds of the machine's process until the guest was entered.
-    fn end(mut self) -> Result<f64> {
-        let so_far = cpu_seconds(self.machine)?;
-        // SAFETY: sends a signal to a process that this one has started and not yet waited for.
-        unsafe { libc::kill(self.child.id() as libc::pid_t, libc::SIGTERM) };
-        self.child.wait()?;
-        let Some(report) = &self.report else { return Ok(so_far) };
-        let text = fs::read_to_string(report).with_context(|| format!("no {}", report.display()))?;
-        let report: Value = serde_json::from_str(&text)?;
-        let metrics = if report["metrics"].is_object() { &report["metrics"] } else { &report };
-        let nanoseconds = metrics["cpu_ns_to_first_run"].as_f64().filter(|value| *value > 0.0);
-        Ok(nanoseconds.context("the report does not say when the guest was entered")? / 1e9)
-    }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // One that has been waited for takes no signal any more.
-        let _ = self.child.kill();
+        // SAFETY: sends a signal to a process that this one has started and not yet waited for.
+        unsafe { libc::kill(self.child.id() as libc::pid_t, libc::SIGTERM) };
         let _ = self.child.wait();
     }
 }
 
-fn of_process(subject: &'static str, start: impl Fn() -> Result<Running>) -> Result<Vec<Figure>> {
-    let (mut private, mut seconds) = (f64::INFINITY, f64::INFINITY);
+fn memory(subject: &'static str, start: impl Fn() -> Result<Running>) -> Result<Figure> {
+    let bytes = private_bytes(start().context(subject)?.machine).context(subject)?;
+    Ok(figure(subject, "private_bytes_outside_guest_ram", "bytes", bytes as f64))
+}
+
+fn seconds(subject: &'static str, start: impl Fn() -> Result<f64>) -> Result<Figure> {
+    let mut least = f64::INFINITY;
     for _ in 0..STARTS {
-        let running = start().context(subject)?;
-        private = private.min(private_bytes(running.machine).context(subject)? as f64);
-        seconds = seconds.min(running.end().context(subject)?);
+        least = least.min(start().context(subject)?);
     }
-    Ok(vec![
-        figure(subject, "private_bytes_outside_guest_ram", "bytes", private),
-        figure(subject, "cpu_seconds_to_first_run", "seconds", seconds),
-    ])
+    Ok(figure(subject, "cpu_seconds_to_first_run", "seconds", least))
 }
 
 fn child_of(pid: u32) -> Option<u32> {
@@ -363,7 +375,7 @@ mod tests {
 
     #[test]
     fn the_idle_kernel_is_an_executable() {
-        let file = idle_kernel();
+        let file = kernel_of(&IDLE);
         let (_, segments) = crate::elf::parse(&file).unwrap();
         assert_eq!((segments.len(), segments[0].in_file), (1, 3));
         assert_eq!(&file[segments[0].offset..], [0xf4, 0xeb, 0xfd]);
