@@ -8,6 +8,7 @@ use ferry_vmm::machine::{
     Config, DiskConfig, Exit, Machine, Output, PortConfig, ProbeError, VsockConfig, probe,
 };
 use guest::Script;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::FileExt;
@@ -264,4 +265,33 @@ fn a_host_program_talks_to_the_guest_through_vsock() {
     assert_eq!(&host.join().unwrap(), b"OK 1073741824\nping");
     assert_eq!(output, b"pong");
     assert!(!socket.exists(), "the socket's file is left behind");
+}
+
+/// Serves disks in a process that may have no io_uring, as in many containers; run by the other test.
+#[test]
+#[ignore = "run by the other test"]
+fn part_without_io_uring() {
+    if std::env::var_os("FERRY_WITHOUT_IO_URING").is_none() {
+        return;
+    }
+    let refused = SeccompAction::Errno(libc::EPERM as u32);
+    let rules = [(libc::SYS_io_uring_setup, Vec::new())].into_iter().collect();
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refused, TargetArch::x86_64).unwrap();
+    let program: BpfProgram = filter.try_into().unwrap();
+    seccompiler::apply_filter(&program).unwrap();
+    reads_a_composite_disk_and_writes_a_raw_one();
+    println!("served");
+}
+
+#[test]
+fn a_host_without_io_uring_serves_disks_all_the_same() {
+    if !kvm() {
+        return;
+    }
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "part_without_io_uring", "--ignored", "--nocapture"])
+        .env("FERRY_WITHOUT_IO_URING", "1")
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("served"), "{output:?}");
 }
