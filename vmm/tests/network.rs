@@ -59,3 +59,33 @@ fn a_connection_to_a_published_port_reaches_the_card() {
     drop(port);
     let _ = caller.join();
 }
+
+#[test]
+fn a_passt_that_dies_is_the_end_of_the_link() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let published = format!("127.0.0.1:{}:80", free.port());
+    let Some(card) = card(&[&published]) else { return };
+    let mut port = card.unwrap().ports.remove(0);
+    // It has gone into the background: its own words lead to it.
+    let word = format!("127.0.0.1/{}:80", free.port());
+    let told = |entry: &std::fs::DirEntry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|own| own == word.as_bytes())
+    };
+    let passts: Vec<_> = std::fs::read_dir("/proc").unwrap().flatten().filter(told).collect();
+    assert!(!passts.is_empty(), "no passt with {word}");
+    for passt in passts {
+        let pid = passt.file_name().to_str().unwrap().parse().unwrap();
+        // SAFETY: takes no pointers; the process is the one that this test has started.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+    }
+    let started = Instant::now();
+    let error = loop {
+        match port.receive(&mut vec![0; MAX_FRAME]) {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => break error,
+            _ => assert!(started.elapsed() < Duration::from_secs(30), "it is not noticed"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert!(matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset), "{error}");
+}
