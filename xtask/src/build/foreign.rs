@@ -20,8 +20,8 @@ const RECIPE: &str = "foreign";
 const PROGRAMS: [&str; 4] =
     ["usr/bin/fsck.erofs", "usr/bin/mkfs.erofs", "usr/bin/mksquashfs", "usr/sbin/veritysetup"];
 
-/// The directory with a script for each of them.
-const SCRIPTS: &str = "run";
+/// The directory with a script for each of them; no Debian system has one of that name.
+const SCRIPTS: &str = "ferry-scripts";
 
 /// The unpacked programs.
 #[derive(Clone, Debug)]
@@ -66,7 +66,7 @@ impl Foreign {
 /// A script for each program, which finds it and its libraries from where it is itself.
 fn write_scripts(root: &Path) -> Result<()> {
     let directory = root.join(SCRIPTS);
-    fs::create_dir(&directory)?;
+    fs::create_dir(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
     for program in PROGRAMS {
         let name = Path::new(program).file_name().context("a program's name")?;
         let text = format!(
