@@ -183,6 +183,8 @@ fn commands(workshop: &Workshop, group: Group) -> Vec<Command> {
         command.args(words.split(' ')).stdin(Stdio::null());
         command
     };
+    // All with the features of the whole workspace: what the unit tests have compiled serves the others too.
+    let tests = || cargo(&format!("test --quiet --locked --workspace --test {}", group.name()));
     match group {
         Group::Unit => vec![
             cargo("fmt --all --check"),
@@ -193,19 +195,19 @@ fn commands(workshop: &Workshop, group: Group) -> Vec<Command> {
             cargo("test --quiet --locked --workspace --no-fail-fast"),
         ],
         Group::Devices => {
-            let mut tests = cargo("test --quiet --locked --package ferry-vmm --test devices");
+            let mut tests = tests();
             tests.env("FERRY_DEVICE_TEST", build::boot::device_test_path(workshop));
             vec![tests]
         }
         Group::Images => {
-            let mut tests = cargo("test --quiet --locked --package xtask --test images");
+            let mut tests = tests();
             // It was made ready before.
             if let Ok(foreign) = Foreign::build(workshop) {
                 tests.env("FERRY_FOREIGN", foreign.directory());
             }
             vec![tests]
         }
-        group => vec![cargo(&format!("test --quiet --locked --package xtask --test {}", group.name()))],
+        Group::Agent | Group::Qemu | Group::Kvm => vec![tests()],
     }
 }
 
