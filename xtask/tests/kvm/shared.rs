@@ -22,9 +22,10 @@ fn children(parent: &str, name: &str) -> Vec<String> {
     pids.into_iter().filter(is_called).collect()
 }
 
+/// Waits until something has been written to a file.
 fn wait_for(path: &Path) {
     let until = Instant::now() + PATIENCE;
-    while !path.exists() {
+    while !fs::metadata(path).is_ok_and(|file| file.len() > 0) {
         assert!(Instant::now() < until, "{} never comes", path.display());
         std::thread::sleep(Duration::from_millis(50));
     }
