@@ -44,7 +44,7 @@ fn debugger() -> Result<String, Error> {
         }
     }
     let mut status = 0;
-    // SAFETY: it writes one number, here and below.
+    // SAFETY: it writes one number.
     unsafe { waitpid(pid, &mut status, 0) };
     let stopped = status >> 8 & 0xff;
     let mut before = 0u64;
@@ -53,9 +53,11 @@ fn debugger() -> Result<String, Error> {
     if peeked != 0 || ptrace(PTRACE_SINGLESTEP, pid) != 0 {
         return Err(Error::last_os_error());
     }
+    // SAFETY: as above.
     unsafe { waitpid(pid, &mut status, 0) };
     let stepped = status >> 8 & 0xff;
     ptrace(PTRACE_CONT, pid);
+    // SAFETY: as above.
     unsafe { waitpid(pid, &mut status, 0) };
     let exit = status >> 8 & 0xff;
     let as_wanted = (stopped, stepped, exit) == (SIGSTOP, SIGTRAP, 3) && before != 0;
