@@ -18,6 +18,7 @@ pub mod guest;
 pub mod heap;
 #[cfg(feature = "pid1")]
 pub mod netlink;
+mod prelude;
 #[cfg(feature = "pid1")]
 pub mod spec;
 #[cfg(feature = "pid1")]

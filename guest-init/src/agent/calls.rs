@@ -1,15 +1,13 @@
 //! The calls of the API: which method does what.
 
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use super::container::Stage;
 use super::process::{Caller, Channel};
+use super::streams::no_container;
 use super::system::Frozen;
-use super::{Agent, Outcome, System};
+use super::{Agent, Outcome, ProcessKey, System};
 use crate::api::protobuf::{Message, messages};
 use crate::api::{agent as api, ferry, guest, health, method, ttrpc};
-use crate::fault::{Fault, fault};
+use crate::prelude::*;
 
 /// Version of the agent protocol that is spoken here (Kata's, `grpc_version` of its `Version` call).
 const PROTOCOL_VERSION: &str = "0.0.1";
@@ -66,64 +64,14 @@ impl<S: System> Agent<S> {
                 nothing()
             }
             method::CREATE_CONTAINER => self.create_container(caller, decode(request)?),
-            method::START_CONTAINER => {
-                let call = addressed(request)?;
-                self.start_container(caller, &call.container_id)
-            }
-            method::REMOVE_CONTAINER => {
-                let call: api::RemoveContainerRequest = decode(request)?;
-                self.remove_container(caller, &call.container_id, call.timeout)
-            }
+            method::REMOVE_CONTAINER => self.remove_container(caller, decode(request)?),
             method::EXEC_PROCESS => self.exec_process(caller, decode(request)?),
-            method::SIGNAL_PROCESS => {
-                let call = addressed(request)?;
-                self.signal_process(&call.container_id, &call.exec_id, call.number)
-            }
-            method::WAIT_PROCESS => {
-                let call = addressed(request)?;
-                self.wait_process(caller, self.key(&call.container_id, &call.exec_id)?)
-            }
-            method::WRITE_STDIN => {
-                let call: api::WriteStreamRequest = decode(request)?;
-                self.write_input(caller, self.key(&call.container_id, &call.exec_id)?, call.data)
-            }
-            method::READ_STDOUT => self.read_call(caller, request, Channel::Out),
-            method::READ_STDERR => self.read_call(caller, request, Channel::Err),
-            method::CLOSE_STDIN => {
-                let call = addressed(request)?;
-                self.close_input(self.key(&call.container_id, &call.exec_id)?)
-            }
-            method::TTY_WIN_RESIZE => {
-                let call = addressed(request)?;
-                self.resize(self.key(&call.container_id, &call.exec_id)?, call.number, call.second)
-            }
+            method::WRITE_STDIN => self.write_input(caller, decode(request)?),
             method::UPDATE_CONTAINER => {
                 let call: api::UpdateContainerRequest = decode(request)?;
-                let resources = call.resources.unwrap_or_default();
-                self.with_container(&call.container_id, |system, container| {
-                    system.update(container, &resources)
-                })
-            }
-            method::STATS_CONTAINER => {
-                let call = addressed(request)?;
-                let mut stats = None;
-                self.with_container(&call.container_id, |system, container| {
-                    stats = Some(system.stats(container));
-                    Ok(())
-                })?;
-                message(&stats.unwrap_or_default())
-            }
-            method::PAUSE_CONTAINER => {
-                let call = addressed(request)?;
-                self.with_container(&call.container_id, |system, container| {
-                    system.freeze(container, Frozen::Yes)
-                })
-            }
-            method::RESUME_CONTAINER => {
-                let call = addressed(request)?;
-                self.with_container(&call.container_id, |system, container| {
-                    system.freeze(container, Frozen::No)
-                })
+                let (system, container) = self.standing(&call.container_id)?;
+                system.update(container, &call.resources.unwrap_or_default())?;
+                nothing()
             }
             method::COPY_FILE => {
                 let call: guest::CopyFileRequest = decode(request)?;
@@ -136,8 +84,46 @@ impl<S: System> Agent<S> {
             | method::RESIZE_VOLUME
             | method::ONLINE_CPU_MEM
             | method::ADD_SWAP_PATH => self.send_child(caller, None, request),
+            method::START_CONTAINER => self.start_container(caller, &addressed(request)?.container_id),
+            method::SIGNAL_PROCESS => {
+                let call = addressed(request)?;
+                self.signal_process(&call.container_id, &call.exec_id, call.number)
+            }
+            method::WAIT_PROCESS => self.wait_process(caller, self.addressee(request)?.0),
+            method::READ_STDOUT => self.read_call(caller, request, Channel::Out),
+            method::READ_STDERR => self.read_call(caller, request, Channel::Err),
+            method::CLOSE_STDIN => self.close_input(self.addressee(request)?.0),
+            method::TTY_WIN_RESIZE => {
+                let (key, call) = self.addressee(request)?;
+                self.resize(key, call.number, call.second)
+            }
+            method::STATS_CONTAINER => {
+                let call = addressed(request)?;
+                let (system, container) = self.standing(&call.container_id)?;
+                message(&system.stats(container))
+            }
+            method::PAUSE_CONTAINER => self.freeze_call(request, Frozen::Yes),
+            method::RESUME_CONTAINER => self.freeze_call(request, Frozen::No),
             _ => self.system.guest_call(request).map(Some),
         }
+    }
+
+    /// The process that a call is about, and what else it says.
+    fn addressee(&self, request: &ttrpc::Request) -> Result<(ProcessKey, Addressed), Fault> {
+        let call = addressed(request)?;
+        Ok((self.key(&call.container_id, &call.exec_id)?, call))
+    }
+
+    fn read_call(&mut self, caller: Caller, request: &ttrpc::Request, channel: Channel) -> Outcome {
+        let (key, call) = self.addressee(request)?;
+        self.read_output(caller, key, channel, call.number)
+    }
+
+    fn freeze_call(&mut self, request: &ttrpc::Request, frozen: Frozen) -> Outcome {
+        let call = addressed(request)?;
+        let (system, container) = self.standing(&call.container_id)?;
+        system.freeze(container, frozen)?;
+        nothing()
     }
 
     fn ferry_call(&mut self, caller: Caller, request: &ttrpc::Request) -> Outcome {
@@ -163,24 +149,12 @@ impl<S: System> Agent<S> {
         }
     }
 
-    fn read_call(&mut self, caller: Caller, request: &ttrpc::Request, channel: Channel) -> Outcome {
-        let call = addressed(request)?;
-        self.read_output(caller, self.key(&call.container_id, &call.exec_id)?, channel, call.number)
-    }
-
-    fn with_container(
-        &mut self,
-        id: &str,
-        act: impl FnOnce(&mut S, &S::Container) -> Result<(), Fault>,
-    ) -> Outcome {
+    /// The system, and what it keeps of a container.
+    fn standing(&mut self, id: &str) -> Result<(&mut S, &S::Container), Fault> {
+        let container = self.containers.get(id).ok_or_else(|| no_container(id))?.system.as_ref();
         let container =
-            self.containers.get(id).ok_or_else(|| fault!(InvalidArgument, "no container {id}"))?;
-        let container = container
-            .system
-            .as_ref()
-            .ok_or_else(|| fault!(FailedPrecondition, "container {id} is not created yet"))?;
-        act(&mut self.system, container)?;
-        nothing()
+            container.ok_or_else(|| fault!(FailedPrecondition, "container {id} is not created yet"))?;
+        Ok((&mut self.system, container))
     }
 }
 

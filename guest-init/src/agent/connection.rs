@@ -1,12 +1,10 @@
 //! One client: bytes in, calls out; answers in, bytes out. Nothing that a client sends is believed.
 
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use crate::api::frame::{HEADER_LEN, Header, Kind, MAX_MESSAGE};
 use crate::api::protobuf::{Message, encode, put_length, varint_len};
 use crate::api::ttrpc::{Code, Request, Response, Status};
-use crate::fault::{Fault, Words, fault};
+use crate::fault::Words;
+use crate::prelude::*;
 
 /// With this many bytes of answers not yet taken by the client, no more of its calls are read and none of its
 /// reads are answered. In bytes.

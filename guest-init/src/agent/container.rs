@@ -1,13 +1,10 @@
 //! A container, as the agent keeps it.
 
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use super::process::{Caller, Process};
 use super::system::StreamId;
 use crate::api::agent::Storage;
 use crate::api::oci::Spec;
-use crate::fault::{Fault, fault};
+use crate::prelude::*;
 use crate::table::Table;
 
 /// Most ended processes besides the first that are remembered for a late reader or waiter.

@@ -4,14 +4,11 @@
 //! memory that its owner pages in: whoever looks there waits for as long as the container likes. So PID 1 never
 //! looks itself; a child does, and writes its answer into a pipe.
 
-use alloc::vec::Vec;
-
 use super::process::Caller;
 use super::{Agent, CHUNK, Outcome, Role, StreamId, System};
 use crate::api::frame::MAX_MESSAGE;
 use crate::api::ttrpc::Request;
-use crate::fault::{Fault, fault};
-use crate::sys::Errno;
+use crate::prelude::*;
 use crate::sys::process::SIGKILL;
 
 /// Most errands at once.

@@ -1,28 +1,23 @@
 //! The keeper of an appliance's services: does what the supervisor wants by the very calls that a client makes, and
 //! keeps what the services write.
 
-use alloc::format;
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use super::container::FIRST;
 use super::process::{Caller, Channel};
-use super::{Agent, Outcome, ProcessKey, StreamId, System, TURNS, decode};
+use super::{Agent, Outcome, ProcessKey, StreamId, System, TURNS, decode, process_of};
 use crate::api::agent as api;
 use crate::api::appliance::{self, Appliance, AtEnd, Service};
 use crate::api::protobuf::Message;
 use crate::api::{method, ttrpc};
-use crate::fault::{Fault, fault};
+use crate::prelude::*;
 use crate::supervise::log::Ring;
 use crate::supervise::{Action, Supervisor};
-use crate::sys::Errno;
 use crate::sys::process::{SIGINT, SIGKILL};
 
 /// Where the keeper's own calls are answered: no client has this number.
 pub(super) const KEEPER: StreamId = StreamId(0);
 
 /// What a call of the keeper's is for; with the service it makes the number of the call.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Step {
     Create,
     Start,
@@ -33,8 +28,8 @@ enum Step {
     Check,
 }
 
-/// How many numbers a service has.
-const STEPS: usize = 8;
+/// By their numbers.
+const STEPS: [Step; 6] = [Step::Create, Step::Start, Step::Wait, Step::Remove, Step::Exec, Step::Check];
 
 /// The services of an appliance.
 pub struct Keeper {
@@ -81,7 +76,7 @@ impl Keeper {
 }
 
 fn caller(at: usize, step: Step) -> Caller {
-    Caller { connection: KEEPER, stream_id: (at * STEPS + step as usize) as u32 }
+    Caller { connection: KEEPER, stream_id: (at * STEPS.len() + step as usize) as u32 }
 }
 
 impl<S: System> Agent<S> {
@@ -171,7 +166,8 @@ impl<S: System> Agent<S> {
             }
             Action::Remove => {
                 self.abandon(at);
-                (Step::Remove, self.remove_container(caller(at, Step::Remove), &name, 0))
+                let call = api::RemoveContainerRequest { container_id: name, timeout: 0 };
+                (Step::Remove, self.remove_container(caller(at, Step::Remove), call))
             }
             Action::Check => (Step::Exec, self.begin_check(at)),
             Action::Abandon => return self.abandon(at),
@@ -264,52 +260,43 @@ impl<S: System> Agent<S> {
 
     /// A call of the keeper's was answered.
     fn answered(&mut self, number: usize, answer: Result<Vec<u8>, Fault>, now: u64) {
-        let at = number / STEPS;
-        let Some(keeper) = &mut self.keeper else { return };
-        if at >= keeper.services.len() {
-            return;
-        }
-        let Keeper { supervisor, services, .. } = keeper;
+        let (at, step) = (number / STEPS.len(), STEPS[number % STEPS.len()]);
+        let Some(Keeper { supervisor, services, .. }) = &mut self.keeper else { return };
+        let Some(service) = services.get(at) else { return };
         let container = String::from(supervisor.name(at));
-        let is = |step: Step| number % STEPS == step as usize;
-        if is(Step::Create) {
-            return supervisor.created(at, answer.map(drop), now);
-        }
-        if is(Step::Remove) {
-            return supervisor.removed(at, now);
-        }
-        if is(Step::Start) {
-            let key = ProcessKey { container, process: FIRST.into() };
-            let runs = answer.is_ok();
-            supervisor.started(at, answer.map(drop), now);
-            if runs {
+        // A probe's answer is empty, which is the message of status 0.
+        let status = |payload: Vec<u8>| {
+            api::WaitProcessResponse::decode(&payload).map_err(|_| fault!(Internal, "no status"))
+        };
+        match (step, answer) {
+            (Step::Create, answer) => supervisor.created(at, answer.map(drop), now),
+            (Step::Remove, _) => supervisor.removed(at, now),
+            (Step::Start, Err(fault)) => supervisor.started(at, Err(fault), now),
+            (Step::Start, Ok(_)) => {
+                supervisor.started(at, Ok(()), now);
+                let key = ProcessKey { container, process: FIRST.into() };
                 // Nobody will ever write there.
                 let _ = self.close_input(key.clone());
                 self.wait_for(at, Step::Wait, key);
             }
-            return;
+            (Step::Wait, answer) => {
+                // Without an answer the container was removed by somebody else.
+                let status = answer.and_then(status).map_or(128 + SIGKILL as i32, |answer| answer.status);
+                supervisor.ended(at, status, now);
+            }
+            (Step::Exec, Ok(_)) => {
+                let process = service.check.clone();
+                self.wait_for(at, Step::Check, ProcessKey { container, process });
+            }
+            (Step::Exec | Step::Check, answer) => {
+                let result = match answer.and_then(status) {
+                    Ok(api::WaitProcessResponse { status: 0 }) => Ok(()),
+                    Ok(answer) => Err(format!("the health check ended with {}", answer.status)),
+                    Err(fault) => Err(fault.into_words().message),
+                };
+                self.check_answered(at, result, now);
+            }
         }
-        if is(Step::Exec) {
-            let key = ProcessKey { container, process: services[at].check.clone() };
-            return match answer {
-                Ok(_) => self.wait_for(at, Step::Check, key),
-                Err(fault) => self.check_answered(at, Err(fault.into_words().message), now),
-            };
-        }
-        let status = answer.and_then(|payload| {
-            // A probe's answer is empty, which is the message of status 0.
-            api::WaitProcessResponse::decode(&payload).map_err(|_| fault!(Internal, "no status"))
-        });
-        if is(Step::Wait) {
-            // Without an answer the container was removed by somebody else.
-            return supervisor.ended(at, status.map_or(128 + SIGKILL as i32, |answer| answer.status), now);
-        }
-        let result = match status {
-            Ok(api::WaitProcessResponse { status: 0 }) => Ok(()),
-            Ok(answer) => Err(format!("the health check ended with {}", answer.status)),
-            Err(fault) => Err(fault.into_words().message),
-        };
-        self.check_answered(at, result, now);
     }
 
     fn wait_for(&mut self, at: usize, step: Step, key: ProcessKey) {
@@ -328,9 +315,7 @@ impl<S: System> Agent<S> {
     pub(super) fn keep_output(&mut self, at: usize, key: &ProcessKey, channel: Channel) {
         for _ in 0..TURNS {
             let Agent { system, containers, chunk, keeper, .. } = self;
-            let process =
-                containers.get_mut(&key.container).and_then(|all| all.processes.get_mut(&key.process));
-            let Some(process) = process else { return };
+            let Some(process) = process_of(containers, key) else { return };
             let Some(stream) = process.outputs[channel as usize].stream else { return };
             match system.read(stream, chunk) {
                 Ok(length) if length > 0 => {

@@ -1,18 +1,14 @@
 //! The lives of containers and processes: creation, start, end, removal.
 
-use alloc::format;
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use super::container::{Container, FIRST, Stage, check_id};
 use super::process::{Caller, Channel, Phase, Process};
-use super::streams::no_process;
+use super::streams::{no_container, no_process};
 use super::system::{Created, Mounted, Sandbox, Which};
 use super::{Agent, Outcome, ProcessKey, Role, StreamId, System};
 use crate::api::agent as api;
 use crate::api::protobuf::Message;
-use crate::fault::{Fault, REPORT_LIMIT, fault};
-use crate::sys::Errno;
+use crate::fault::REPORT_LIMIT;
+use crate::prelude::*;
 use crate::sys::process::{Exit, SIGKILL};
 use crate::table::Table;
 
@@ -213,8 +209,8 @@ impl<S: System> Agent<S> {
 
     /// `StartContainer`: answered when its program runs, or with why it does not.
     pub(super) fn start_container(&mut self, caller: Caller, id: &str) -> Outcome {
-        let key = ProcessKey { container: id.into(), process: FIRST.into() };
-        let container = self.containers.get_mut(id).ok_or_else(|| no_process(&key))?;
+        let key = first_of(id);
+        let container = self.containers.get_mut(id).ok_or_else(|| no_container(id))?;
         if container.stage != Stage::Created {
             return Err(fault!(FailedPrecondition, "container {id} is not in the state to be started"));
         }
@@ -230,8 +226,7 @@ impl<S: System> Agent<S> {
     pub(super) fn exec_process(&mut self, caller: Caller, request: api::ExecProcessRequest) -> Outcome {
         let id = request.container_id;
         let key = ProcessKey { container: id.clone(), process: request.exec_id };
-        let missing = ProcessKey { container: id.clone(), process: FIRST.into() };
-        let container = self.containers.get_mut(&id).ok_or_else(|| no_process(&missing))?;
+        let container = self.containers.get_mut(&id).ok_or_else(|| no_container(&id))?;
         if container.stage != Stage::Running {
             return Err(fault!(FailedPrecondition, "container {id} does not run"));
         }
@@ -301,13 +296,8 @@ impl<S: System> Agent<S> {
 
     /// Forgets a process that never ran its program.
     fn forget(&mut self, key: &ProcessKey) {
-        let Some(process) = self
-            .containers
-            .get_mut(&key.container)
-            .and_then(|container| container.processes.remove(&key.process))
-        else {
-            return;
-        };
+        let container = self.containers.get_mut(&key.container);
+        let Some(process) = container.and_then(|all| all.processes.remove(&key.process)) else { return };
         self.close(process.streams().collect::<Vec<_>>());
         for write in process.input.writes {
             self.answer(write.caller, Err(no_process(key)));
@@ -356,15 +346,13 @@ impl<S: System> Agent<S> {
         // A report not yet read says whether the program ever ran.
         self.start_reported(key);
         let Some(process) = self.process(key) else { return };
-        if let Phase::Starting { report, caller, .. } = process.phase {
-            process.phase = Phase::Ended { status };
+        let phase = core::mem::replace(&mut process.phase, Phase::Ended { status });
+        let waiters = core::mem::take(&mut process.waiters);
+        process.waited |= !waiters.is_empty();
+        if let Phase::Starting { report, caller, .. } = phase {
             self.close([report]);
             self.answer(caller, Err(fault!(Internal, "the process ended before its program began")));
         }
-        let Some(process) = self.process(key) else { return };
-        process.phase = Phase::Ended { status };
-        let waiters = core::mem::take(&mut process.waiters);
-        process.waited |= !waiters.is_empty();
         for caller in waiters {
             self.answer(caller, Ok(api::WaitProcessResponse { status }.encode_to_vec()));
         }
@@ -389,7 +377,7 @@ impl<S: System> Agent<S> {
         if let Some(system) = &container.system {
             self.system.end(system);
         }
-        let key = ProcessKey { container: id.into(), process: FIRST.into() };
+        let key = first_of(id);
         // One that could not even be forked has no end to come.
         if self.process(&key).is_some_and(|process| process.phase == Phase::Waiting) {
             self.never_began(&key);
@@ -416,7 +404,7 @@ impl<S: System> Agent<S> {
 
     /// `WaitProcess`: answered at its end.
     pub(super) fn wait_process(&mut self, caller: Caller, key: ProcessKey) -> Outcome {
-        let process = self.process(&key).ok_or_else(|| no_process(&key))?;
+        let process = self.known_process(&key)?;
         let Some(status) = process.status() else {
             process.waiters.push(caller);
             return Ok(None);
@@ -442,7 +430,7 @@ impl<S: System> Agent<S> {
             }
             return Ok(Some(Vec::new()));
         }
-        let process = self.process(&key).ok_or_else(|| no_process(&key))?;
+        let process = self.known_process(&key)?;
         match (process.pid(), process.status()) {
             (Some(pid), _) => match self.system.signal(pid, signal) {
                 // It ended a moment ago.
@@ -455,10 +443,14 @@ impl<S: System> Agent<S> {
     }
 
     /// `RemoveContainer`: answered when nothing of it is left.
-    pub(super) fn remove_container(&mut self, caller: Caller, id: &str, timeout: u32) -> Outcome {
-        let missing = ProcessKey { container: id.into(), process: FIRST.into() };
-        let container = self.containers.get_mut(id).ok_or_else(|| no_process(&missing))?;
-        let deadline = (timeout != 0).then(|| self.system.now() + u64::from(timeout) * 1000);
+    pub(super) fn remove_container(
+        &mut self,
+        caller: Caller,
+        request: api::RemoveContainerRequest,
+    ) -> Outcome {
+        let (id, timeout) = (&request.container_id, u64::from(request.timeout));
+        let container = self.containers.get_mut(id).ok_or_else(|| no_container(id))?;
+        let deadline = (timeout != 0).then(|| self.system.now() + timeout * 1000);
         container.removers.push((caller, deadline));
         self.begin_removal(id);
         Ok(None)
@@ -519,12 +511,9 @@ impl<S: System> Agent<S> {
         if !self.containers.get_mut(id).is_some_and(is_over) {
             return;
         }
-        let names: Vec<String> = self
-            .containers
-            .get(id)
-            .map(|container| container.processes.iter().map(|(name, _)| name.clone()).collect())
-            .unwrap_or_default();
-        for process in names {
+        let processes =
+            |container: &Container<_>| container.processes.iter().next().map(|(name, _)| name.clone());
+        while let Some(process) = self.containers.get(id).and_then(processes) {
             self.forget(&ProcessKey { container: id.into(), process });
         }
         let Some(container) = self.containers.remove(id) else { return };
@@ -555,10 +544,13 @@ impl<S: System> Agent<S> {
 
     /// The process that a call is about.
     pub(super) fn key(&self, id: &str, exec_id: &str) -> Result<ProcessKey, Fault> {
-        let container =
-            self.containers.get(id).ok_or_else(|| fault!(InvalidArgument, "no container {id}"))?;
+        let container = self.containers.get(id).ok_or_else(|| no_container(id))?;
         Ok(ProcessKey { container: id.into(), process: container.key(id, exec_id).into() })
     }
+}
+
+fn first_of(id: &str) -> ProcessKey {
+    ProcessKey { container: id.into(), process: FIRST.into() }
 }
 
 /// Turns a `StringUser` into the user string that the guest looks up.

@@ -1,12 +1,10 @@
 //! Containers that ran out of memory: `GetOOMEvent` is answered with one of them.
 
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use super::process::Caller;
 use super::{Agent, Outcome, System};
 use crate::api::guest::OomEvent;
 use crate::api::protobuf::Message;
+use crate::prelude::*;
 
 /// Who wants to know, and what nobody has asked for yet.
 #[derive(Default)]

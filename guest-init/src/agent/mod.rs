@@ -25,6 +25,7 @@ use container::Container;
 use errands::Errand;
 use keeper::{KEEPER, Keeper};
 use process::{Caller, Channel, Process};
+use streams::no_process;
 
 pub use calls::{VERSION, decode};
 pub use container::check_id;
@@ -87,6 +88,13 @@ pub struct Agent<S: System> {
 
 /// An answer, or `None` when the call is parked and answered later.
 type Outcome = Result<Option<Vec<u8>>, Fault>;
+
+fn process_of<'a, C>(
+    containers: &'a mut Table<String, Container<C>>,
+    key: &ProcessKey,
+) -> Option<&'a mut Process> {
+    containers.get_mut(&key.container)?.processes.get_mut(&key.process)
+}
 
 impl<S: System> Agent<S> {
     /// An agent without a sandbox.
@@ -261,7 +269,11 @@ impl<S: System> Agent<S> {
     }
 
     fn process(&mut self, key: &ProcessKey) -> Option<&mut Process> {
-        self.containers.get_mut(&key.container)?.processes.get_mut(&key.process)
+        process_of(&mut self.containers, key)
+    }
+
+    fn known_process(&mut self, key: &ProcessKey) -> Result<&mut Process, Fault> {
+        self.process(key).ok_or_else(|| no_process(key))
     }
 
     /// Gives streams up.

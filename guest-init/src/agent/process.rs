@@ -1,10 +1,10 @@
 //! A process of a container, as its callers see it: its streams, and who waits for what.
 
 use alloc::collections::VecDeque;
-use alloc::vec::Vec;
 
 use super::system::StreamId;
 use crate::api::oci;
+use crate::prelude::*;
 
 /// Who asked: an answer goes to this client under this ttrpc stream id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,11 +1,11 @@
 //! stdio: moving bytes between the processes' streams and the calls parked at them.
 
 use super::process::{Caller, Channel, INPUT_LIMIT, Write};
-use super::{Agent, Outcome, ProcessKey, System};
+use super::{Agent, Outcome, ProcessKey, System, process_of};
 use crate::api::ttrpc::EOF;
 use crate::api::{agent as api, protobuf::Message};
-use crate::fault::{Fault, fault, reason};
-use crate::sys::Errno;
+use crate::fault::reason;
+use crate::prelude::*;
 
 fn eof() -> Fault {
     fault!(InvalidArgument, "{EOF}")
@@ -20,19 +20,17 @@ impl<S: System> Agent<S> {
         channel: Channel,
         length: u32,
     ) -> Outcome {
-        let process = self.process(&key).ok_or_else(|| no_process(&key))?;
-        let output = &mut process.outputs[channel as usize];
+        let is_kept = self.kept_output(&key).is_some();
+        let output = &mut self.known_process(&key)?.outputs[channel as usize];
         if output.ended {
             return Err(eof());
         }
         if length == 0 {
             return Err(fault!(InvalidArgument, "a read of no bytes"));
         }
-        if self.kept_output(&key).is_some() {
+        if is_kept {
             return Err(fault!(FailedPrecondition, "what a service writes is kept for ServiceLog"));
         }
-        let process = self.process(&key).ok_or_else(|| no_process(&key))?;
-        let output = &mut process.outputs[channel as usize];
         output.readers.push_back((caller, length as usize));
         self.pump_output(&key, channel);
         Ok(None)
@@ -45,12 +43,7 @@ impl<S: System> Agent<S> {
         }
         loop {
             let Agent { system, containers, clients, chunk, .. } = self;
-            let Some(process) = containers
-                .get_mut(&key.container)
-                .and_then(|container| container.processes.get_mut(&key.process))
-            else {
-                return;
-            };
+            let Some(process) = process_of(containers, key) else { return };
             let has_ended = process.status().is_some();
             let is_waited = process.waited;
             let output = &mut process.outputs[channel as usize];
@@ -100,7 +93,7 @@ impl<S: System> Agent<S> {
 
     /// Goes on with every parked read, and with what services write.
     pub(super) fn pump_waiting_outputs(&mut self) {
-        let mut waiting = alloc::vec::Vec::new();
+        let mut waiting = Vec::new();
         for (id, container) in self.containers.iter() {
             for (name, process) in container.processes.iter() {
                 for channel in [Channel::Out, Channel::Err] {
@@ -118,13 +111,9 @@ impl<S: System> Agent<S> {
     }
 
     /// `WriteStdin`.
-    pub(super) fn write_input(
-        &mut self,
-        caller: Caller,
-        key: ProcessKey,
-        data: alloc::vec::Vec<u8>,
-    ) -> Outcome {
-        let process = self.process(&key).ok_or_else(|| no_process(&key))?;
+    pub(super) fn write_input(&mut self, caller: Caller, call: api::WriteStreamRequest) -> Outcome {
+        let (key, data) = (self.key(&call.container_id, &call.exec_id)?, call.data);
+        let process = self.known_process(&key)?;
         let has_ended = process.status().is_some();
         let input = &mut process.input;
         if input.closing || has_ended {
@@ -143,12 +132,7 @@ impl<S: System> Agent<S> {
     pub(super) fn pump_input(&mut self, key: &ProcessKey) {
         loop {
             let Agent { system, containers, .. } = self;
-            let Some(process) = containers
-                .get_mut(&key.container)
-                .and_then(|container| container.processes.get_mut(&key.process))
-            else {
-                return;
-            };
+            let Some(process) = process_of(containers, key) else { return };
             let input = &mut process.input;
             let Some(stream) = input.stream else { return };
             let Some(write) = input.writes.front_mut() else {
@@ -193,17 +177,17 @@ impl<S: System> Agent<S> {
 
     /// `CloseStdin`. A terminal's input has no end of its own, so there it does nothing.
     pub(super) fn close_input(&mut self, key: ProcessKey) -> Outcome {
-        let process = self.process(&key).ok_or_else(|| no_process(&key))?;
+        let process = self.known_process(&key)?;
         if !process.spec.terminal {
             process.input.closing = true;
             self.pump_input(&key);
         }
-        Ok(Some(alloc::vec::Vec::new()))
+        Ok(Some(Vec::new()))
     }
 
     /// `TtyWinResize`.
     pub(super) fn resize(&mut self, key: ProcessKey, rows: u32, columns: u32) -> Outcome {
-        let process = self.process(&key).ok_or_else(|| no_process(&key))?;
+        let process = self.known_process(&key)?;
         let (Ok(rows), Ok(columns)) = (u16::try_from(rows), u16::try_from(columns)) else {
             return Err(fault!(InvalidArgument, "a terminal has at most 65535 rows and columns"));
         };
@@ -220,14 +204,19 @@ impl<S: System> Agent<S> {
                 process.spec.console_size = Some(size);
             }
         }
-        Ok(Some(alloc::vec::Vec::new()))
+        Ok(Some(Vec::new()))
     }
 }
 
 /// No such process.
 pub(super) fn no_process(key: &ProcessKey) -> Fault {
     match key.process.as_str() {
-        "" => fault!(InvalidArgument, "no container {}", key.container),
+        "" => no_container(&key.container),
         name => fault!(InvalidArgument, "no process {name} in container {}", key.container),
     }
+}
+
+/// No such container.
+pub(super) fn no_container(id: &str) -> Fault {
+    fault!(InvalidArgument, "no container {id}")
 }

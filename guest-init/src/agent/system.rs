@@ -1,13 +1,11 @@
 //! What the agent needs of the machine. The real one is `guest`; tests have one in memory.
 
-use alloc::vec::Vec;
-
 use crate::api::agent::Storage;
 use crate::api::appliance::Log;
 use crate::api::oci::{self, LinuxResources, Spec};
 use crate::api::stats::StatsContainerResponse;
 use crate::api::ttrpc::Request;
-use crate::fault::Fault;
+use crate::prelude::*;
 use crate::sys;
 
 /// A byte stream that never blocks: a connection, a process's stdio, or a report. Never used twice.
@@ -61,11 +59,11 @@ pub enum Which {
 #[derive(Clone, Debug, Default)]
 pub struct Sandbox {
     /// Its name.
-    pub id: alloc::string::String,
+    pub id: String,
     /// Host name.
-    pub hostname: alloc::string::String,
+    pub hostname: String,
     /// Lines of resolv.conf, or bare addresses.
-    pub dns: Vec<alloc::string::String>,
+    pub dns: Vec<String>,
 }
 
 /// The machine, as the agent sees it. Nothing here waits for anything outside the kernel.

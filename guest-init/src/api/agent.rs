@@ -3,11 +3,9 @@
 //! `exec_id` names a process of a container. The container's first process goes by the container's own id
 //! (or by the empty string, except for `SignalProcess`, where that means every process).
 
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use super::oci::{LinuxResources, Process, Spec};
 use super::protobuf::messages;
+use crate::prelude::*;
 
 messages! {
     /// The empty message that calls without an answer of their own answer (`google.protobuf.Empty`).

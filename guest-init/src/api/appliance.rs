@@ -3,12 +3,10 @@
 //! An appliance is containers that PID 1 starts and keeps running without a host. [`Appliance`] is the file
 //! [`FILE_NAME`] of the filesystem that the kernel's command line names with [`BOOT_WORD`].
 
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use super::agent::CreateSandboxRequest;
 use super::guest::{Interfaces, Routes};
 use super::protobuf::{enumerations, messages};
+use crate::prelude::*;
 
 /// The word on the kernel's command line that makes a guest an appliance, alone or as `ferry.appliance=SOURCE`.
 /// The source is a storage's: `partname=NAME`, `serial=NAME` or a path below /dev.

@@ -3,10 +3,8 @@
 //! Paths are resolved beneath the container's root, as a process in the container would resolve them: no
 //! symbolic link, absolute or with `..`, leads out of it. A path that is not there is answered `NOT_FOUND`.
 
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use super::protobuf::messages;
+use crate::prelude::*;
 
 messages! {
     /// `ListProcesses`: the processes of a container.

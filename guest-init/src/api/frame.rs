@@ -3,7 +3,7 @@
 //! Header, big-endian: length of the message (u32), stream id (u32; odd for streams that the client opens),
 //! kind (u8), flags (u8). See ttrpc's PROTOCOL.md.
 
-use alloc::vec::Vec;
+use crate::prelude::*;
 
 /// Bytes of a header.
 pub const HEADER_LEN: usize = 10;

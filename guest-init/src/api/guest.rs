@@ -1,11 +1,9 @@
 //! Messages of the service `grpc.AgentService` about the guest as a whole: network, clock, files, volumes
 //! (Kata's `agent.proto` and `csi.proto`).
 
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use super::protobuf::{enumerations, messages};
 use super::types::{ArpNeighbor, Interface, Route};
+use crate::prelude::*;
 
 messages! {
     /// `ListInterfaces`.

@@ -1,8 +1,7 @@
 //! Messages of the service `grpc.Health` (Kata's `health.proto`).
 
-use alloc::string::String;
-
 use super::protobuf::{enumerations, messages};
+use crate::prelude::*;
 
 messages! {
     /// Asks whether the agent serves, or which versions it speaks.

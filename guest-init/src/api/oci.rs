@@ -1,9 +1,7 @@
 //! The OCI runtime specification as the agent API carries it (Kata's `oci.proto`).
 
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use super::protobuf::messages;
+use crate::prelude::*;
 use crate::table::Table;
 
 messages! {

@@ -1,9 +1,7 @@
 //! Counters of containers: what `StatsContainer` answers (Kata's `agent.proto`).
 
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use super::protobuf::messages;
+use crate::prelude::*;
 use crate::table::Table;
 
 messages! {

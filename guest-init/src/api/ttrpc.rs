@@ -1,9 +1,7 @@
 //! The two envelopes of ttrpc and its status codes (ttrpc's own `ttrpc.proto`).
 
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use super::protobuf::{enumerations, messages};
+use crate::prelude::*;
 
 messages! {
     /// A call: which method of which service, and its encoded message.

@@ -1,9 +1,7 @@
 //! Network types that calls of the agent service share (Kata's `types.proto`).
 
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use super::protobuf::{enumerations, messages};
+use crate::prelude::*;
 
 enumerations! {
     /// Address family.

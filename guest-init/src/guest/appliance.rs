@@ -1,16 +1,12 @@
 //! An appliance's specification: where it is, and what of it is set up before the first service.
 
-use alloc::format;
-use alloc::string::String;
-
 use super::{network, storage};
 use crate::api::appliance::{Appliance, BOOT_WORD, DEFAULT_SOURCE, FILE_NAME};
 use crate::api::frame::MAX_MESSAGE;
 use crate::api::protobuf::Message;
-use crate::fault::{Context, Fault, fault};
-use crate::sys::cstr;
+use crate::prelude::*;
 use crate::sys::event::{now, sleep};
-use crate::sys::file::{CWD, O_RDONLY, open, read_control, read_to_end};
+use crate::sys::file::{CWD, read_control, read_file};
 use crate::sys::mount::{MS_RDONLY, MS_SILENT, mount, unmount};
 
 /// How long disks are waited for that come late, in milliseconds.
@@ -32,8 +28,8 @@ fn source(words: &str) -> Option<&str> {
 
 /// Whether this guest is an appliance, and what its image says of it.
 pub fn find() -> Option<Result<Appliance, Fault>> {
-    let words = read_control(CWD, c"/proc/cmdline").unwrap_or_default();
-    let source = source(core::str::from_utf8(&words).ok()?)?;
+    let words = read_control(CWD, "/proc/cmdline").unwrap_or_default();
+    let source = source(&words)?;
     Some(load(source).map_err(|fault| fault.while_doing(format_args!("the appliance on {source}"))))
 }
 
@@ -41,11 +37,9 @@ fn load(source: &str) -> Result<Appliance, Fault> {
     let disk = wait_for(source)?;
     let bytes = (|| {
         storage::make_directories(PLACE)?;
-        let place = cstr(PLACE)?;
-        mount(&cstr(&disk)?, &place, c"erofs", MS_RDONLY | MS_SILENT, c"")?;
-        let file = cstr(&format!("{PLACE}/{FILE_NAME}")).and_then(|path| open(CWD, &path, O_RDONLY, 0));
-        let bytes = file.and_then(|file| read_to_end(file.raw(), MAX_MESSAGE));
-        unmount(&place)?;
+        mount(&disk, PLACE, "erofs", MS_RDONLY | MS_SILENT, "")?;
+        let bytes = read_file(CWD, &format!("{PLACE}/{FILE_NAME}"), MAX_MESSAGE);
+        unmount(PLACE)?;
         bytes
     })();
     let bytes = bytes.context(format_args!("read the file {FILE_NAME}"))?;

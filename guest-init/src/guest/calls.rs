@@ -1,14 +1,11 @@
 //! The calls about the guest as a whole.
 
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use super::{hotplug, metrics, network, storage};
 use crate::agent::{VERSION, decode};
 use crate::api::protobuf::Message;
 use crate::api::ttrpc::Request;
 use crate::api::{guest as api, method};
-use crate::fault::{Context, Fault, fault};
+use crate::prelude::*;
 use crate::sys::event;
 use crate::sys::file::{CWD, O_WRONLY, open, read_control, write_all};
 
@@ -67,9 +64,9 @@ fn details(call: &api::GuestDetailsRequest) -> api::GuestDetailsResponse {
 
 /// In bytes; 0 when the kernel has no memory hotplug.
 fn memory_block_size() -> u64 {
-    read_control(CWD, c"/sys/devices/system/memory/block_size_bytes")
+    read_control(CWD, "/sys/devices/system/memory/block_size_bytes")
         .ok()
-        .and_then(|text| u64::from_str_radix(core::str::from_utf8(&text).ok()?.trim(), 16).ok())
+        .and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
         .unwrap_or(0)
 }
 
@@ -81,6 +78,6 @@ fn set_clock(call: &api::SetGuestDateTimeRequest) -> Result<(), Fault> {
 }
 
 fn add_entropy(call: &api::ReseedRandomDevRequest) -> Result<(), Fault> {
-    let random = open(CWD, c"/dev/random", O_WRONLY, 0).context("open /dev/random")?;
+    let random = open(CWD, "/dev/random", O_WRONLY, 0).context("open /dev/random")?;
     write_all(random.raw(), &call.data).context("write to /dev/random")
 }

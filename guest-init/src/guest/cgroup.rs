@@ -1,17 +1,16 @@
 //! A container's cgroup (cgroup v2, mounted on /sys/fs/cgroup).
 
-use alloc::format;
-use alloc::string::String;
-use alloc::vec::Vec;
 use core::cell::Cell;
 
 use crate::agent::Frozen;
 use crate::api::oci::{LinuxDeviceCgroup, LinuxResources};
-use crate::fault::{Context, Fault, fault};
+use crate::prelude::*;
 use crate::spec::cgroup::{path, writes};
 use crate::spec::device_filter;
-use crate::sys::file::{CWD, O_DIRECTORY, O_RDONLY, open, read_control, read_to_end, rmdir, write_control};
-use crate::sys::{Errno, Fd, bpf, cstr, file};
+use crate::sys::file::{
+    CWD, O_DIRECTORY, O_RDONLY, entries, open, open_inside, read_control, read_file, rmdir, write_control,
+};
+use crate::sys::{bpf, file};
 
 const ROOT: &str = "/sys/fs/cgroup";
 
@@ -42,13 +41,9 @@ impl Cgroup {
         for part in parts {
             enable(&at, USUAL).context(format_args!("enable controllers in {at}"))?;
             at = format!("{at}/{part}");
-            cstr(&at)
-                .and_then(|at| file::ensure_dir(CWD, &at, 0o755))
-                .context(format_args!("make cgroup {at}"))?;
+            file::ensure_dir(CWD, &at, 0o755).context(format_args!("make cgroup {at}"))?;
         }
-        let directory = cstr(&at)
-            .and_then(|at| open(CWD, &at, O_RDONLY | O_DIRECTORY, 0))
-            .context(format_args!("open cgroup {at}"))?;
+        let directory = open_directory(&at).context(format_args!("open cgroup {at}"))?;
         let cgroup = Cgroup { directory, path: at, devices: Cell::new(None) };
         if let Some(resources) = resources {
             cgroup.update(resources)?;
@@ -85,12 +80,12 @@ impl Cgroup {
             .context(format_args!("set {name} to {value}"))
     }
 
-    fn write(&self, name: &str, value: &str) -> crate::sys::Result<()> {
-        write_control(self.directory.raw(), &cstr(name)?, value.as_bytes())
+    fn write(&self, name: &str, value: &str) -> SysResult<()> {
+        write_control(self.directory.raw(), name, value.as_bytes())
     }
 
     /// Gives it a controller, which those above it must have to pass on.
-    fn enable(&self, controller: &str) -> crate::sys::Result<()> {
+    fn enable(&self, controller: &str) -> SysResult<()> {
         let ends = self.path.match_indices('/').map(|(end, _)| end).filter(|end| *end >= ROOT.len());
         for above in ends.filter_map(|end| self.path.get(..end)) {
             enable(above, controller)?;
@@ -117,7 +112,7 @@ impl Cgroup {
 
     /// Kills every process in it.
     pub fn kill(&self) -> Result<(), Fault> {
-        write_control(self.directory.raw(), c"cgroup.kill", b"1").context("kill the cgroup")
+        write_control(self.directory.raw(), "cgroup.kill", b"1").context("kill the cgroup")
     }
 
     /// Stops or resumes every process in it.
@@ -126,14 +121,12 @@ impl Cgroup {
             Frozen::Yes => b"1",
             Frozen::No => b"0",
         };
-        write_control(self.directory.raw(), c"cgroup.freeze", value).context("freeze the cgroup")
+        write_control(self.directory.raw(), "cgroup.freeze", value).context("freeze the cgroup")
     }
 
     /// One of its files, empty when it is not there.
-    pub fn read(&self, name: &core::ffi::CStr) -> Vec<u8> {
-        open(self.directory.raw(), name, O_RDONLY, 0)
-            .and_then(|file| read_to_end(file.raw(), PROCS_LIMIT))
-            .unwrap_or_default()
+    pub fn read(&self, name: &str) -> Vec<u8> {
+        read_file(self.directory.raw(), name, PROCS_LIMIT).unwrap_or_default()
     }
 
     /// The processes in it, and in those that they have made below it.
@@ -145,25 +138,23 @@ impl Cgroup {
 
     /// Removes it; one in which something still ends is left.
     pub fn remove(self) {
-        if let Ok(path) = cstr(&self.path) {
-            let _ = rmdir(CWD, &path);
-        }
+        let _ = rmdir(CWD, &self.path);
     }
 }
 
-fn collect_processes(directory: &Fd, depth: usize, pids: &mut Vec<i32>) -> crate::sys::Result<()> {
-    let text = open(directory.raw(), c"cgroup.procs", O_RDONLY, 0)
-        .and_then(|file| read_to_end(file.raw(), PROCS_LIMIT));
-    match text {
+fn collect_processes(directory: &Fd, depth: usize, pids: &mut Vec<i32>) -> SysResult<()> {
+    match read_file(directory.raw(), "cgroup.procs", PROCS_LIMIT) {
         // A cgroup of threads: its processes are listed above it.
         Err(Errno::EOPNOTSUPP) => {}
         text => pids.extend(numbers(&text?)),
     }
-    let names = open(directory.raw(), c".", O_RDONLY | O_DIRECTORY, 0)
-        .and_then(|below| file::list(below.raw(), LIST_LIMIT))?;
+    let below = open(directory.raw(), ".", O_RDONLY | O_DIRECTORY, 0)?;
+    // Their names are the container's to choose, and need not be text.
+    let mut names: Vec<Vec<u8>> = Vec::new();
+    while names.len() <= LIST_LIMIT && entries(below.raw(), |name, _| names.push(name.into()))? {}
     for name in names {
         // What cannot be opened is a file, or was removed meanwhile.
-        let Ok(child) = open(directory.raw(), &name, O_RDONLY | O_DIRECTORY, 0) else { continue };
+        let Ok(child) = open_inside(directory.raw(), &name, O_RDONLY | O_DIRECTORY, 0) else { continue };
         match collect_processes(&child, depth.checked_sub(1).ok_or(Errno::ELOOP)?, pids) {
             Err(Errno::ENODEV | Errno::ENOENT) => {}
             other => other?,
@@ -179,23 +170,24 @@ fn numbers(text: &[u8]) -> Vec<i32> {
         .collect()
 }
 
+fn open_directory(path: &str) -> SysResult<Fd> {
+    open(CWD, path, O_RDONLY | O_DIRECTORY, 0)
+}
+
 /// Lets children of a cgroup use those of these controllers that it has itself.
-fn enable(directory: &str, wanted: &str) -> crate::sys::Result<()> {
-    let directory = open(CWD, &cstr(directory)?, O_RDONLY | O_DIRECTORY, 0)?;
-    let enabled = read_control(directory.raw(), c"cgroup.subtree_control")?;
-    let available = read_control(directory.raw(), c"cgroup.controllers")?;
+fn enable(directory: &str, wanted: &str) -> SysResult<()> {
+    let directory = open_directory(directory)?;
+    let enabled = read_control(directory.raw(), "cgroup.subtree_control")?;
+    let available = read_control(directory.raw(), "cgroup.controllers")?;
     match missing(wanted, &available, &enabled) {
         text if text.is_empty() => Ok(()),
-        text => write_control(directory.raw(), c"cgroup.subtree_control", text.as_bytes()),
+        text => write_control(directory.raw(), "cgroup.subtree_control", text.as_bytes()),
     }
 }
 
 /// What to write to enable what is wanted, available and not enabled.
-fn missing(wanted: &str, available: &[u8], enabled: &[u8]) -> String {
-    let has = |list, word| {
-        let list = core::str::from_utf8(list).unwrap_or_default();
-        list.split_ascii_whitespace().any(|known| known == word)
-    };
+fn missing(wanted: &str, available: &str, enabled: &str) -> String {
+    let has = |list: &str, word| list.split_ascii_whitespace().any(|known| known == word);
     let mut text = String::new();
     for controller in wanted.split(' ').filter(|word| has(available, *word) && !has(enabled, *word)) {
         text.push('+');
@@ -211,9 +203,9 @@ mod tests {
 
     #[test]
     fn only_what_is_missing_is_enabled() {
-        assert_eq!(missing("cpu io memory", b"cpuset cpu io memory pids\n", b"cpu pids\n"), "+io +memory ");
-        assert_eq!(missing("cpu", b"cpu\n", b"cpu\n"), "");
-        assert_eq!(missing("rdma", b"", b""), "");
+        assert_eq!(missing("cpu io memory", "cpuset cpu io memory pids\n", "cpu pids\n"), "+io +memory ");
+        assert_eq!(missing("cpu", "cpu\n", "cpu\n"), "");
+        assert_eq!(missing("rdma", "", ""), "");
     }
 
     #[test]

@@ -1,36 +1,26 @@
 //! The device nodes and links that every container has, and those that its specification adds.
 
-use alloc::format;
-use alloc::vec::Vec;
-use core::ffi::CStr;
-
 use super::inside::{Kind, reach, reach_parent};
 use crate::api::oci::{LinuxDevice, Spec};
-use crate::fault::{Context, Fault, fault};
+use crate::prelude::*;
+use crate::sys::file;
 use crate::sys::file::{CWD, S_IFBLK, S_IFCHR, S_IFIFO, chown, mknod, symlink};
 use crate::sys::mount::{Recursion, attach, clone_tree};
-use crate::sys::{Errno, Fd, cstr, file};
 
 /// Nodes that the OCI specification wants in every container: name, major, minor.
-const NODES: [(&CStr, u32, u32); 6] = [
-    (c"null", 1, 3),
-    (c"zero", 1, 5),
-    (c"full", 1, 7),
-    (c"random", 1, 8),
-    (c"urandom", 1, 9),
-    (c"tty", 5, 0),
-];
+const NODES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
 /// Links: target, name.
-const LINKS: [(&CStr, &CStr); 5] = [
-    (c"/proc/self/fd", c"fd"),
-    (c"/proc/self/fd/0", c"stdin"),
-    (c"/proc/self/fd/1", c"stdout"),
-    (c"/proc/self/fd/2", c"stderr"),
-    (c"pts/ptmx", c"ptmx"),
+const LINKS: [(&str, &str); 5] = [
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+    ("pts/ptmx", "ptmx"),
 ];
 
-fn unless_there(result: crate::sys::Result<()>) -> crate::sys::Result<()> {
+fn unless_there(result: SysResult<()>) -> SysResult<()> {
     match result {
         Err(Errno::EEXIST) => Ok(()),
         other => other,
@@ -39,11 +29,8 @@ fn unless_there(result: crate::sys::Result<()>) -> crate::sys::Result<()> {
 
 /// Takes hold of the guest's own nodes, to be shown in a container.
 pub fn hold() -> Result<Vec<Fd>, Fault> {
-    let node = |name: &CStr| {
-        let path = cstr(&format!("/dev/{}", name.to_str().unwrap_or_default()))?;
-        clone_tree(CWD, &path, Recursion::One)
-    };
-    NODES.iter().map(|(name, ..)| node(name)).collect::<Result<_, _>>().context("hold device nodes")
+    let node = |(name, ..): &(&str, u32, u32)| clone_tree(CWD, &format!("/dev/{name}"), Recursion::One);
+    NODES.iter().map(node).collect::<Result<_, _>>().context("hold device nodes")
 }
 
 /// Fills /dev of the root that this process is in. A /dev that was bound from elsewhere is left as it is, and
@@ -64,17 +51,16 @@ pub fn make(spec: &Spec, held: &[Fd]) -> Result<(), Fault> {
     };
     for (at, (name, major, minor)) in NODES.into_iter().enumerate() {
         let made = match held.get(at) {
-            Some(node) => reach(dev.raw(), name.to_str().unwrap_or_default(), Kind::File, 0o666)
-                .and_then(|file| attach(node, file.raw())),
-            None => unless_there(mknod(dev.raw(), name, S_IFCHR | 0o666, (major, minor))),
+            Some(node) => reach(dev.raw(), name, Kind::File, 0o666).and_then(|file| attach(node, file.raw())),
+            None => unless_there(mknod(dev.raw(), name, S_IFCHR | 0o666, file::device(major, minor))),
         };
         match made {
             Err(Errno::EROFS) => return Ok(()),
-            other => other.context(format_args!("make /dev/{}", name.to_str().unwrap_or_default()))?,
+            other => other.context(format_args!("make /dev/{name}"))?,
         }
     }
     for (target, name) in LINKS {
-        unless_there(symlink(target, dev.raw(), name)).context("link in /dev")?;
+        unless_there(symlink(target.as_bytes(), dev.raw(), name)).context("link in /dev")?;
     }
     spec.linux.iter().flat_map(|linux| &linux.devices).try_for_each(make_one)
 }
@@ -89,21 +75,20 @@ fn make_one(device: &LinuxDevice) -> Result<(), Fault> {
     let number = |number: i64| {
         u32::try_from(number).map_err(|_| fault!(InvalidArgument, "a device number is negative"))
     };
-    let numbers = if kind == S_IFIFO { (0, 0) } else { (number(device.major)?, number(device.minor)?) };
+    let node = if kind == S_IFIFO { 0 } else { file::device(number(device.major)?, number(device.minor)?) };
     let mode = if device.file_mode == 0 { 0o666 } else { device.file_mode & 0o7777 };
     (|| {
         let (parent, name) = reach_parent(CWD, &device.path, 0o755)?;
-        let name = cstr(name)?;
-        match mknod(parent.raw(), &name, kind | mode, numbers) {
+        match mknod(parent.raw(), name, kind | mode, node) {
             // The default nodes and those of an image's own /dev give way.
             Err(Errno::EEXIST) => {
-                file::unlink(parent.raw(), &name)?;
-                mknod(parent.raw(), &name, kind | mode, numbers)?;
+                file::unlink(parent.raw(), name)?;
+                mknod(parent.raw(), name, kind | mode, node)?;
             }
             other => other?,
         }
         if (device.uid, device.gid) != (0, 0) {
-            chown(parent.raw(), &name, device.uid, device.gid)?;
+            chown(parent.raw(), name, device.uid, device.gid)?;
         }
         Ok(())
     })()

@@ -1,14 +1,12 @@
 //! What a child does that is sent for an answer: everything that may have to wait for a disk or for a container.
 
-use alloc::vec::Vec;
-
 use super::space::Space;
 use super::{files, hotplug, probe, processes, volumes};
 use crate::agent::decode;
 use crate::api::protobuf::Message;
 use crate::api::ttrpc::Request;
 use crate::api::{ferry, method};
-use crate::fault::{Context, Fault, fault};
+use crate::prelude::*;
 use crate::sys::event::kernel_log;
 
 /// Most of the kernel's log that is given, in bytes: its ring is smaller.

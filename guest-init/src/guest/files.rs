@@ -3,9 +3,6 @@
 //! Paths are the caller's and what is there is the container's, so every walk stays in the root that it begins in,
 //! nothing is opened before it is known to be a file or a directory, and what was looked at is what is opened.
 
-use alloc::ffi::CString;
-use alloc::vec::Vec;
-
 use super::inside::reach_parent;
 use super::mounts::{BASE, make_base};
 use super::space::Space;
@@ -13,12 +10,11 @@ use crate::api::ferry::{
     FileInfo, ReadDirRequest, ReadDirResponse, ReadFileRequest, ReadFileResponse, StatFileRequest,
 };
 use crate::api::guest::CopyFileRequest;
-use crate::fault::{Context, Fault, fault};
+use crate::prelude::*;
 use crate::sys::file::{
     self, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_WRONLY, S_IFDIR, S_IFLNK,
     S_IFMT, S_IFREG, open_inside, read_link, reopen, stat_fd,
 };
-use crate::sys::{Errno, Fd, Result as SysResult, cstr};
 
 /// Most bytes that one answer brings.
 const READ_LIMIT: usize = 1 << 20;
@@ -35,9 +31,9 @@ pub fn container_of(path: &str) -> Option<(&str, &str)> {
 
 /// Takes hold of what is at a path, without opening it.
 fn find(root: &Fd, path: &[u8], flags: u32) -> Result<Fd, Fault> {
-    let shown = alloc::string::String::from_utf8_lossy(path);
-    let path = CString::new(if path.is_empty() { b"/" } else { path }).map_err(|_| Errno::EINVAL);
-    match path.and_then(|path| open_inside(root.raw(), &path, O_PATH | flags, 0)) {
+    let shown = String::from_utf8_lossy(path);
+    let path = if path.is_empty() { b"/" } else { path };
+    match open_inside(root.raw(), path, O_PATH | flags, 0) {
         Err(Errno::ENOENT | Errno::ENOTDIR) => Err(fault!(NotFound, "{shown}: not found")),
         other => other.context(shown),
     }
@@ -76,7 +72,7 @@ pub fn list(root: &Fd, call: &ReadDirRequest) -> Result<ReadDirResponse, Fault> 
         let mut next = call.cursor;
         while answer.names.len() < NAMES {
             let more = file::entries(directory.raw(), |name, after| {
-                answer.names.push(name.to_bytes().into());
+                answer.names.push(name.into());
                 next = after;
             })?;
             if !more {
@@ -96,7 +92,7 @@ pub fn read(root: &Fd, call: &ReadFileRequest) -> Result<ReadFileResponse, Fault
     if stat_fd(found.raw()).context("stat")?.st_mode & S_IFMT != S_IFREG {
         return Err(fault!(InvalidArgument, "not a regular file"));
     }
-    let mut data = alloc::vec![0; READ_LIMIT.min(call.len as usize)];
+    let mut data = vec![0; READ_LIMIT.min(call.len as usize)];
     let length = reopen(&found, O_RDONLY | O_NONBLOCK)
         .and_then(|file| file::read_at(file.raw(), &mut data, call.offset))
         .context("read")?;
@@ -125,22 +121,20 @@ pub fn copy_in(space: Option<&Space>, call: &CopyFileRequest) -> Result<(), Faul
     (|| {
         let above = if call.dir_mode == 0 { 0o755 } else { call.dir_mode & 0o7777 };
         let (parent, name) = reach_parent(root.raw(), path, above)?;
-        let name = cstr(name)?;
         let owner = (call.uid as u32, call.gid as u32);
         match call.file_mode & S_IFMT {
             S_IFDIR => {
-                file::ensure_dir(parent.raw(), &name, 0o700)?;
-                let made = file::open(parent.raw(), &name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0)?;
+                file::ensure_dir(parent.raw(), name, 0o700)?;
+                let made = file::open(parent.raw(), name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, 0)?;
                 give(&made, owner, call.file_mode)
             }
             S_IFLNK => {
-                replace(&parent, &name)?;
-                let target = CString::new(&call.data[..]).map_err(|_| Errno::EINVAL)?;
-                file::symlink(&target, parent.raw(), &name)?;
-                file::chown(parent.raw(), &name, owner.0, owner.1)
+                replace(&parent, name)?;
+                file::symlink(&call.data, parent.raw(), name)?;
+                file::chown(parent.raw(), name, owner.0, owner.1)
             }
             0 | S_IFREG => {
-                let file = if offset == 0 { begin(&parent, &name)? } else { go_on(&parent, &name)? };
+                let file = if offset == 0 { begin(&parent, name)? } else { go_on(&parent, name)? };
                 file::write_all_at(file.raw(), &call.data, offset)?;
                 if end < size {
                     return Ok(());
@@ -161,7 +155,7 @@ fn give(file: &Fd, owner: (u32, u32), mode: u32) -> SysResult<()> {
 }
 
 /// Makes room for a new file.
-fn replace(parent: &Fd, name: &CString) -> SysResult<()> {
+fn replace(parent: &Fd, name: &str) -> SysResult<()> {
     match file::unlink(parent.raw(), name) {
         Err(Errno::ENOENT) => Ok(()),
         other => other,
@@ -169,7 +163,7 @@ fn replace(parent: &Fd, name: &CString) -> SysResult<()> {
 }
 
 /// A new file in the place of an old one; one that is mounted there (as /etc/hosts is) is written itself.
-fn begin(parent: &Fd, name: &CString) -> SysResult<Fd> {
+fn begin(parent: &Fd, name: &str) -> SysResult<Fd> {
     match replace(parent, name) {
         Err(Errno::EBUSY) => {
             let file = go_on(parent, name)?;
@@ -184,7 +178,7 @@ fn begin(parent: &Fd, name: &CString) -> SysResult<Fd> {
 }
 
 /// A file of which a part is there.
-fn go_on(parent: &Fd, name: &CString) -> SysResult<Fd> {
+fn go_on(parent: &Fd, name: &str) -> SysResult<Fd> {
     let found = file::open(parent.raw(), name, O_PATH | O_NOFOLLOW, 0)?;
     match stat_fd(found.raw())?.st_mode & S_IFMT {
         S_IFREG => reopen(&found, O_WRONLY),

@@ -1,17 +1,13 @@
 //! Processors and memory that come while the guest runs.
 
-use alloc::format;
-
 use crate::api::guest::{MemHotplugByProbeRequest, OnlineCpuMemRequest};
-use crate::fault::{Context, Fault, fault};
+use crate::prelude::*;
 use crate::sys::event::{now, sleep};
 use crate::sys::file::{self, CWD, O_DIRECTORY, O_RDONLY, open, read_control, write_control};
-use crate::sys::{Errno, cstr};
-use core::ffi::CStr;
 
-const PROCESSORS: &CStr = c"/sys/devices/system/cpu";
-const MEMORY: &CStr = c"/sys/devices/system/memory";
-const PROBE: &CStr = c"/sys/devices/system/memory/probe";
+const PROCESSORS: &str = "/sys/devices/system/cpu";
+const MEMORY: &str = "/sys/devices/system/memory";
+const PROBE: &str = "/sys/devices/system/memory/probe";
 
 /// Most entries of one directory.
 const LIMIT: usize = 1 << 16;
@@ -25,7 +21,7 @@ pub fn online(call: &OnlineCpuMemRequest) -> Result<(), Fault> {
     let deadline = now() + WAIT;
     let mut missing = if call.nb_cpus == 0 { u32::MAX } else { call.nb_cpus };
     loop {
-        missing -= switch_on(PROCESSORS, c"online", b"0", b"1", missing).context("bring processors up")?;
+        missing -= switch_on(PROCESSORS, "online", "0", "1", missing).context("bring processors up")?;
         if !call.wait || call.nb_cpus == 0 || missing == 0 {
             break;
         }
@@ -35,13 +31,13 @@ pub fn online(call: &OnlineCpuMemRequest) -> Result<(), Fault> {
         sleep(RETRY);
     }
     if !call.cpu_only {
-        switch_on(MEMORY, c"state", b"offline", b"online", u32::MAX).context("bring memory up")?;
+        switch_on(MEMORY, "state", "offline", "online", u32::MAX).context("bring memory up")?;
     }
     Ok(())
 }
 
 /// Writes `on` into `name` of each entry where it says `off`, of at most so many; to how many.
-fn switch_on(directory: &CStr, name: &CStr, off: &[u8], on: &[u8], most: u32) -> crate::sys::Result<u32> {
+fn switch_on(directory: &str, name: &str, off: &str, on: &str, most: u32) -> SysResult<u32> {
     let directory = match open(CWD, directory, O_RDONLY | O_DIRECTORY, 0) {
         // The kernel has no hotplug of this.
         Err(Errno::ENOENT) => return Ok(0),
@@ -49,12 +45,10 @@ fn switch_on(directory: &CStr, name: &CStr, off: &[u8], on: &[u8], most: u32) ->
     };
     let mut switched = 0;
     for entry in file::list(directory.raw(), LIMIT)? {
-        let path = format!("{}/{}", entry.to_str().unwrap_or_default(), name.to_str().unwrap_or_default());
-        let path = cstr(&path)?;
+        let path = format!("{entry}/{name}");
         // Entries without the file are not switched.
-        if switched < most && read_control(directory.raw(), &path).is_ok_and(|text| text.trim_ascii() == off)
-        {
-            write_control(directory.raw(), &path, on)?;
+        if switched < most && read_control(directory.raw(), &path).is_ok_and(|text| text.trim() == off) {
+            write_control(directory.raw(), &path, on.as_bytes())?;
             switched += 1;
         }
     }
@@ -96,12 +90,12 @@ mod tests {
                 std::fs::write(dir.path().join(name).join("online"), state).unwrap();
             }
         }
-        let path = cstr(dir.path().to_str().unwrap()).unwrap();
-        assert_eq!(switch_on(&path, c"online", b"0", b"1", 1), Ok(1));
+        let path = dir.path().to_str().unwrap();
+        assert_eq!(switch_on(path, "online", "0", "1", 1), Ok(1));
         let on = |name: &str| std::fs::read(dir.path().join(name).join("online")).unwrap()[0] == b'1';
         assert!(on("cpu2") != on("cpu3"));
-        assert_eq!(switch_on(&path, c"online", b"0", b"1", 9), Ok(1));
+        assert_eq!(switch_on(path, "online", "0", "1", 9), Ok(1));
         assert!(on("cpu2") && on("cpu3"));
-        assert_eq!(switch_on(c"/nothing", c"online", b"0", b"1", 9), Ok(0));
+        assert_eq!(switch_on("/nothing", "online", "0", "1", 9), Ok(0));
     }
 }

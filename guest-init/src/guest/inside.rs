@@ -1,15 +1,12 @@
 //! Paths inside a container's root. The image chooses what is there, so nothing is made or opened except
 //! through walks that cannot leave the root.
 
-use alloc::format;
-use alloc::string::String;
-use alloc::vec::Vec;
-
+use crate::prelude::*;
 use crate::sys::file::{
     O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH, O_WRONLY, S_IFLNK, S_IFMT, open_inside, read_link,
     stat_fd,
 };
-use crate::sys::{Errno, Fd, Result, cstr, file};
+use crate::sys::{Result, file};
 
 /// What a mount needs to be mounted on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,11 +32,8 @@ const LINK_LIMIT: usize = 40;
 /// Opens (with `O_PATH`) what is at `path` below `root`, made when it is missing, with directories above it.
 /// `root` is a descriptor, or [`CWD`](crate::sys::file::CWD) for a process whose working directory is the root.
 pub fn reach(root: i32, path: &str, kind: Kind, mode: u32) -> Result<Fd> {
-    let whole = cstr(match path {
-        "" => ".",
-        path => path,
-    })?;
-    match open_inside(root, &whole, kind.flags(), 0) {
+    let whole = if path.is_empty() { "." } else { path };
+    match open_inside(root, whole.as_bytes(), kind.flags(), 0) {
         Err(Errno::ENOENT) => make(root, path, kind, mode),
         other => other,
     }
@@ -63,7 +57,7 @@ fn make(root: i32, path: &str, kind: Kind, mode: u32) -> Result<Fd> {
         }
         let is_last = rest.iter().all(|part| part.is_empty() || part == ".");
         here.push(part);
-        match open_inside(root, &cstr(&here.join("/"))?, O_PATH | O_NOFOLLOW, 0) {
+        match open_inside(root, here.join("/").as_bytes(), O_PATH | O_NOFOLLOW, 0) {
             Ok(found) if stat_fd(found.raw())?.st_mode & S_IFMT == S_IFLNK => {
                 links += 1;
                 if links > LINK_LIMIT {
@@ -80,20 +74,24 @@ fn make(root: i32, path: &str, kind: Kind, mode: u32) -> Result<Fd> {
             Err(Errno::ENOENT) => {
                 let (name, above) = here.split_last().ok_or(Errno::ENOENT)?;
                 let parent =
-                    open_inside(root, &cstr(&format!("./{}", above.join("/")))?, O_PATH | O_DIRECTORY, 0)?;
-                let name = cstr(name)?;
+                    open_inside(root, format!("./{}", above.join("/")).as_bytes(), O_PATH | O_DIRECTORY, 0)?;
                 match kind {
                     Kind::File if is_last => {
-                        open_inside(parent.raw(), &name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode)
-                            .map(drop)?;
+                        open_inside(
+                            parent.raw(),
+                            name.as_bytes(),
+                            O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW,
+                            mode,
+                        )
+                        .map(drop)?;
                     }
-                    _ => file::ensure_dir(parent.raw(), &name, if is_last { mode } else { 0o755 })?,
+                    _ => file::ensure_dir(parent.raw(), name, if is_last { mode } else { 0o755 })?,
                 }
             }
             Err(errno) => return Err(errno),
         }
     }
-    open_inside(root, &cstr(&format!("./{}", here.join("/")))?, kind.flags() | O_NOFOLLOW, 0)
+    open_inside(root, format!("./{}", here.join("/")).as_bytes(), kind.flags() | O_NOFOLLOW, 0)
 }
 
 /// Opens the directory that holds `path` below `root`, made when missing, and gives its last part.
@@ -116,8 +114,9 @@ mod tests {
     fn root() -> (tempfile::TempDir, Fd) {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("root")).unwrap();
-        let path = cstr(dir.path().join("root").to_str().unwrap()).unwrap();
-        let fd = open(CWD, &path, O_PATH | O_DIRECTORY, 0).unwrap();
+        let path = dir.path().join("root");
+        let path = path.to_str().unwrap();
+        let fd = open(CWD, path, O_PATH | O_DIRECTORY, 0).unwrap();
         (dir, fd)
     }
 

@@ -1,23 +1,18 @@
 //! The guest's counters in Prometheus's text format, under the names that Kata's agent gives them.
 
-use alloc::format;
-use alloc::string::String;
-use core::ffi::CStr;
-
-use crate::sys::file::{CWD, O_RDONLY, open, read_to_end};
+use crate::prelude::*;
+use crate::sys::file::{CWD, read_file};
 
 /// Most bytes of one file of /proc.
 const LIMIT: usize = 1 << 18;
 
 /// Reads what there is.
 pub fn read() -> String {
-    let file = |path: &CStr| {
-        let bytes = open(CWD, path, O_RDONLY, 0).and_then(|file| read_to_end(file.raw(), LIMIT));
-        String::from_utf8(bytes.unwrap_or_default()).unwrap_or_default()
-    };
-    let mut text = memory(&file(c"/proc/meminfo"));
-    text.push_str(&load(&file(c"/proc/loadavg")));
-    text.push_str(&processors(&file(c"/proc/stat")));
+    let file =
+        |path: &str| String::from_utf8(read_file(CWD, path, LIMIT).unwrap_or_default()).unwrap_or_default();
+    let mut text = memory(&file("/proc/meminfo"));
+    text.push_str(&load(&file("/proc/loadavg")));
+    text.push_str(&processors(&file("/proc/stat")));
     text
 }
 

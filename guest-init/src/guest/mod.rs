@@ -26,9 +26,6 @@ mod verity;
 mod volumes;
 mod written;
 
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use space::Space;
 pub use space::{INITS, PID1_ANNOTATION};
 use stdio::ChildStdio;
@@ -40,24 +37,23 @@ use crate::api::appliance::Log;
 use crate::api::oci::{LinuxResources, Process, Spec};
 use crate::api::stats::StatsContainerResponse;
 use crate::api::ttrpc::Request;
-use crate::fault::{Context, Fault, fault};
+use crate::prelude::*;
 use crate::sys::event::{self, Poll};
 use crate::sys::file::{
     CWD, O_RDONLY, O_WRONLY, close_from, duplicate, duplicate_to, open, pipe, read, set_nonblocking, write,
     write_all,
 };
 use crate::sys::process::{CLONE_NEWPID, Forked, SIGKILL, enter, exists, exit, fork, kill};
-use crate::sys::{Errno, Fd, Result as SysResult};
 use crate::table::Table;
 
 /// Says something on the kernel's log.
 pub fn log(text: &str) {
-    say(&alloc::format!("<4>ferry-init: {text}\n"));
+    say(&format!("<4>ferry-init: {text}\n"));
 }
 
 /// Puts a record into the kernel's log: `<3>` and below come out on a quiet console.
 fn say(record: &str) {
-    if let Ok(log) = open(CWD, c"/dev/kmsg", O_WRONLY, 0) {
+    if let Ok(log) = open(CWD, "/dev/kmsg", O_WRONLY, 0) {
         let _ = write(log.raw(), record.as_bytes());
     }
 }
@@ -117,7 +113,7 @@ impl Guest {
 
     /// A stream of which something changes when a container's memory runs out, where the kernel counts memory.
     fn watch_memory(&mut self, space: &Space) -> Option<StreamId> {
-        let events = open(space.cgroup.as_ref()?.directory().raw(), c"memory.events", O_RDONLY, 0).ok()?;
+        let events = open(space.cgroup.as_ref()?.directory().raw(), "memory.events", O_RDONLY, 0).ok()?;
         self.add(events).ok()
     }
 
@@ -144,7 +140,7 @@ impl Guest {
     fn own_pids(&mut self) -> Result<&Fd, Fault> {
         if self.own_pids.is_none() {
             self.own_pids =
-                Some(open(CWD, c"/proc/self/ns/pid", O_RDONLY, 0).context("open our pid namespace")?);
+                Some(open(CWD, "/proc/self/ns/pid", O_RDONLY, 0).context("open our pid namespace")?);
         }
         self.own_pids.as_ref().ok_or_else(|| fault!(Internal, "no pid namespace"))
     }

@@ -3,20 +3,14 @@
 //! Everything here runs in the container's own mount namespace. Sources of bind mounts are taken hold of while
 //! the guest's root is still there; then the container's root becomes the root, and the rest is walked in it.
 
-use alloc::ffi::CString;
-use alloc::format;
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use super::inside::{Kind, reach};
 use super::storage::make_directories;
 use crate::api::oci::{Mount, Spec};
-use crate::fault::{Context, Fault, fault};
+use crate::prelude::*;
 use crate::spec::mount_options::Options;
 use crate::spec::network_files;
 use crate::sys::file::{CWD, S_IFDIR, S_IFMT, chdir, chown, stat, stat_fd, write_file};
 use crate::sys::mount::{self as m, Filesystem, Recursion, attach, clone_tree, set_attributes};
-use crate::sys::{Errno, Fd, cstr};
 
 /// A mount that is made, and mounted nowhere yet.
 pub struct Prepared<'a> {
@@ -29,9 +23,9 @@ pub struct Prepared<'a> {
 pub const BASE: &str = "/run/kata-containers";
 
 /// Opens [`BASE`], which is made.
-pub fn make_base() -> crate::sys::Result<Fd> {
+pub fn make_base() -> SysResult<Fd> {
     make_directories(BASE)?;
-    crate::sys::file::open(CWD, &cstr(BASE)?, crate::sys::file::O_PATH, 0)
+    crate::sys::file::open(CWD, BASE, crate::sys::file::O_PATH, 0)
 }
 
 /// Where the guest keeps what it makes for a container.
@@ -42,9 +36,7 @@ pub fn directory(id: &str) -> String {
 /// Lets somebody else write there: the container's root, where that is not the guest's.
 pub fn give_directory(id: &str, uid: u32, gid: u32) -> Result<(), Fault> {
     let path = directory(id);
-    make_directories(&path)
-        .and_then(|()| chown(CWD, &cstr(&path)?, uid, gid))
-        .context(format_args!("make {path}"))
+    make_directories(&path).and_then(|()| chown(CWD, &path, uid, gid)).context(format_args!("make {path}"))
 }
 
 /// Takes hold of the sources of bind mounts and makes filesystems, in the guest's root: sources are paths of the guest,
@@ -72,8 +64,7 @@ pub fn prepare<'a>(id: &str, spec: &'a Spec, dns: &[String]) -> Result<Vec<Prepa
 
 fn hold_source(id: &str, spec: &Spec, mount: &Mount, options: &Options, dns: &[String]) -> Result<Fd, Fault> {
     let recursive = options.bind.unwrap_or(Recursion::One);
-    let source = cstr(&mount.source).context("source")?;
-    match clone_tree(CWD, &source, recursive) {
+    match clone_tree(CWD, &mount.source, recursive) {
         // An empty source would be the working directory.
         Ok(tree) if !mount.source.is_empty() => Ok(tree),
         Ok(_) | Err(Errno::ENOENT) if network_files::PATHS.contains(&mount.destination.as_str()) => {
@@ -86,37 +77,35 @@ fn hold_source(id: &str, spec: &Spec, mount: &Mount, options: &Options, dns: &[S
 }
 
 /// Writes one of the files that Docker writes for a container, for a mount that asks for it without a source.
-fn write_network_file(id: &str, spec: &Spec, destination: &str, dns: &[String]) -> Result<CString, Fault> {
+fn write_network_file(id: &str, spec: &Spec, destination: &str, dns: &[String]) -> Result<String, Fault> {
     let text = network_files::text(destination, &spec.hostname, dns).unwrap_or_default();
     let directory = directory(id);
     let name = destination.rsplit('/').next().unwrap_or_default();
     let path = format!("{directory}/{name}");
     (|| {
         make_directories(&directory)?;
-        let path = cstr(&path)?;
-        write_file(CWD, &path, text.as_bytes(), 0o644)?;
-        Ok(path)
+        write_file(CWD, &path, text.as_bytes(), 0o644)
     })()
-    .context(format_args!("write {path}"))
+    .context(format_args!("write {path}"))?;
+    Ok(path)
 }
 
 /// Makes the container's root the root of this mount namespace; the guest's is gone from it.
 pub fn enter_root(path: &str) -> Result<(), Fault> {
-    let root = cstr(path).context("root")?;
     (|| {
-        chdir(&root)?;
-        match m::pivot_root(c".", c".") {
+        chdir(path)?;
+        match m::pivot_root(".", ".") {
             // A directory that is no mount becomes one.
             Err(Errno::EINVAL) => {
-                m::mount(c".", &root, c"", m::MS_BIND | m::MS_REC, c"")?;
-                chdir(&root)?;
-                m::pivot_root(c".", c".")?;
+                m::mount(".", path, "", m::MS_BIND | m::MS_REC, "")?;
+                chdir(path)?;
+                m::pivot_root(".", ".")?;
             }
             other => other?,
         }
         // The old root lies on top of the new one.
-        m::detach(c".")?;
-        chdir(c"/")
+        m::detach(".")?;
+        chdir("/")
     })()
     .context(format_args!("enter the root {path}"))
 }
@@ -137,7 +126,7 @@ pub fn mount(prepared: &Prepared<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
-fn bind_attributes(tree: &Fd, options: &Options) -> crate::sys::Result<()> {
+fn bind_attributes(tree: &Fd, options: &Options) -> SysResult<()> {
     if options.set_tree | options.clear_tree != 0 {
         set_attributes(tree.raw(), options.set_tree, options.clear_tree, 0, Recursion::Tree)?;
     }
@@ -147,21 +136,21 @@ fn bind_attributes(tree: &Fd, options: &Options) -> crate::sys::Result<()> {
     Ok(())
 }
 
-fn new_filesystem(mount: &Mount, options: &Options) -> crate::sys::Result<Fd> {
+fn new_filesystem(mount: &Mount, options: &Options) -> SysResult<Fd> {
     let (fstype, with_data) = match mount.r#type.as_str() {
         // What cgroup v1's name means on a cgroup v2 system; its options named v1 hierarchies.
         "cgroup" => ("cgroup2", false),
         fstype => (fstype, true),
     };
-    let filesystem = Filesystem::open(&cstr(fstype)?)?;
+    let filesystem = Filesystem::open(fstype)?;
     if with_data {
         // The source is a name to be shown, and the device of a filesystem that has one.
         let source = if mount.source.is_empty() { fstype } else { &mount.source };
-        filesystem.set(c"source", &cstr(source)?)?;
+        filesystem.set("source", source)?;
         for (name, value) in &options.data {
             match value {
-                Some(value) => filesystem.set(&cstr(name)?, &cstr(value)?)?,
-                None => filesystem.set_flag(&cstr(name)?)?,
+                Some(value) => filesystem.set(name, value)?,
+                None => filesystem.set_flag(name)?,
             }
         }
     }
@@ -191,7 +180,7 @@ pub fn make_read_only(paths: &[String]) -> Result<(), Fault> {
     for path in paths {
         let result = (|| {
             let target = existing(path)?;
-            let tree = clone_tree(target.raw(), c"", Recursion::Tree)?;
+            let tree = clone_tree(target.raw(), "", Recursion::Tree)?;
             set_attributes(tree.raw(), m::MOUNT_ATTR_RDONLY, 0, 0, Recursion::Tree)?;
             attach(&tree, target.raw())
         })();
@@ -208,16 +197,16 @@ pub fn mask(paths: &[String]) -> Result<(), Fault> {
         let result = (|| {
             let target = existing(path)?;
             if stat_fd(target.raw())?.st_mode & S_IFMT != S_IFDIR {
-                return attach(&clone_tree(CWD, c"/dev/null", Recursion::One)?, target.raw());
+                return attach(&clone_tree(CWD, "/dev/null", Recursion::One)?, target.raw());
             }
             if empty.is_none() {
-                empty = Some(Filesystem::open(c"tmpfs")?.create(m::MOUNT_ATTR_RDONLY)?);
+                empty = Some(Filesystem::open("tmpfs")?.create(m::MOUNT_ATTR_RDONLY)?);
                 // The first use takes the mount itself; later ones copy it from where it is.
                 return empty.as_ref().map_or(Ok(()), |empty| attach(empty, target.raw()));
             }
             let copy = empty
                 .as_ref()
-                .map_or(Err(Errno::EINVAL), |empty| clone_tree(empty.raw(), c"", Recursion::One));
+                .map_or(Err(Errno::EINVAL), |empty| clone_tree(empty.raw(), "", Recursion::One));
             attach(&copy?, target.raw())
         })();
         unless_missing(result).context(format_args!("mask {path}"))?;
@@ -225,11 +214,11 @@ pub fn mask(paths: &[String]) -> Result<(), Fault> {
     Ok(())
 }
 
-fn existing(path: &str) -> crate::sys::Result<Fd> {
-    crate::sys::file::open_inside(CWD, &cstr(path)?, crate::sys::file::O_PATH, 0)
+fn existing(path: &str) -> SysResult<Fd> {
+    crate::sys::file::open_inside(CWD, path.as_bytes(), crate::sys::file::O_PATH, 0)
 }
 
-fn unless_missing(result: crate::sys::Result<()>) -> crate::sys::Result<()> {
+fn unless_missing(result: SysResult<()>) -> SysResult<()> {
     match result {
         Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(()),
         other => other,
@@ -237,6 +226,6 @@ fn unless_missing(result: crate::sys::Result<()>) -> crate::sys::Result<()> {
 }
 
 /// Whether a path is there, links followed.
-pub fn exists(path: &core::ffi::CStr) -> bool {
+pub fn exists(path: &str) -> bool {
     stat(path).is_ok()
 }

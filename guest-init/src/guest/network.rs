@@ -2,19 +2,15 @@
 //!
 //! Everything is checked before anything is changed, so a call that makes no sense changes nothing.
 
-use alloc::format;
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use linux_raw_sys::net::net_device_flags::{IFF_NOARP, IFF_UP};
 use linux_raw_sys::netlink as n;
 
 use crate::api::guest::{Interfaces, Routes};
 use crate::api::types::{self, ArpNeighbor, Interface, IpFamily};
-use crate::fault::{Context, Fault, fault};
 use crate::netlink::address::{self, Hardware};
 use crate::netlink::{Address, Link, Reply, Request, Route, kind, replies};
-use crate::sys::{Errno, Fd, Result as SysResult, net};
+use crate::prelude::*;
+use crate::sys::net;
 
 /// The loopback interface's number, in every network namespace.
 const LOOPBACK: u32 = 1;
@@ -50,7 +46,7 @@ impl Kernel {
     fn ask(&mut self, request: Request, mut each: impl FnMut(u16, &[u8])) -> SysResult<()> {
         self.sequence += 1;
         net::send(&self.socket, &request.finish(self.sequence))?;
-        let mut buffer = alloc::vec![0; BUFFER];
+        let mut buffer = vec![0; BUFFER];
         for _ in 0..MESSAGE_LIMIT {
             for reply in replies(net::receive(&self.socket, &mut buffer)?, self.sequence) {
                 match reply {

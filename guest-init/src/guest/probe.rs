@@ -1,12 +1,10 @@
 //! Whether a port of the pod takes connections, or a page answers. A child asks, for it may have to wait.
 
-use alloc::format;
-
 use crate::api::appliance::ProbeRequest;
-use crate::fault::{Fault, fault, reason};
+use crate::fault::reason;
+use crate::prelude::*;
 use crate::sys::file::{read, write_all};
 use crate::sys::net::connect_tcp;
-use crate::sys::{Errno, Result as SysResult};
 
 /// How long a probe may take that does not say, in milliseconds.
 const TIMEOUT: u32 = 30_000;

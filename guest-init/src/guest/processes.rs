@@ -1,15 +1,10 @@
 //! The processes of a container, as the kernel shows them in /proc (proc_pid_stat(5), proc_pid_status(5)).
 
-use alloc::format;
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use super::space::Space;
 use crate::api::ferry::{ListProcessesResponse, ProcessInfo};
-use crate::fault::{Fault, fault};
+use crate::prelude::*;
 use crate::sys::event::since_boot;
 use crate::sys::file::{CWD, O_RDONLY, open, read};
-use crate::sys::{Result as SysResult, cstr};
 use crate::table::Table;
 
 /// The kernel's unit of time for programs, in ticks a second (USER_HZ, the same on every x86-64).
@@ -56,8 +51,8 @@ pub fn list(space: &Space) -> Result<ListProcessesResponse, Fault> {
 }
 
 fn file(pid: i32, name: &str) -> SysResult<Vec<u8>> {
-    let file = open(CWD, &cstr(&format!("/proc/{pid}/{name}"))?, O_RDONLY, 0)?;
-    let mut bytes = alloc::vec![0; ARGUMENTS];
+    let file = open(CWD, &format!("/proc/{pid}/{name}"), O_RDONLY, 0)?;
+    let mut bytes = vec![0; ARGUMENTS];
     let length = read(file.raw(), &mut bytes)?;
     bytes.truncate(length);
     Ok(bytes)

@@ -1,15 +1,12 @@
 //! The last steps of a process on its way to its program: who it is, where it is, what it may, and exec.
 
 use alloc::ffi::CString;
-use alloc::format;
-use alloc::string::String;
-use alloc::vec::Vec;
-use core::ffi::CStr;
 
 use super::inside::{Kind, reach};
 use super::stdio::ChildStdio;
 use crate::api::oci::{Process, Spec};
-use crate::fault::{Context, Fault, fault, reason};
+use crate::fault::reason;
+use crate::prelude::*;
 use crate::spec::annotation::Further;
 use crate::spec::capability::{COUNT, Sets};
 use crate::spec::environment::{self, Terminal, candidates};
@@ -20,11 +17,10 @@ use crate::sys::file::{
     CWD, O_NONBLOCK, O_RDONLY, S_IFMT, S_IFREG, chdir, open, read_to_end, stat, stat_fd, umask, write_control,
 };
 use crate::sys::process::{
-    drop_bounding, execute, keep_capabilities, new_session, no_new_privileges, raise_ambient,
+    c_strings, drop_bounding, execute, keep_capabilities, new_session, no_new_privileges, raise_ambient,
     set_blocked_signals, set_capabilities, set_filter, set_gid, set_groups, set_io_priority, set_limit,
     set_personality, set_scheduler, set_uid,
 };
-use crate::sys::{Errno, cstr};
 use linux_raw_sys::general::RLIMIT_NOFILE;
 
 /// Open files that a process may have when its specification says nothing: the limits that Docker's own service
@@ -39,7 +35,7 @@ const FILE_LIMIT: usize = 4 << 20;
 /// What must be done before the container's namespaces are entered, because it needs the guest's /proc.
 pub fn before_entering(process: &Process) -> Result<(), Fault> {
     if process.oom_score_adj != 0 {
-        write_control(CWD, c"/proc/self/oom_score_adj", format!("{}", process.oom_score_adj).as_bytes())
+        write_control(CWD, "/proc/self/oom_score_adj", format!("{}", process.oom_score_adj).as_bytes())
             .context("set oom_score_adj")?;
     }
     Ok(())
@@ -86,13 +82,7 @@ fn prepare(
     }
     let terminal = if process.terminal { Terminal::Yes } else { Terminal::No };
     let environment = environment::complete(&process.env, identity.home.as_deref(), terminal);
-    let strings = |strings: &[String]| {
-        strings
-            .iter()
-            .map(|text| cstr(text))
-            .collect::<Result<Vec<_>, _>>()
-            .context("arguments or environment")
-    };
+    let strings = |strings: &[String]| c_strings(strings).context("arguments or environment");
     let strings = (strings(&process.args)?, strings(&environment)?);
     if identity.uid != 0 {
         // A program that opens /dev/stdout opens the pipe again, as its own user.
@@ -108,10 +98,10 @@ fn identify(process: &Process) -> Result<Identity, Fault> {
     let nobody = Default::default();
     let user = process.user.as_ref().unwrap_or(&nobody);
     let mut identity = if !user.username.is_empty() {
-        look_up(&user.username, &database(c"/etc/passwd")?, &database(c"/etc/group")?)?
+        look_up(&user.username, &database("/etc/passwd")?, &database("/etc/group")?)?
     } else {
         let needs_home = environment::value(&process.env, "HOME").is_none();
-        let home = if needs_home { home_of(user.uid, &database(c"/etc/passwd")?) } else { None };
+        let home = if needs_home { home_of(user.uid, &database("/etc/passwd")?) } else { None };
         Identity { uid: user.uid, gid: user.gid, groups: Vec::new(), home }
     };
     identity.groups.extend(&user.additional_gids);
@@ -119,15 +109,14 @@ fn identify(process: &Process) -> Result<Identity, Fault> {
 }
 
 /// The bytes of passwd or group; none when the image has no such file.
-fn database(path: &CStr) -> Result<Vec<u8>, Fault> {
-    let path_name = path.to_str().unwrap_or_default();
+fn database(path: &str) -> Result<Vec<u8>, Fault> {
     let file = match open(CWD, path, O_RDONLY | O_NONBLOCK, 0) {
         Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EACCES) => return Ok(Vec::new()),
-        other => other.context(format_args!("open {path_name}"))?,
+        other => other.context(format_args!("open {path}"))?,
     };
     // A pipe or a device would never end.
-    match stat_fd(file.raw()).context(path_name)?.st_mode & S_IFMT {
-        S_IFREG => read_to_end(file.raw(), FILE_LIMIT).context(format_args!("read {path_name}")),
+    match stat_fd(file.raw()).context(path)?.st_mode & S_IFMT {
+        S_IFREG => read_to_end(file.raw(), FILE_LIMIT).context(format_args!("read {path}")),
         _ => Ok(Vec::new()),
     }
 }
@@ -139,11 +128,10 @@ fn go_to(directory: &str) -> Result<(), Fault> {
         return Err(fault!(InvalidArgument, "working directory `{directory}` is not absolute"));
     }
     let doing = format_args!("go to the working directory {directory}");
-    let path = cstr(directory).context(doing)?;
-    match chdir(&path) {
+    match chdir(directory) {
         Err(Errno::ENOENT) => {
             reach(CWD, directory, Kind::Directory, 0o755).context(doing)?;
-            chdir(&path).context(doing)
+            chdir(directory).context(doing)
         }
         other => other.context(doing),
     }
@@ -190,12 +178,9 @@ fn take_rights(spec: &Spec, process: &Process, identity: &Identity) -> Result<()
 fn run(process: &Process, arguments: &[CString], environment: &[CString]) -> Fault {
     let program = &process.args[0];
     let path = environment::value(&process.env, "PATH").unwrap_or(environment::DEFAULT_PATH);
-    let arguments: Vec<&CStr> = arguments.iter().map(CString::as_c_str).collect();
-    let environment: Vec<&CStr> = environment.iter().map(CString::as_c_str).collect();
     let mut found = None;
     for candidate in candidates(program, path) {
-        let Ok(candidate) = cstr(&candidate) else { continue };
-        match execute(&candidate, &arguments, &environment) {
+        match execute(&candidate, arguments, environment) {
             Errno::ENOENT | Errno::ENOTDIR if stat(&candidate).is_err() => {}
             // Another directory may have one that can be executed.
             errno @ (Errno::EACCES | Errno::ENOENT) => found = found.or(Some(errno)),

@@ -3,15 +3,16 @@
 use super::{Guest, appliance, boot, log, say, transport};
 use crate::agent::{Agent, StreamId};
 use crate::api::appliance::{Appliance, AtEnd, ENDED};
-use crate::fault::{Fault, reason};
+use crate::fault::reason;
+use crate::prelude::*;
 use crate::supervise::NO_STATUS;
+use crate::sys::Result;
 use crate::sys::event::{Poll, signals, sleep};
 use crate::sys::file::{CWD, O_WRONLY, open, read, stat, sync, write};
 use crate::sys::process::{
     LINUX_REBOOT_CMD_CAD_OFF, LINUX_REBOOT_CMD_HALT, LINUX_REBOOT_CMD_POWER_OFF, LINUX_REBOOT_CMD_RESTART,
     SIGCHLD, SIGINT, SIGKILL, SIGPWR, SIGTERM, kill, own_pid, reap, reboot, set_blocked_signals,
 };
-use crate::sys::{Errno, Result};
 
 /// Tokens of what is no stream; stream ids begin above.
 const SIGNALS: u64 = 1;
@@ -50,10 +51,10 @@ fn serve() -> Result<core::convert::Infallible> {
     if let Some(appliance) = appliance::find()
         && let Err(fault) = begin(&mut agent, appliance)
     {
-        say(&alloc::format!("<3>ferry-init: {}\n", fault.message));
+        say(&format!("<3>ferry-init: {}\n", fault.message));
         end(&mut agent, Some((AtEnd::PowerOff, NO_STATUS)));
     }
-    let mut happened = alloc::vec::Vec::with_capacity(32);
+    let mut happened = Vec::with_capacity(32);
     loop {
         while let Some(stream) = agent.system.serial_arrival() {
             agent.connected(stream);
@@ -132,13 +133,13 @@ fn end(agent: &mut Agent<Guest>, outcome: Option<(AtEnd, i32)>) -> ! {
     let (at_end, status) = outcome.unwrap_or((AtEnd::Reboot, 0));
     let (word, command) = match at_end {
         // The kernel would stand still where it cannot switch the machine off; a virtual machine ends by a reset.
-        AtEnd::PowerOff if stat(c"/sys/firmware/acpi").is_err() => ("poweroff", LINUX_REBOOT_CMD_RESTART),
+        AtEnd::PowerOff if stat("/sys/firmware/acpi").is_err() => ("poweroff", LINUX_REBOOT_CMD_RESTART),
         AtEnd::PowerOff => ("poweroff", LINUX_REBOOT_CMD_POWER_OFF),
         AtEnd::Reboot => ("reboot", LINUX_REBOOT_CMD_RESTART),
         AtEnd::Halt => ("halt", LINUX_REBOOT_CMD_HALT),
     };
     if outcome.is_some() {
-        say(&alloc::format!("<3>{ENDED}{word}, status {status}\n"));
+        say(&format!("<3>{ENDED}{word}, status {status}\n"));
     }
     loop {
         if let Err(errno) = reboot(command) {
@@ -153,7 +154,7 @@ fn end(agent: &mut Agent<Guest>, outcome: Option<(AtEnd, i32)>) -> ! {
 ///
 /// Nothing here allocates: the panic may be about memory.
 pub fn panicked(message: &[u8]) -> ! {
-    if let Ok(log) = open(CWD, c"/dev/kmsg", O_WRONLY, 0) {
+    if let Ok(log) = open(CWD, "/dev/kmsg", O_WRONLY, 0) {
         let _ = write(log.raw(), message);
     }
     let _ = write(2, message);

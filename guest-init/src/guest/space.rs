@@ -12,24 +12,21 @@
 //! A program that is an init itself wants to be process 1, and is: when its name is one of [`INITS`] or the
 //! annotation [`PID1_ANNOTATION`] says so. Then there is no holder; set-up and program are one process.
 
-use alloc::format;
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use super::cgroup::Cgroup;
 use super::{devices, mounts, users};
 use crate::agent::Sandbox;
 use crate::api::oci::{Linux, LinuxNamespace, Spec};
-use crate::fault::{Context, Fault, REPORT_LIMIT, fault};
+use crate::fault::REPORT_LIMIT;
+use crate::prelude::*;
 use crate::spec::annotation::Further;
 use crate::spec::words::place;
+use crate::sys::file;
 use crate::sys::file::{CWD, O_PATH, O_RDONLY, close_from, open, pipe, umask, write_all, write_control};
 use crate::sys::process::{
     ALL_SIGNALS, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWTIME,
     CLONE_NEWUSER, CLONE_NEWUTS, Forked, SIGCHLD, SIGKILL, enter, exists, exit, fork, ignore_children, kill,
     set_blocked_signals, set_domainname, set_hostname, take_signal, unshare,
 };
-use crate::sys::{Fd, cstr, file};
 
 /// `true` or `false`: whether the container's process is process 1 of its pid namespace.
 pub const PID1_ANNOTATION: &str = "io.ferry.pid1";
@@ -65,7 +62,7 @@ pub struct Space {
     join: Vec<(u32, String)>,
     /// Whether the container's process makes the namespaces itself.
     pub(super) is_init: bool,
-    pub(super) dns: alloc::vec::Vec<String>,
+    pub(super) dns: Vec<String>,
     /// Where its root is in the guest.
     root: String,
     /// In the child that makes it: opens when its user namespace has users.
@@ -76,7 +73,7 @@ pub struct Space {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Namespaces<'a> {
     new: u32,
-    join: alloc::vec::Vec<(u32, &'a str)>,
+    join: Vec<(u32, &'a str)>,
 }
 
 /// The specification's names of namespaces, their flags, and their files' names in /proc/PID/ns.
@@ -192,7 +189,7 @@ impl Space {
         let path = linux.map_or("", |linux| linux.cgroups_path.as_str());
         let cgroup = match Cgroup::make(path, id, resources) {
             // A guest whose kernel has no cgroups runs containers without limits.
-            Err(_) if resources.is_none() && !mounts::exists(c"/sys/fs/cgroup/cgroup.procs") => None,
+            Err(_) if resources.is_none() && !mounts::exists("/sys/fs/cgroup/cgroup.procs") => None,
             other => Some(other?),
         };
         for (file, value) in &further.cgroup {
@@ -234,20 +231,13 @@ impl Space {
     pub(super) fn open_root(&self) -> Result<Fd, Fault> {
         let path = match &self.inhabitant {
             Some((pid, process)) => {
-                let root = cstr(&format!("/proc/{pid}/root")).and_then(|path| open(CWD, &path, O_PATH, 0));
+                let root = open(CWD, &format!("/proc/{pid}/root"), O_PATH, 0);
                 // Its number is its own as long as it is not collected; before it has entered its root it has ours.
                 root.ok().filter(|root| exists(process) && !is_ours(root))
             }
             None => None,
         };
-        path.map_or_else(
-            || {
-                cstr(&self.root)
-                    .and_then(|path| open(CWD, &path, O_PATH, 0))
-                    .context("open the container's root")
-            },
-            Ok,
-        )
+        path.map_or_else(|| open(CWD, &self.root, O_PATH, 0).context("open the container's root"), Ok)
     }
 
     /// The number of the process that holds its namespaces, which is none of the container's own.
@@ -348,7 +338,7 @@ impl Space {
 
 /// Whether a directory is the guest's own root.
 fn is_ours(root: &Fd) -> bool {
-    match (file::stat_fd(root.raw()), file::stat(c"/")) {
+    match (file::stat_fd(root.raw()), file::stat("/")) {
         (Ok(root), Ok(ours)) => (root.st_dev, root.st_ino) == (ours.st_dev, ours.st_ino),
         _ => true,
     }
@@ -357,9 +347,9 @@ fn is_ours(root: &Fd) -> bool {
 /// Lets children be in a new time namespace with these offsets, which a process can set only before it has any child
 /// there. Gives the way back to our own.
 fn shift_time(offsets: &str) -> Result<Fd, Fault> {
-    let own = open(CWD, c"/proc/self/ns/time", O_RDONLY, 0).context("open our time namespace")?;
+    let own = open(CWD, "/proc/self/ns/time", O_RDONLY, 0).context("open our time namespace")?;
     let shifted = unshare(CLONE_NEWTIME)
-        .and_then(|()| write_control(CWD, c"/proc/self/timens_offsets", offsets.as_bytes()));
+        .and_then(|()| write_control(CWD, "/proc/self/timens_offsets", offsets.as_bytes()));
     if shifted.is_err() {
         enter(&own, CLONE_NEWTIME).context("come back to our time namespace")?;
     }
@@ -368,8 +358,7 @@ fn shift_time(offsets: &str) -> Result<Fd, Fault> {
 }
 
 fn join(kind: u32, path: &str) -> Result<(), Fault> {
-    cstr(path)
-        .and_then(|path| open(CWD, &path, O_RDONLY, 0))
+    open(CWD, path, O_RDONLY, 0)
         .and_then(|namespace| enter(&namespace, kind))
         .context(format_args!("join the namespace {path}"))
 }
@@ -393,8 +382,7 @@ fn set_parameters(linux: &Linux) -> Result<(), Fault> {
         if path.split('/').any(|part| part == "..") {
             return Err(fault!(InvalidArgument, "no kernel parameter {name}"));
         }
-        cstr(&format!("/proc/sys/{path}"))
-            .and_then(|path| write_control(CWD, &path, value.as_bytes()))
+        write_control(CWD, &format!("/proc/sys/{path}"), value.as_bytes())
             .context(format_args!("set {name} to {value}"))?;
     }
     Ok(())
@@ -432,13 +420,9 @@ pub(super) fn clear(id: &str) {
     let directory = mounts::directory(id);
     for path in crate::spec::network_files::PATHS {
         let name = path.rsplit('/').next().unwrap_or_default();
-        if let Ok(path) = cstr(&format!("{directory}/{name}")) {
-            let _ = file::unlink(CWD, &path);
-        }
+        let _ = file::unlink(CWD, &format!("{directory}/{name}"));
     }
-    if let Ok(path) = cstr(&directory) {
-        let _ = file::rmdir(CWD, &path);
-    }
+    let _ = file::rmdir(CWD, &directory);
 }
 
 const _: () = assert!(REPORT_LIMIT <= 4096, "a report is written to a pipe in one piece");

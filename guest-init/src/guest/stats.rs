@@ -1,14 +1,12 @@
 //! A container's counters, from the files of its cgroup, and the sandbox's network counters.
 
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use super::cgroup::Cgroup;
 use crate::api::stats::{
     BlkioStats, BlkioStatsEntry, CgroupStats, CpuStats, CpuUsage, MemoryData, MemoryStats, NetworkStats,
     PidsStats, StatsContainerResponse, ThrottlingData,
 };
-use crate::sys::file::{CWD, O_RDONLY, open, read_to_end};
+use crate::prelude::*;
+use crate::sys::file::{CWD, read_file};
 use crate::table::Table;
 
 /// Most bytes read of one file of counters.
@@ -16,8 +14,7 @@ const FILE_LIMIT: usize = 1 << 20;
 
 /// Reads everything there is; a counter that the kernel does not have is 0.
 pub fn read(cgroup: Option<&Cgroup>) -> StatsContainerResponse {
-    let devices =
-        open(CWD, c"/proc/net/dev", O_RDONLY, 0).and_then(|file| read_to_end(file.raw(), FILE_LIMIT));
+    let devices = read_file(CWD, "/proc/net/dev", FILE_LIMIT);
     StatsContainerResponse {
         cgroup_stats: cgroup.map(|cgroup| of_files(|name| cgroup.read(name))),
         network_stats: network(&devices.unwrap_or_default()),
@@ -26,21 +23,21 @@ pub fn read(cgroup: Option<&Cgroup>) -> StatsContainerResponse {
 
 /// How many processes of a cgroup, and of those below it, were killed because memory ran out.
 pub fn memory_kills(cgroup: &Cgroup) -> u64 {
-    keyed(&cgroup.read(c"memory.events"), "oom_kill")
+    keyed(&cgroup.read("memory.events"), "oom_kill")
 }
 
 /// The counters of a cgroup whose files `file` reads (empty for one that is not there).
-fn of_files(file: impl Fn(&core::ffi::CStr) -> Vec<u8>) -> CgroupStats {
-    let cpu = file(c"cpu.stat");
+fn of_files(file: impl Fn(&str) -> Vec<u8>) -> CgroupStats {
+    let cpu = file("cpu.stat");
     let nanoseconds = |key| keyed(&cpu, key) * 1000;
-    let memory_stat = file(c"memory.stat");
+    let memory_stat = file("memory.stat");
     let data = |current, peak, max, failures| MemoryData {
         usage: number(&file(current)),
         max_usage: number(&file(peak)),
         failcnt: failures,
         limit: limit(&file(max)),
     };
-    let failures = keyed(&file(c"memory.events"), "max");
+    let failures = keyed(&file("memory.events"), "max");
     CgroupStats {
         cpu_stats: Some(CpuStats {
             cpu_usage: Some(CpuUsage {
@@ -57,20 +54,20 @@ fn of_files(file: impl Fn(&core::ffi::CStr) -> Vec<u8>) -> CgroupStats {
         }),
         memory_stats: Some(MemoryStats {
             cache: keyed(&memory_stat, "file"),
-            usage: Some(data(c"memory.current", c"memory.peak", c"memory.max", failures)),
-            swap_usage: Some(data(c"memory.swap.current", c"memory.swap.peak", c"memory.swap.max", 0)),
+            usage: Some(data("memory.current", "memory.peak", "memory.max", failures)),
+            swap_usage: Some(data("memory.swap.current", "memory.swap.peak", "memory.swap.max", 0)),
             kernel_usage: None,
             use_hierarchy: true,
             stats: by_name(&memory_stat),
         }),
         pids_stats: Some(PidsStats {
-            current: number(&file(c"pids.current")),
-            limit: match limit(&file(c"pids.max")) {
+            current: number(&file("pids.current")),
+            limit: match limit(&file("pids.max")) {
                 u64::MAX => 0,
                 limit => limit,
             },
         }),
-        blkio_stats: Some(block(&file(c"io.stat"))),
+        blkio_stats: Some(block(&file("io.stat"))),
         hugetlb_stats: Default::default(),
     }
 }
@@ -161,7 +158,7 @@ mod tests {
 
     fn of(files: &[(&str, &str)]) -> CgroupStats {
         of_files(|name| {
-            let file = files.iter().find(|(known, _)| name.to_str() == Ok(known));
+            let file = files.iter().find(|(known, _)| name == *known);
             file.map_or(Vec::new(), |(_, content)| content.as_bytes().to_vec())
         })
     }

@@ -2,13 +2,14 @@
 
 use super::inside::{Kind, reach};
 use crate::api::oci::Box as Size;
+use crate::prelude::*;
+use crate::sys::Result;
 use crate::sys::file::{
     CWD, O_NOCTTY, O_NONBLOCK, O_RDWR, chown_fd, duplicate, duplicate_to, open, open_inside, pipe,
     set_nonblocking,
 };
 use crate::sys::mount::{Recursion, attach, clone_tree};
 use crate::sys::terminal::{make_controlling, open_slave, resize, unlock};
-use crate::sys::{Errno, Fd, Result};
 
 /// Our ends: where stdin is written, and where stdout and stderr are read.
 pub struct OurStdio {
@@ -41,11 +42,11 @@ pub fn pipes() -> Result<(OurStdio, ChildStdio)> {
 /// A terminal of the container whose root is given, or of the guest when the container has no devpts.
 pub fn terminal(root: Option<&Fd>) -> Result<(OurStdio, ChildStdio)> {
     let flags = O_RDWR | O_NOCTTY | O_NONBLOCK;
-    let of_container = root.map(|root| open_inside(root.raw(), c"dev/pts/ptmx", flags, 0));
+    let of_container = root.map(|root| open_inside(root.raw(), b"dev/pts/ptmx", flags, 0));
     let master = match of_container {
         Some(Ok(master)) => master,
         None | Some(Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP)) => {
-            open(CWD, c"/dev/pts/ptmx", flags, 0)?
+            open(CWD, "/dev/pts/ptmx", flags, 0)?
         }
         Some(Err(errno)) => return Err(errno),
     };
@@ -94,5 +95,5 @@ impl ChildStdio {
 
 fn bind_console(slave: &Fd) -> Result<()> {
     let console = reach(CWD, "/dev/console", Kind::File, 0o600)?;
-    attach(&clone_tree(slave.raw(), c"", Recursion::One)?, console.raw())
+    attach(&clone_tree(slave.raw(), "", Recursion::One)?, console.raw())
 }

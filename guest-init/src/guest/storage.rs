@@ -1,17 +1,12 @@
 //! Storages: the filesystems that the guest mounts for containers, before any container sees them.
 
-use alloc::ffi::CString;
-use alloc::format;
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use super::verity::Devices;
 use crate::agent::Mounted;
 use crate::api::agent::{Storage, UpdateEphemeralMountsRequest};
-use crate::fault::{Context, Fault, fault};
+use crate::prelude::*;
 use crate::spec::mount_options::Options;
 use crate::sys::file::{CWD, O_DIRECTORY, O_RDONLY};
-use crate::sys::{Errno, Fd, cstr, file, mount as m};
+use crate::sys::{file, mount as m};
 
 /// Most block devices looked at in search of one.
 const DISK_LIMIT: usize = 1024;
@@ -51,16 +46,8 @@ pub fn mount(storage: &Storage) -> Result<Mounted, Fault> {
         other => return Err(fault!(Unimplemented, "no storage driver `{other}`")),
     };
     make_directories(&storage.mount_point).context(format_args!("make {}", storage.mount_point))?;
-    let words = (|| -> crate::sys::Result<[CString; 4]> {
-        Ok([
-            cstr(&source)?,
-            cstr(&storage.mount_point)?,
-            cstr(&storage.fstype)?,
-            cstr(&options.legacy_data())?,
-        ])
-    })();
-    let [source, target, fstype, data] = words.context("storage")?;
-    let result = m::mount(&source, &target, &fstype, options.legacy_flags() | m::MS_SILENT, &data);
+    let (flags, data) = (options.legacy_flags() | m::MS_SILENT, options.legacy_data());
+    let result = m::mount(&source, &storage.mount_point, &storage.fstype, flags, &data);
     let doing =
         format_args!("mount storage {} ({}) on {}", storage.source, storage.fstype, storage.mount_point);
     if result == Err(Errno::EIO) && verified.check(&storage.driver_options)? != 0 {
@@ -102,14 +89,13 @@ fn open_disks(
 /// A directory of the guest's own, for containers to share or keep. It stays when they go.
 fn make_local(storage: &Storage, options: &Options) -> Result<(), Fault> {
     let doing = format_args!("make {}", storage.mount_point);
-    let path = cstr(&storage.mount_point).context(doing)?;
-    if file::stat(&path).is_ok() {
+    if file::stat(&storage.mount_point).is_ok() {
         return Ok(());
     }
     make_directories(&storage.mount_point).context(doing)?;
     let mode = options.data.iter().find(|(name, _)| name == "mode").and_then(|(_, mode)| mode.as_deref());
     match mode.map(|mode| u32::from_str_radix(mode, 8)) {
-        Some(Ok(mode)) => file::chmod(CWD, &path, mode).context(doing),
+        Some(Ok(mode)) => file::chmod(CWD, &storage.mount_point, mode).context(doing),
         Some(Err(_)) => Err(fault!(InvalidArgument, "{doing}: no such mode")),
         None => Ok(()),
     }
@@ -128,47 +114,42 @@ pub fn update_ephemeral(call: &UpdateEphemeralMountsRequest) -> Result<(), Fault
         }
         let options = Options::parse(&storage.options);
         let flags = options.legacy_flags() | m::MS_REMOUNT;
-        cstr(&storage.mount_point)
-            .and_then(|target| m::mount(c"", &target, c"", flags, &cstr(&options.legacy_data())?))
-            .context(doing)?;
+        m::mount("", &storage.mount_point, "", flags, &options.legacy_data()).context(doing)?;
     }
     Ok(())
 }
 
 /// Unmounts a storage, lazily when something still uses it, and removes its mount point.
 pub fn unmount(mount_point: &str) {
-    let Ok(target) = cstr(mount_point) else { return };
-    match m::unmount(&target) {
+    match m::unmount(mount_point) {
         // What is no mount is a directory that stays.
         Err(Errno::EINVAL) => return,
-        Err(Errno::EBUSY) => drop(m::detach(&target)),
+        Err(Errno::EBUSY) => drop(m::detach(mount_point)),
         _ => {}
     }
-    let _ = file::rmdir(CWD, &target);
+    let _ = file::rmdir(CWD, mount_point);
 }
 
 /// Makes a directory and those above it. Only the guest itself writes where this is used, so the path is
 /// walked as it stands.
-pub fn make_directories(path: &str) -> crate::sys::Result<()> {
-    let whole = cstr(path)?;
-    match file::mkdir(CWD, &whole, 0o755) {
+pub fn make_directories(path: &str) -> SysResult<()> {
+    match file::mkdir(CWD, path, 0o755) {
         Ok(()) | Err(Errno::EEXIST) => return Ok(()),
         Err(Errno::ENOENT) => {}
         Err(errno) => return Err(errno),
     }
     let ends = path.match_indices('/').map(|(end, _)| end).filter(|end| *end > 0);
     for above in ends.filter_map(|end| path.get(..end)) {
-        file::ensure_dir(CWD, &cstr(above)?, 0o755)?;
+        file::ensure_dir(CWD, above, 0o755)?;
     }
-    file::ensure_dir(CWD, &whole, 0o755)
+    file::ensure_dir(CWD, path, 0o755)
 }
 
 /// The device node of a disk: a path below /dev, the disk whose serial is the NAME of `serial=NAME`, or the partition
 /// whose name in its GPT is the NAME of `partname=NAME`. `None` while there is no such disk.
 pub fn find_disk(source: &str) -> Result<Option<String>, Fault> {
     if source.starts_with("/dev/") {
-        let path = cstr(source).context("storage")?;
-        return Ok(file::stat(&path).ok().map(|_| source.into()));
+        return Ok(file::stat(source).ok().map(|_| source.into()));
     }
     let (what, wanted) = source.split_once('=').unwrap_or_default();
     let is_it = match what {
@@ -181,10 +162,9 @@ pub fn find_disk(source: &str) -> Result<Option<String>, Fault> {
             ));
         }
     };
-    let directory = file::open(CWD, c"/sys/class/block", O_RDONLY | O_DIRECTORY, 0).context("list disks")?;
+    let directory = file::open(CWD, "/sys/class/block", O_RDONLY | O_DIRECTORY, 0).context("list disks")?;
     let names = file::list(directory.raw(), DISK_LIMIT).context("list disks")?;
-    let mut found =
-        names.iter().filter_map(|name| name.to_str().ok()).filter(|name| is_it(&directory, name, wanted));
+    let mut found = names.iter().filter(|name| is_it(&directory, name, wanted));
     match (found.next(), found.next()) {
         (Some(name), None) => Ok(Some(format!("/dev/{name}"))),
         (None, _) => Ok(None),
@@ -195,18 +175,16 @@ pub fn find_disk(source: &str) -> Result<Option<String>, Fault> {
 }
 
 /// A small file about a disk.
-fn property(directory: &Fd, disk: &str, name: &str) -> Vec<u8> {
-    let path = cstr(&format!("{disk}/{name}"));
-    path.and_then(|path| file::read_control(directory.raw(), &path)).unwrap_or_default()
+fn property(directory: &Fd, disk: &str, name: &str) -> String {
+    file::read_control(directory.raw(), &format!("{disk}/{name}")).unwrap_or_default()
 }
 
 fn has_serial(directory: &Fd, disk: &str, wanted: &str) -> bool {
-    property(directory, disk, "serial").trim_ascii() == wanted.as_bytes()
+    property(directory, disk, "serial").trim() == wanted
 }
 
 fn has_partition_name(directory: &Fd, disk: &str, wanted: &str) -> bool {
-    let lines = property(directory, disk, "uevent");
-    lines.split(|byte| *byte == b'\n').any(|line| line.strip_prefix(b"PARTNAME=") == Some(wanted.as_bytes()))
+    property(directory, disk, "uevent").lines().any(|line| line.strip_prefix("PARTNAME=") == Some(wanted))
 }
 
 /// Makes the upper and the work directory. The merged root shows the upper directory's own owner and mode, so
@@ -222,13 +200,12 @@ fn prepare_overlay(options: &Options) -> Result<(), Fault> {
     (|| {
         make_directories(upper)?;
         make_directories(work)?;
-        let upper = cstr(upper)?;
-        let (has, wants) = (file::stat(&upper)?, file::stat(&cstr(lower)?)?);
+        let (has, wants) = (file::stat(upper)?, file::stat(lower)?);
         if (has.st_uid, has.st_gid) != (wants.st_uid, wants.st_gid) {
-            file::chown(CWD, &upper, wants.st_uid, wants.st_gid)?;
+            file::chown(CWD, upper, wants.st_uid, wants.st_gid)?;
         }
         if has.st_mode != wants.st_mode {
-            file::chmod(CWD, &upper, wants.st_mode)?;
+            file::chmod(CWD, upper, wants.st_mode)?;
         }
         Ok(())
     })()

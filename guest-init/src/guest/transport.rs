@@ -4,12 +4,13 @@ use super::{Guest, log};
 use crate::agent::StreamId;
 use crate::api::{SERIAL_PORT_NAME, VSOCK_PORT};
 use crate::fault::reason;
+use crate::prelude::*;
+use crate::sys::Result;
 use crate::sys::event::Poll;
 use crate::sys::file::{
     CWD, O_DIRECTORY, O_NONBLOCK, O_RDONLY, O_RDWR, list, open, read, read_control, write,
 };
 use crate::sys::net::{HOST_CID, accept_vsock, listen_vsock};
-use crate::sys::{Errno, Fd, Result, cstr};
 
 /// Most virtio-serial ports looked at.
 const PORT_LIMIT: usize = 64;
@@ -50,7 +51,7 @@ impl SerialPort {
         self.heard = false;
         self.fresh = true;
         if let Err(errno) = poll.rewatch(self.fd.raw(), stream.0) {
-            log(&alloc::format!("serial port: {}", reason(errno)));
+            log(&format!("serial port: {}", reason(errno)));
         }
     }
 }
@@ -65,7 +66,7 @@ pub fn listen(poll: &Poll, token: u64) -> Option<Fd> {
         Ok(listener) => Some(listener),
         Err(Errno::EAFNOSUPPORT) => None,
         Err(errno) => {
-            log(&alloc::format!("vsock: {}", reason(errno)));
+            log(&format!("vsock: {}", reason(errno)));
             None
         }
     }
@@ -83,7 +84,7 @@ impl Guest {
                 Ok(_) => {}
                 Err(Errno::EAGAIN) => return None,
                 Err(errno) => {
-                    log(&alloc::format!("vsock: {}", reason(errno)));
+                    log(&format!("vsock: {}", reason(errno)));
                     return None;
                 }
             }
@@ -96,7 +97,7 @@ impl Guest {
         let stream = self.next_id();
         match self.poll.watch(fd.raw(), stream.0) {
             Ok(()) => self.serial = Some(SerialPort { fd, stream, heard: false, fresh: true }),
-            Err(errno) => log(&alloc::format!("serial port: {}", reason(errno))),
+            Err(errno) => log(&format!("serial port: {}", reason(errno))),
         }
     }
 
@@ -108,17 +109,17 @@ impl Guest {
 }
 
 fn find_port() -> Option<Fd> {
-    let directory = open(CWD, c"/sys/class/virtio-ports", O_RDONLY | O_DIRECTORY, 0).ok()?;
+    let directory = open(CWD, "/sys/class/virtio-ports", O_RDONLY | O_DIRECTORY, 0).ok()?;
     let ports = list(directory.raw(), PORT_LIMIT).ok()?;
-    let port = ports.iter().filter_map(|port| port.to_str().ok()).find(|port| {
-        let name = cstr(&alloc::format!("{port}/name")).and_then(|path| read_control(directory.raw(), &path));
-        name.is_ok_and(|name| name.trim_ascii() == SERIAL_PORT_NAME.as_bytes())
-    })?;
-    let path = cstr(&alloc::format!("/dev/{port}")).ok()?;
-    match open(CWD, &path, O_RDWR | O_NONBLOCK, 0) {
+    let is_ours = |port: &&String| {
+        let name = read_control(directory.raw(), &format!("{port}/name"));
+        name.is_ok_and(|name| name.trim() == SERIAL_PORT_NAME)
+    };
+    let port = ports.iter().find(is_ours)?;
+    match open(CWD, &format!("/dev/{port}"), O_RDWR | O_NONBLOCK, 0) {
         Ok(fd) => Some(fd),
         Err(errno) => {
-            log(&alloc::format!("open /dev/{port}: {}", reason(errno)));
+            log(&format!("open /dev/{port}: {}", reason(errno)));
             None
         }
     }

@@ -1,13 +1,9 @@
 //! User namespaces: which users and groups of the guest a container's are.
 
-use alloc::format;
-use alloc::string::String;
-
 use crate::api::oci::{Linux, LinuxIdMapping};
-use crate::fault::{Context, Fault, fault};
+use crate::prelude::*;
 use crate::sys::file::{CWD, read, write_all, write_control};
 use crate::sys::process::{set_gid, set_groups, set_uid};
-use crate::sys::{Errno, Fd, cstr};
 
 /// Most ranges that the kernel takes.
 const RANGES: usize = 340;
@@ -53,8 +49,7 @@ pub fn root(linux: Option<&Linux>) -> Option<(u32, u32)> {
 pub fn map(pid: i32, linux: Option<&Linux>, gate: Fd) -> Result<(), Fault> {
     let Some(linux) = linux else { return Ok(()) };
     for (file, mappings) in [("uid_map", &linux.uid_mappings), ("gid_map", &linux.gid_mappings)] {
-        cstr(&format!("/proc/{pid}/{file}"))
-            .and_then(|path| write_control(CWD, &path, lines(mappings).as_bytes()))
+        write_control(CWD, &format!("/proc/{pid}/{file}"), lines(mappings).as_bytes())
             .context(format_args!("write {file}"))?;
     }
     write_all(gate.raw(), &[1]).context("start the container")

@@ -4,14 +4,8 @@
 //! The format is the one of veritysetup(8), type 1, SHA-256 over blocks of 4096 bytes. Where tree and data are is said by
 //! whoever knows the root hash; a superblock on the disk is not believed.
 
-use alloc::ffi::CString;
-use alloc::format;
-use alloc::string::String;
-use alloc::vec::Vec;
-
-use crate::fault::{Context, Fault, fault};
+use crate::prelude::*;
 use crate::sys::mapper::{Mapper, Target};
-use crate::sys::{Errno, cstr};
 
 /// What driver options about verity begin with.
 const PREFIX: &str = "verity=";
@@ -21,7 +15,7 @@ const SECTORS: u64 = 8;
 
 /// The verified devices of a storage, which stand until a mount has taken them over.
 #[derive(Default)]
-pub struct Devices(Vec<CString>);
+pub struct Devices(Vec<String>);
 
 impl Devices {
     /// The device through which a source, found as `disk`, is read: the disk itself, or what the storage's driver option
@@ -36,8 +30,8 @@ impl Devices {
         // One device serves every mount of the same data.
         let name = format!("{}-{root}", disk.strip_prefix("/dev/").unwrap_or_default());
         (|| {
-            let (mapper, name) = (Mapper::open()?, cstr(&name)?);
-            let target = Target { sectors, kind: c"verity", parameters: &cstr(&table)? };
+            let mapper = Mapper::open()?;
+            let target = Target { sectors, kind: "verity", parameters: &table };
             match mapper.create(&name, &target) {
                 Ok(()) | Err(Errno::EBUSY) => {}
                 Err(errno) => return Err(errno),

@@ -1,18 +1,13 @@
 //! Volumes: how full they are, and growing them.
 
-use alloc::vec::Vec;
-
 use crate::api::guest::{
     AddSwapPathRequest, ResizeVolumeRequest, VolumeStatsRequest, VolumeStatsResponse, VolumeUnit, VolumeUsage,
 };
-use crate::fault::{Context, Fault, fault};
+use crate::prelude::*;
 use crate::sys::file::{self, CWD, O_DIRECTORY, O_RDONLY, open};
-use crate::sys::{Fd, cstr};
 
 fn open_volume(path: &str) -> Result<Fd, Fault> {
-    cstr(path)
-        .and_then(|path| open(CWD, &path, O_RDONLY | O_DIRECTORY, 0))
-        .context(format_args!("open the volume {path}"))
+    open(CWD, path, O_RDONLY | O_DIRECTORY, 0).context(format_args!("open the volume {path}"))
 }
 
 /// `GetVolumeStats`.
@@ -38,7 +33,7 @@ pub fn stats(call: &VolumeStatsRequest) -> Result<VolumeStatsResponse, Fault> {
 
 /// `AddSwapPath`: a disk on which there is swap space.
 pub fn add_swap(call: &AddSwapPathRequest) -> Result<(), Fault> {
-    cstr(&call.path).and_then(|path| file::swap_on(&path)).context(format_args!("swap to {}", call.path))
+    file::swap_on(&call.path).context(format_args!("swap to {}", call.path))
 }
 
 /// `ResizeVolume`: grows an ext4 filesystem, as large as its disk has become or as asked for.

@@ -1,14 +1,12 @@
 //! What writes a service's output down: a child that may wait for a slow disk or console, which PID 1 never does.
 
-use alloc::format;
-use alloc::vec::Vec;
-
 use super::storage::make_directories;
 use crate::api::appliance::Log;
+use crate::prelude::*;
+use crate::sys::Result;
 use crate::sys::file::{
     CWD, O_APPEND, O_CREAT, O_TRUNC, O_WRONLY, open, read, rename, stat_fd, write, write_all,
 };
-use crate::sys::{Fd, Result, cstr};
 
 /// Longest line that goes to the kernel's log at once, in bytes: a record there has about 1000.
 const LINE: usize = 800;
@@ -23,7 +21,7 @@ struct LogFile<'a> {
 }
 
 impl LogFile<'_> {
-    fn path(&self, age: u32) -> alloc::string::String {
+    fn path(&self, age: u32) -> String {
         if age == 0 { self.path.into() } else { format!("{}.{age}", self.path) }
     }
 
@@ -32,7 +30,7 @@ impl LogFile<'_> {
             self.open = None;
             for age in (1..self.count).rev() {
                 // What is not there need not grow older.
-                let _ = rename(&cstr(&self.path(age - 1))?, &cstr(&self.path(age))?);
+                let _ = rename(&self.path(age - 1), &self.path(age));
             }
             let how = if self.count == 1 { O_TRUNC } else { 0 };
             self.open(how)?;
@@ -50,7 +48,7 @@ impl LogFile<'_> {
     fn open(&mut self, how: u32) -> Result<()> {
         let above = self.path.rsplit_once('/').map_or("", |(above, _)| above);
         make_directories(above)?;
-        let file = open(CWD, &cstr(self.path)?, O_WRONLY | O_APPEND | O_CREAT | how, 0o640)?;
+        let file = open(CWD, self.path, O_WRONLY | O_APPEND | O_CREAT | how, 0o640)?;
         let size = u64::try_from(stat_fd(file.raw())?.st_size).unwrap_or(0);
         self.open = Some((file, size));
         Ok(())
@@ -95,7 +93,7 @@ pub fn write_down(input: i32, name: &str, log: &Log) {
 fn say(name: &str, line: &[u8]) {
     // Level 3, errors, is shown on a quiet console too.
     let record = [b"<3>", name.as_bytes(), b": ", line, b"\n"].concat();
-    if let Ok(log) = open(CWD, c"/dev/kmsg", O_WRONLY, 0) {
+    if let Ok(log) = open(CWD, "/dev/kmsg", O_WRONLY, 0) {
         let _ = write(log.raw(), &record);
     }
 }

@@ -1,13 +1,10 @@
 //! Addresses: as the API writes them and as the kernel has them.
 
-use alloc::format;
-use alloc::string::String;
+use crate::prelude::*;
 use core::fmt;
 use core::net::IpAddr;
 
 use linux_raw_sys::net as n;
-
-use crate::fault::{Fault, fault};
 
 /// A hardware address of six bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

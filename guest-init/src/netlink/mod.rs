@@ -8,7 +8,7 @@ mod request;
 
 pub use request::Request;
 
-use alloc::string::String;
+use crate::prelude::*;
 use core::net::IpAddr;
 
 use address::Hardware;

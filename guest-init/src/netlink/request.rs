@@ -1,12 +1,12 @@
 //! Requests, as the kernel wants them.
 
-use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use linux_raw_sys::netlink as n;
 
 use super::address::{self, Hardware};
 use super::{ALIGN, Address, HEADER, Route, kind};
+use crate::prelude::*;
 
 /// A request being built.
 #[derive(Clone, Debug, PartialEq, Eq)]

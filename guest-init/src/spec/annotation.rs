@@ -5,12 +5,9 @@
 //! object there. A process that is executed later has the container's. A key that is not known, or a value that makes no
 //! sense, fails the creation.
 
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use super::words::place;
 use crate::api::oci::Spec;
-use crate::fault::{Fault, fault};
+use crate::prelude::*;
 
 /// What all these keys begin with.
 pub const PREFIX: &str = "io.ferry.oci.";
@@ -121,7 +118,7 @@ impl<'a> Further<'a> {
             }
             Ok(true)
         })?;
-        self.time_offsets.push_str(&alloc::format!("{clock} {seconds} {nanoseconds}\n"));
+        self.time_offsets.push_str(&format!("{clock} {seconds} {nanoseconds}\n"));
         Ok(())
     }
 }
@@ -202,7 +199,7 @@ fn rdma(device: &str, value: &str) -> Result<String, Fault> {
             "hcaObjects" => "hca_object",
             _ => return Ok(false),
         };
-        line.push_str(&alloc::format!(" {name}={}", number::<u32>(value)?));
+        line.push_str(&format!(" {name}={}", number::<u32>(value)?));
         Ok(true)
     })?;
     Ok(line)

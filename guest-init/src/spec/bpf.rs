@@ -1,9 +1,8 @@
 //! Programs of the classic packet filter that seccomp(2) takes: from conditions to instructions.
 
-use alloc::vec::Vec;
-
 use linux_raw_sys::ptrace as b;
 
+use crate::prelude::*;
 use crate::sys::process::Instruction;
 
 /// Most instructions of a program (BPF_MAXINSNS).

@@ -1,11 +1,8 @@
 //! Capability names (capabilities(7)).
 
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use super::words::place;
 use crate::api::oci::LinuxCapabilities;
-use crate::fault::{Fault, fault};
+use crate::prelude::*;
 
 /// Names without their `CAP_`, capability N at place N.
 const NAMES: &str = "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE \

@@ -3,12 +3,10 @@
 //! The conversions from cgroup v1's terms, which the OCI specification keeps, are those that runc and crun
 //! use, so that a limit means the same here.
 
-use alloc::format;
 use alloc::string::{String, ToString};
-use alloc::vec::Vec;
 
 use crate::api::oci::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice};
-use crate::fault::{Fault, fault};
+use crate::prelude::*;
 
 /// What to write into which file of the container's cgroup.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,10 +3,8 @@
 //! As the specification has it, the last rule about a device decides, here for each of the rights `r`, `w` and `m` by
 //! itself; what no rule is about is denied. The nodes that every container has can always be used.
 
-use alloc::vec::Vec;
-
 use crate::api::oci::LinuxDeviceCgroup;
-use crate::fault::{Fault, fault};
+use crate::prelude::*;
 
 /// One instruction (struct bpf_insn): the code, the destination and source registers (four bits each), an offset, and a
 /// number.

@@ -2,7 +2,7 @@
 
 use super::words::place;
 use crate::api::oci::PosixRlimit;
-use crate::fault::{Fault, fault};
+use crate::prelude::*;
 
 /// Names without their `RLIMIT_`, limit N at place N.
 const NAMES: &str =

@@ -1,9 +1,7 @@
 //! Mount options: mount(8)'s words, sorted into what the kernel wants to know separately.
 
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use super::words::place;
+use crate::prelude::*;
 use crate::sys::mount as m;
 
 /// What a list of options says.

@@ -1,6 +1,6 @@
 //! `/etc/hostname`, `/etc/hosts` and `/etc/resolv.conf`, written as Docker writes them.
 
-use alloc::string::String;
+use crate::prelude::*;
 
 /// The files that a container may get, by their path in it.
 pub const PATHS: [&str; 3] = ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"];

@@ -1,7 +1,5 @@
 //! System call filters: the specification's, and the one that every container has.
 
-use alloc::vec::Vec;
-
 use linux_raw_sys::errno::{EAFNOSUPPORT, ENOSYS, EPERM};
 use linux_raw_sys::net::AF_VSOCK;
 use linux_raw_sys::ptrace as p;
@@ -10,7 +8,7 @@ use syscalls::Sysno;
 use super::bpf::{Comparison, LIMIT, Program};
 use super::syscall_name::number;
 use crate::api::oci::{LinuxSeccomp, LinuxSeccompArg, LinuxSyscall, Spec};
-use crate::fault::{Fault, fault};
+use crate::prelude::*;
 use crate::sys::process::Instruction;
 
 /// `true`: the container may use vsock, and so reach whatever of the host listens there.
@@ -45,7 +43,7 @@ pub fn bar(spec: &Spec) -> Option<Filter> {
 
 /// The specification's filter. The first rule that names a call and whose conditions hold decides.
 pub fn filter(seccomp: &LinuxSeccomp) -> Result<Filter, Fault> {
-    let is_ours = |name: &alloc::string::String| name == "SCMP_ARCH_X86_64";
+    let is_ours = |name: &String| name == "SCMP_ARCH_X86_64";
     if !seccomp.architectures.is_empty() && !seccomp.architectures.iter().any(is_ours) {
         return Err(fault!(
             InvalidArgument,

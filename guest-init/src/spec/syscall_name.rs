@@ -1,6 +1,6 @@
 //! Names of system calls.
 
-use alloc::string::String;
+use crate::prelude::*;
 use syscalls::Sysno;
 
 /// Where new numbers are given out; those between it and the last of the old ones never will be.

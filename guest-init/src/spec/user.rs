@@ -5,10 +5,7 @@
 //! itself is among the supplementary ones, as Docker has it: without that a program could shed a group that
 //! some file's permissions exclude.
 
-use alloc::string::String;
-use alloc::vec::Vec;
-
-use crate::fault::{Fault, fault};
+use crate::prelude::*;
 
 /// Most supplementary groups that Linux gives a process (NGROUPS_MAX), less the group itself.
 const MAX_GROUPS: usize = 65535;

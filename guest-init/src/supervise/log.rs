@@ -1,6 +1,6 @@
 //! The last of what a service wrote.
 
-use alloc::vec::Vec;
+use crate::prelude::*;
 
 /// Most that is kept of one service, in bytes.
 const LARGEST: usize = 1 << 20;

@@ -1,14 +1,11 @@
 //! From an appliance's specification to its supervisor: everything is checked before anything begins.
 
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use super::{Check, Phase, Supervisor, Unit, Wish};
 use crate::agent::check_id;
 use crate::api::agent::CreateContainerRequest;
 use crate::api::appliance::{Appliance, Health, Restart, RestartPolicy, SERVICE_LIMIT, Service};
 use crate::api::protobuf::Message;
-use crate::fault::{Fault, fault};
+use crate::prelude::*;
 use crate::sys::process::SIGTERM;
 
 /// What a service without a restart policy has.
@@ -136,7 +133,7 @@ impl Unit {
 
 /// Services that wait for each other in a circle would wait for ever.
 fn refuse_circles(units: &[Unit]) -> Result<(), Fault> {
-    let mut can_begin = alloc::vec![false; units.len()];
+    let mut can_begin = vec![false; units.len()];
     // In each round one more begins, or none ever will.
     for _ in units {
         for (at, unit) in units.iter().enumerate() {

@@ -5,6 +5,7 @@ use syscalls::{Sysno, syscall};
 
 use super::process::SignalSet;
 use super::{Errno, Fd, Result};
+use crate::prelude::*;
 
 /// An epoll instance. Everything in it is watched for reading and writing, edge-triggered: an event says that
 /// something changed, and the reader goes on until the kernel says `EAGAIN`.
@@ -19,30 +20,46 @@ struct Event {
     token: u64,
 }
 
+/// What is watched for.
+const EVERYTHING: u32 = c::EPOLLIN | c::EPOLLOUT | c::EPOLLRDHUP | c::EPOLLET;
+
 /// Most events taken at once.
 const BATCH: usize = 32;
+
+calls! { Result<Fd>;
+    new_poll(flags: u32) = epoll_create1(flags);
+
+    /// A descriptor that becomes readable when one of these (held back) signals comes.
+    pub signals(set: SignalSet) =
+        signalfd4(-1i32, &raw const set, size_of::<SignalSet>(), c::O_CLOEXEC | c::O_NONBLOCK);
+}
+
+calls! { Result<()>;
+    control(poll: &Fd, what: u32, fd: i32, event: &Event) = epoll_ctl(poll.raw(), what, fd, &raw const *event);
+
+    /// Sets the wall clock (struct timespec).
+    pub set_clock(seconds: i64, nanoseconds: i64) =
+        clock_settime(c::CLOCK_REALTIME, [seconds, nanoseconds].as_ptr());
+}
+
+calls! { ();
+    nanosleep(seconds: i64, nanoseconds: i64) = nanosleep([seconds, nanoseconds].as_ptr(), 0);
+}
 
 impl Poll {
     /// A new one, watching nothing.
     pub fn new() -> Result<Poll> {
-        // SAFETY: no memory is involved.
-        unsafe { syscall!(Sysno::epoll_create1, c::EPOLL_CLOEXEC) }.map(|fd| Poll(Fd::new(fd)))
+        new_poll(c::EPOLL_CLOEXEC).map(Poll)
     }
 
     /// Watches a descriptor until it is closed; its events carry `token`.
     pub fn watch(&self, fd: i32, token: u64) -> Result<()> {
-        let event = Event { events: c::EPOLLIN | c::EPOLLOUT | c::EPOLLRDHUP | c::EPOLLET, token };
-        // SAFETY: `event` outlives the call.
-        unsafe { syscall!(Sysno::epoll_ctl, self.0.raw(), c::EPOLL_CTL_ADD, fd, &raw const event) }
-            .map(|_| ())
+        control(&self.0, c::EPOLL_CTL_ADD, fd, &Event { events: EVERYTHING, token })
     }
 
     /// Changes the token of a watched descriptor; what is the matter with it now is an event again.
     pub fn rewatch(&self, fd: i32, token: u64) -> Result<()> {
-        let event = Event { events: c::EPOLLIN | c::EPOLLOUT | c::EPOLLRDHUP | c::EPOLLET, token };
-        // SAFETY: `event` outlives the call.
-        unsafe { syscall!(Sysno::epoll_ctl, self.0.raw(), c::EPOLL_CTL_MOD, fd, &raw const event) }
-            .map(|_| ())
+        control(&self.0, c::EPOLL_CTL_MOD, fd, &Event { events: EVERYTHING, token })
     }
 
     /// Waits until something happens, at most `timeout` milliseconds, and calls `each` with the tokens.
@@ -75,21 +92,6 @@ pub fn is_hung_up(fd: i32) -> bool {
     found.is_ok() && wanted.2 & (POLLIN | POLLHUP) == POLLHUP
 }
 
-/// A descriptor that becomes readable when one of these (held back) signals comes.
-pub fn signals(set: SignalSet) -> Result<Fd> {
-    // SAFETY: `set` outlives the call, with its own size given.
-    unsafe {
-        syscall!(
-            Sysno::signalfd4,
-            -1i32,
-            &raw const set,
-            size_of::<SignalSet>(),
-            c::O_CLOEXEC | c::O_NONBLOCK
-        )
-    }
-    .map(Fd::new)
-}
-
 /// Milliseconds since some moment at boot.
 pub fn now() -> u64 {
     read_clock(c::CLOCK_MONOTONIC)
@@ -108,25 +110,16 @@ fn read_clock(clock: u32) -> u64 {
 }
 
 /// The newest of the kernel's log, `limit` bytes at most.
-pub fn kernel_log(limit: usize) -> Result<alloc::vec::Vec<u8>> {
+pub fn kernel_log(limit: usize) -> Result<Vec<u8>> {
     const READ_ALL: u32 = 3;
-    let mut text = alloc::vec![0; limit];
+    let mut text = vec![0; limit];
     // SAFETY: the kernel writes at most `limit` bytes.
     let length = unsafe { syscall!(Sysno::syslog, READ_ALL, text.as_mut_ptr(), limit) }?;
     text.truncate(length);
     Ok(text)
 }
 
-/// Sets the wall clock.
-pub fn set_clock(seconds: i64, nanoseconds: i64) -> Result<()> {
-    let time = [seconds, nanoseconds];
-    // SAFETY: struct timespec is these two; it outlives the call.
-    unsafe { syscall!(Sysno::clock_settime, c::CLOCK_REALTIME, time.as_ptr()) }.map(|_| ())
-}
-
 /// Does nothing for a while.
 pub fn sleep(milliseconds: u32) {
-    let time = [i64::from(milliseconds / 1000), i64::from(milliseconds % 1000) * 1_000_000];
-    // SAFETY: struct timespec is these two; it outlives the call.
-    let _ = unsafe { syscall!(Sysno::nanosleep, time.as_ptr(), 0) };
+    nanosleep(i64::from(milliseconds / 1000), i64::from(milliseconds % 1000) * 1_000_000);
 }

@@ -1,13 +1,11 @@
 //! Files, directories and descriptors.
 
-use alloc::ffi::CString;
-use alloc::vec::Vec;
-use core::ffi::CStr;
-
 use linux_raw_sys::general as c;
+use linux_raw_sys::ioctl::EXT4_IOC_RESIZE_FS;
 use syscalls::{Sysno, syscall};
 
-use super::{Errno, Fd, Result, uninterrupted};
+use super::{Fd, Result, bytes, text, uninterrupted};
+use crate::prelude::*;
 
 pub use linux_raw_sys::general::{
     AT_FDCWD as CWD, O_APPEND, O_CREAT, O_DIRECTORY, O_EXCL, O_NOCTTY, O_NOFOLLOW, O_NONBLOCK, O_PATH,
@@ -19,15 +17,14 @@ pub use linux_raw_sys::general::{
 pub type Stat = c::stat;
 
 /// Opens a file; the descriptor does not survive an exec.
-pub fn open(dir: i32, path: &CStr, flags: u32, mode: u32) -> Result<Fd> {
-    // SAFETY: `path` is a C string; the call writes no memory of ours.
-    uninterrupted(|| unsafe { syscall!(Sysno::openat, dir, path.as_ptr(), flags | c::O_CLOEXEC, mode) })
-        .map(Fd::new)
+pub fn open(dir: i32, path: &str, flags: u32, mode: u32) -> Result<Fd> {
+    uninterrupted(|| open_once(dir, path, flags | c::O_CLOEXEC, mode))
 }
 
 /// Opens a file below `root` as if `root` were `/`: no symbolic link, absolute or with `..`, leads out of it,
 /// and magic links (those of /proc) are refused. `root` may be [`CWD`].
-pub fn open_inside(root: i32, path: &CStr, flags: u32, mode: u32) -> Result<Fd> {
+pub fn open_inside(root: i32, path: &[u8], flags: u32, mode: u32) -> Result<Fd> {
+    let path = bytes(path)?;
     let how = c::open_how {
         flags: u64::from(flags | c::O_CLOEXEC),
         mode: u64::from(mode),
@@ -70,15 +67,9 @@ pub fn write_all_at(fd: i32, mut data: &[u8], mut offset: u64) -> Result<()> {
     Ok(())
 }
 
-/// Makes a file as long as this, in bytes.
-pub fn set_length(fd: i32, length: u64) -> Result<()> {
-    // SAFETY: no memory is involved.
-    unsafe { syscall!(Sysno::ftruncate, fd, length) }.map(|_| ())
-}
-
 /// Opens what a descriptor stands for once more, such as one of `O_PATH` to be read.
 pub fn reopen(fd: &Fd, flags: u32) -> Result<Fd> {
-    open(CWD, &super::cstr(&alloc::format!("/proc/self/fd/{}", fd.raw()))?, flags, 0)
+    open(CWD, &format!("/proc/self/fd/{}", fd.raw()), flags, 0)
 }
 
 /// Writes some of `data`.
@@ -99,18 +90,23 @@ pub fn write_all(fd: i32, mut data: &[u8]) -> Result<()> {
 }
 
 /// Writes `data` with one call, as files of /proc, /sys and cgroups want it.
-pub fn write_control(dir: i32, path: &CStr, data: &[u8]) -> Result<()> {
+pub fn write_control(dir: i32, path: &str, data: &[u8]) -> Result<()> {
     let file = open(dir, path, c::O_WRONLY, 0)?;
     write(file.raw(), data).map(|_| ())
 }
 
 /// Makes or replaces a file.
-pub fn write_file(dir: i32, path: &CStr, data: &[u8], mode: u32) -> Result<()> {
+pub fn write_file(dir: i32, path: &str, data: &[u8], mode: u32) -> Result<()> {
     let file = open(dir, path, c::O_WRONLY | c::O_CREAT | c::O_TRUNC, mode)?;
     write_all(file.raw(), data)
 }
 
 /// Reads a whole file, of at most `limit` bytes: `EFBIG` when there is more.
+pub fn read_file(dir: i32, path: &str, limit: usize) -> Result<Vec<u8>> {
+    read_to_end(open(dir, path, c::O_RDONLY, 0)?.raw(), limit)
+}
+
+/// As [`read_file`], what an open file has from where it is.
 pub fn read_to_end(fd: i32, limit: usize) -> Result<Vec<u8>> {
     let mut data = Vec::new();
     let mut chunk = [0; 4096];
@@ -128,24 +124,25 @@ pub fn read_to_end(fd: i32, limit: usize) -> Result<Vec<u8>> {
 }
 
 /// Reads a small file of /proc or /sys, at most one page.
-pub fn read_control(dir: i32, path: &CStr) -> Result<Vec<u8>> {
+pub fn read_control(dir: i32, path: &str) -> Result<String> {
     let file = open(dir, path, c::O_RDONLY, 0)?;
     let mut page = [0; 4096];
     let length = read(file.raw(), &mut page)?;
-    Ok(page[..length].to_vec())
+    Ok(String::from_utf8_lossy(&page[..length]).into_owned())
 }
 
 /// What an open file is.
 pub fn stat_fd(fd: i32) -> Result<Stat> {
-    stat_at(fd, c"", c::AT_EMPTY_PATH)
+    stat_at(fd, "", c::AT_EMPTY_PATH)
 }
 
 /// What a path is, symbolic links followed.
-pub fn stat(path: &CStr) -> Result<Stat> {
+pub fn stat(path: &str) -> Result<Stat> {
     stat_at(CWD, path, 0)
 }
 
-fn stat_at(dir: i32, path: &CStr, flags: u32) -> Result<Stat> {
+fn stat_at(dir: i32, path: &str, flags: u32) -> Result<Stat> {
+    let path = text(path)?;
     let mut stat = core::mem::MaybeUninit::<Stat>::zeroed();
     // SAFETY: the kernel fills the structure, whose every bit pattern is valid.
     unsafe {
@@ -167,117 +164,103 @@ pub fn stat_filesystem(fd: &Fd) -> Result<c::statfs> {
     }
 }
 
-/// Grows the ext4 filesystem of an open file to this many blocks.
-pub fn resize_ext4(fd: &Fd, blocks: u64) -> Result<()> {
-    // EXT4_IOC_RESIZE_FS (include/uapi/linux/ext4.h).
-    const RESIZE: u32 = linux_raw_sys::ioctl::EXT4_IOC_RESIZE_FS;
-    // SAFETY: the kernel reads one number.
-    unsafe { syscall!(Sysno::ioctl, fd.raw(), RESIZE, &raw const blocks) }.map(|_| ())
+calls! { Result<()>;
+    /// Makes a file as long as this, in bytes.
+    pub set_length(fd: i32, length: u64) = ftruncate(fd, length);
+
+    /// Makes a directory.
+    pub mkdir(dir: i32, path: &str, mode: u32) = mkdirat(dir, text(path)?.as_ptr(), mode);
+
+    /// Removes a directory.
+    pub rmdir(dir: i32, path: &str) = unlinkat(dir, text(path)?.as_ptr(), c::AT_REMOVEDIR);
+
+    /// Removes a name that is no directory.
+    pub unlink(dir: i32, path: &str) = unlinkat(dir, text(path)?.as_ptr(), 0);
+
+    /// Gives a file another name, in place of what had it.
+    pub rename(from: &str, to: &str) = rename(text(from)?.as_ptr(), text(to)?.as_ptr());
+
+    /// Makes a symbolic link.
+    pub symlink(target: &[u8], dir: i32, path: &str) =
+        symlinkat(bytes(target)?.as_ptr(), dir, text(path)?.as_ptr());
+
+    /// Changes the owner of an open file.
+    pub chown_fd(fd: i32, uid: u32, gid: u32) = fchown(fd, uid, gid);
+
+    /// Changes the owner of a file, not following a last symbolic link.
+    pub chown(dir: i32, path: &str, uid: u32, gid: u32) =
+        fchownat(dir, text(path)?.as_ptr(), uid, gid, c::AT_SYMLINK_NOFOLLOW);
+
+    /// Changes the mode of an open file.
+    pub chmod_fd(fd: i32, mode: u32) = fchmod(fd, mode & 0o7777);
+
+    /// Changes the mode of a file.
+    pub chmod(dir: i32, path: &str, mode: u32) = fchmodat(dir, text(path)?.as_ptr(), mode & 0o7777);
+
+    /// Changes the working directory to an open one.
+    pub chdir_fd(fd: i32) = fchdir(fd);
+
+    /// Changes the working directory.
+    pub chdir(path: &str) = chdir(text(path)?.as_ptr());
+
+    /// Changes the root directory.
+    pub chroot(path: &str) = chroot(text(path)?.as_ptr());
+
+    /// Makes `to` another name of the open file `from`, kept on exec.
+    pub duplicate_to(from: i32, to: i32) = dup2(from, to);
+
+    /// Goes to a place in a directory that [`entries`] gave.
+    pub seek(fd: i32, offset: u64) = lseek(fd, offset, c::SEEK_SET);
+
+    /// Lets memory be swapped to a disk.
+    pub swap_on(path: &str) = swapon(text(path)?.as_ptr(), 0);
+
+    /// Makes a device node, pipe or file of this number (see [`device`]).
+    pub mknod(dir: i32, path: &str, mode: u32, device: u32) = mknodat(dir, text(path)?.as_ptr(), mode, device);
+
+    /// Grows the ext4 filesystem of an open file to this many blocks (include/uapi/linux/ext4.h).
+    pub resize_ext4(fd: &Fd, blocks: u64) = ioctl(fd.raw(), EXT4_IOC_RESIZE_FS, &raw const blocks);
 }
 
-/// Makes a directory.
-pub fn mkdir(dir: i32, path: &CStr, mode: u32) -> Result<()> {
-    // SAFETY: `path` is a C string.
-    unsafe { syscall!(Sysno::mkdirat, dir, path.as_ptr(), mode) }.map(|_| ())
+calls! { ();
+    /// Sets the bits that new files do not get.
+    pub umask(mask: u32) = umask(mask);
+
+    /// Closes every descriptor from `first` on: for a process that is about to need none of them.
+    pub close_from(first: i32) = close_range(first, u32::MAX, 0);
+
+    /// Writes everything cached to the disks.
+    pub sync() = sync();
+}
+
+calls! { Result<Fd>;
+    open_once(dir: i32, path: &str, flags: u32, mode: u32) = openat(dir, text(path)?.as_ptr(), flags, mode);
+
+    /// A second descriptor of the same open file, closed on exec.
+    pub duplicate(fd: i32) = fcntl(fd, c::F_DUPFD_CLOEXEC, 3);
+}
+
+/// The kernel's "new" encoding of a device's major and minor number (include/linux/kdev_t.h).
+pub fn device(major: u32, minor: u32) -> u32 {
+    (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
 }
 
 /// Makes a directory that may be there already.
-pub fn ensure_dir(dir: i32, path: &CStr, mode: u32) -> Result<()> {
+pub fn ensure_dir(dir: i32, path: &str, mode: u32) -> Result<()> {
     match mkdir(dir, path, mode) {
         Err(Errno::EEXIST) => Ok(()),
         other => other,
     }
 }
 
-/// Removes a directory.
-pub fn rmdir(dir: i32, path: &CStr) -> Result<()> {
-    // SAFETY: `path` is a C string.
-    unsafe { syscall!(Sysno::unlinkat, dir, path.as_ptr(), c::AT_REMOVEDIR) }.map(|_| ())
-}
-
-/// Removes a name that is no directory.
-pub fn unlink(dir: i32, path: &CStr) -> Result<()> {
-    // SAFETY: `path` is a C string.
-    unsafe { syscall!(Sysno::unlinkat, dir, path.as_ptr(), 0) }.map(|_| ())
-}
-
-/// Gives a file another name, in place of what had it.
-pub fn rename(from: &CStr, to: &CStr) -> Result<()> {
-    // SAFETY: both are C strings.
-    unsafe { syscall!(Sysno::rename, from.as_ptr(), to.as_ptr()) }.map(|_| ())
-}
-
-/// Makes a device node, pipe or file; `device` is (major, minor).
-pub fn mknod(dir: i32, path: &CStr, mode: u32, device: (u32, u32)) -> Result<()> {
-    let (major, minor) = device;
-    // The kernel's "new" encoding of device numbers (include/linux/kdev_t.h).
-    let encoded = (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12);
-    // SAFETY: `path` is a C string.
-    unsafe { syscall!(Sysno::mknodat, dir, path.as_ptr(), mode, encoded) }.map(|_| ())
-}
-
-/// Makes a symbolic link.
-pub fn symlink(target: &CStr, dir: i32, path: &CStr) -> Result<()> {
-    // SAFETY: both are C strings.
-    unsafe { syscall!(Sysno::symlinkat, target.as_ptr(), dir, path.as_ptr()) }.map(|_| ())
-}
-
 /// Where a symbolic link, opened itself, points.
 pub fn read_link(link: &Fd) -> Result<Vec<u8>> {
-    let mut target = alloc::vec![0; 4096];
+    let mut target = vec![0; 4096];
     // SAFETY: the kernel writes at most the buffer's length.
     let length =
         unsafe { syscall!(Sysno::readlinkat, link.raw(), c"".as_ptr(), target.as_mut_ptr(), target.len()) }?;
     target.truncate(length);
     Ok(target)
-}
-
-/// Changes the owner of an open file.
-pub fn chown_fd(fd: i32, uid: u32, gid: u32) -> Result<()> {
-    // SAFETY: no memory is involved.
-    unsafe { syscall!(Sysno::fchown, fd, uid, gid) }.map(|_| ())
-}
-
-/// Changes the owner of a file, not following a last symbolic link.
-pub fn chown(dir: i32, path: &CStr, uid: u32, gid: u32) -> Result<()> {
-    // SAFETY: `path` is a C string.
-    unsafe { syscall!(Sysno::fchownat, dir, path.as_ptr(), uid, gid, c::AT_SYMLINK_NOFOLLOW) }.map(|_| ())
-}
-
-/// Changes the mode of an open file.
-pub fn chmod_fd(fd: i32, mode: u32) -> Result<()> {
-    // SAFETY: no memory is involved.
-    unsafe { syscall!(Sysno::fchmod, fd, mode & 0o7777) }.map(|_| ())
-}
-
-/// Changes the mode of a file.
-pub fn chmod(dir: i32, path: &CStr, mode: u32) -> Result<()> {
-    // SAFETY: `path` is a C string.
-    unsafe { syscall!(Sysno::fchmodat, dir, path.as_ptr(), mode & 0o7777) }.map(|_| ())
-}
-
-/// Changes the working directory to an open one.
-pub fn chdir_fd(fd: i32) -> Result<()> {
-    // SAFETY: no memory is involved.
-    unsafe { syscall!(Sysno::fchdir, fd) }.map(|_| ())
-}
-
-/// Changes the working directory.
-pub fn chdir(path: &CStr) -> Result<()> {
-    // SAFETY: `path` is a C string.
-    unsafe { syscall!(Sysno::chdir, path.as_ptr()) }.map(|_| ())
-}
-
-/// Changes the root directory.
-pub fn chroot(path: &CStr) -> Result<()> {
-    // SAFETY: `path` is a C string.
-    unsafe { syscall!(Sysno::chroot, path.as_ptr()) }.map(|_| ())
-}
-
-/// Sets the bits that new files do not get.
-pub fn umask(mask: u32) {
-    // SAFETY: no memory is involved, and the call cannot fail.
-    let _ = unsafe { syscall!(Sysno::umask, mask) };
 }
 
 /// A pipe: its reading and its writing end, with `flags` besides close-on-exec.
@@ -286,18 +269,6 @@ pub fn pipe(flags: u32) -> Result<(Fd, Fd)> {
     // SAFETY: the kernel writes two descriptors into `ends`.
     unsafe { syscall!(Sysno::pipe2, ends.as_mut_ptr(), flags | c::O_CLOEXEC) }?;
     Ok((Fd(ends[0]), Fd(ends[1])))
-}
-
-/// A second descriptor of the same open file, closed on exec.
-pub fn duplicate(fd: i32) -> Result<Fd> {
-    // SAFETY: no memory is involved.
-    unsafe { syscall!(Sysno::fcntl, fd, c::F_DUPFD_CLOEXEC, 3) }.map(Fd::new)
-}
-
-/// Makes `to` another name of the open file `from`, kept on exec.
-pub fn duplicate_to(from: i32, to: i32) -> Result<()> {
-    // SAFETY: no memory is involved; whoever owns `to` as an `Fd` keeps owning the number.
-    unsafe { syscall!(Sysno::dup2, from, to) }.map(|_| ())
 }
 
 /// Makes an open file non-blocking.
@@ -310,16 +281,10 @@ pub fn set_nonblocking(fd: i32) -> Result<()> {
     .map(|_| ())
 }
 
-/// Closes every descriptor from `first` on: for a process that is about to need none of them.
-pub fn close_from(first: i32) {
-    // SAFETY: no memory is involved; the caller gives up what it had open.
-    let _ = unsafe { syscall!(Sysno::close_range, first, u32::MAX, 0) };
-}
-
-/// The names in a directory, `.` and `..` left out, at most `limit` of them.
-pub fn list(fd: i32, limit: usize) -> Result<Vec<CString>> {
+/// The names in a directory that are text, `.` and `..` left out, at most `limit` of them.
+pub fn list(fd: i32, limit: usize) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    while entries(fd, |name, _| names.push(name.into()))? {
+    while entries(fd, |name, _| names.extend(core::str::from_utf8(name).map(String::from)))? {
         if names.len() > limit {
             return Err(Errno::EOVERFLOW);
         }
@@ -329,7 +294,7 @@ pub fn list(fd: i32, limit: usize) -> Result<Vec<CString>> {
 
 /// Calls `each` with the names (`.` and `..` left out) in the next piece of a directory, and with where the next one
 /// begins. `false` at the end.
-pub fn entries(fd: i32, mut each: impl FnMut(&CStr, u64)) -> Result<bool> {
+pub fn entries(fd: i32, mut each: impl FnMut(&[u8], u64)) -> Result<bool> {
     let mut buffer = [0u8; 2048];
     // SAFETY: the kernel writes at most the buffer's length into it.
     let length = unsafe { syscall!(Sysno::getdents64, fd, buffer.as_mut_ptr(), buffer.len()) }?;
@@ -337,10 +302,10 @@ pub fn entries(fd: i32, mut each: impl FnMut(&CStr, u64)) -> Result<bool> {
     let mut rest = &buffer[..length];
     while let Some((&[.., a, b, c, d, e, f, g, h, low, high], _)) = rest.split_first_chunk::<18>() {
         let record = usize::from(u16::from_le_bytes([low, high]));
-        let Some(name) = rest.get(19..record).and_then(|name| CStr::from_bytes_until_nul(name).ok()) else {
+        let Some(name) = rest.get(19..record).and_then(|name| name.split(|&byte| byte == 0).next()) else {
             break;
         };
-        if name != c"." && name != c".." {
+        if name != b"." && name != b".." {
             each(name, u64::from_le_bytes([a, b, c, d, e, f, g, h]));
         }
         rest = &rest[record..];
@@ -348,32 +313,13 @@ pub fn entries(fd: i32, mut each: impl FnMut(&CStr, u64)) -> Result<bool> {
     Ok(length != 0)
 }
 
-/// Goes to a place in a directory that [`entries`] gave.
-pub fn seek(fd: i32, offset: u64) -> Result<()> {
-    // SAFETY: no memory is involved.
-    unsafe { syscall!(Sysno::lseek, fd, offset, c::SEEK_SET) }.map(|_| ())
-}
-
-/// Lets memory be swapped to a disk.
-pub fn swap_on(path: &CStr) -> Result<()> {
-    // SAFETY: `path` is a C string.
-    unsafe { syscall!(Sysno::swapon, path.as_ptr(), 0) }.map(|_| ())
-}
-
-/// Writes everything cached to the disks.
-pub fn sync() {
-    // SAFETY: no memory is involved, and the call cannot fail.
-    let _ = unsafe { syscall!(Sysno::sync) };
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::cstr;
     use super::*;
 
     fn root() -> (tempfile::TempDir, Fd) {
         let dir = tempfile::tempdir().unwrap();
-        let fd = open(CWD, &cstr(dir.path().to_str().unwrap()).unwrap(), O_PATH | O_DIRECTORY, 0).unwrap();
+        let fd = open(CWD, dir.path().to_str().unwrap(), O_PATH | O_DIRECTORY, 0).unwrap();
         (dir, fd)
     }
 
@@ -384,7 +330,7 @@ mod tests {
         std::fs::write(dir.path().join("etc/passwd"), "inside").unwrap();
         std::os::unix::fs::symlink("/etc/passwd", dir.path().join("link")).unwrap();
         std::os::unix::fs::symlink("../../../../etc/passwd", dir.path().join("dots")).unwrap();
-        for name in [c"link", c"dots"] {
+        for name in [b"link", b"dots"] {
             let file = open_inside(fd.raw(), name, O_RDONLY, 0).unwrap();
             assert_eq!(read_to_end(file.raw(), 100).unwrap(), b"inside");
         }
@@ -392,8 +338,8 @@ mod tests {
 
     #[test]
     fn magic_links_are_refused() {
-        let proc = open(CWD, c"/proc", O_PATH | O_DIRECTORY, 0).unwrap();
-        assert_eq!(open_inside(proc.raw(), c"self/root", O_PATH, 0).unwrap_err(), Errno::ELOOP);
+        let proc = open(CWD, "/proc", O_PATH | O_DIRECTORY, 0).unwrap();
+        assert_eq!(open_inside(proc.raw(), b"self/root", O_PATH, 0).unwrap_err(), Errno::ELOOP);
     }
 
     #[test]
@@ -402,12 +348,12 @@ mod tests {
         for n in 0..200 {
             std::fs::write(dir.path().join(format!("file-with-a-name-{n}")), "").unwrap();
         }
-        let fd = open(CWD, &cstr(dir.path().to_str().unwrap()).unwrap(), O_DIRECTORY, 0).unwrap();
+        let fd = open(CWD, dir.path().to_str().unwrap(), O_DIRECTORY, 0).unwrap();
         let mut names = list(fd.raw(), 1000).unwrap();
         names.sort();
         names.dedup();
         assert_eq!(names.len(), 200);
-        let again = open(CWD, &cstr(dir.path().to_str().unwrap()).unwrap(), O_DIRECTORY, 0).unwrap();
+        let again = open(CWD, dir.path().to_str().unwrap(), O_DIRECTORY, 0).unwrap();
         assert_eq!(list(again.raw(), 199), Err(Errno::EOVERFLOW));
     }
 
@@ -415,7 +361,7 @@ mod tests {
     fn a_file_over_the_limit_is_refused() {
         let (dir, fd) = root();
         std::fs::write(dir.path().join("f"), vec![7; 5000]).unwrap();
-        let open = || open(fd.raw(), c"f", O_RDONLY, 0).unwrap();
+        let open = || open(fd.raw(), "f", O_RDONLY, 0).unwrap();
         assert_eq!(read_to_end(open().raw(), 4999), Err(Errno::EFBIG));
         assert_eq!(read_to_end(open().raw(), 5000).unwrap().len(), 5000);
     }

@@ -1,7 +1,5 @@
 //! The device mapper's ioctls (include/uapi/linux/dm-ioctl.h), as far as a read-only device of one target needs them.
 
-use core::ffi::CStr;
-
 use syscalls::{Sysno, syscall};
 
 use super::file::{CWD, O_RDWR, open};
@@ -52,9 +50,9 @@ pub struct Target<'a> {
     /// Its length in sectors of 512 bytes.
     pub sectors: u64,
     /// What makes it.
-    pub kind: &'a CStr,
+    pub kind: &'a str,
     /// That one's parameters.
-    pub parameters: &'a CStr,
+    pub parameters: &'a str,
 }
 
 /// The device mapper.
@@ -63,11 +61,11 @@ pub struct Mapper(Fd);
 impl Mapper {
     /// Opens it; `ENOENT` when the kernel has none.
     pub fn open() -> Result<Mapper> {
-        open(CWD, c"/dev/mapper/control", O_RDWR, 0).map(Mapper)
+        open(CWD, "/dev/mapper/control", O_RDWR, 0).map(Mapper)
     }
 
     /// Gives a command about the device of this name; the target is the one to be loaded. The device's number.
-    fn call(&self, command: u32, flags: u32, name: &CStr, target: Option<&Target<'_>>) -> Result<u64> {
+    fn call(&self, command: u32, flags: u32, name: &str, target: Option<&Target<'_>>) -> Result<u64> {
         // SAFETY: numbers, all of which may be zero.
         let mut request: Request = unsafe { core::mem::zeroed() };
         (request.version, request.size, request.start) =
@@ -87,7 +85,7 @@ impl Mapper {
     }
 
     /// Makes a read-only device of this name with one target. `EBUSY` when there is one of the name.
-    pub fn create(&self, name: &CStr, target: &Target<'_>) -> Result<()> {
+    pub fn create(&self, name: &str, target: &Target<'_>) -> Result<()> {
         self.call(CREATE, 0, name, None)?;
         let loaded = self.call(LOAD, READ_ONLY, name, Some(target));
         // Without the flag that suspends it, it is resumed.
@@ -99,21 +97,21 @@ impl Mapper {
     }
 
     /// The minor number of the device of this name, whose node is `/dev/dm-MINOR`.
-    pub fn minor(&self, name: &CStr) -> Result<u64> {
+    pub fn minor(&self, name: &str) -> Result<u64> {
         // The kernel's encoding of device numbers: twelve bits of the major lie within the minor's.
         self.call(STATUS, 0, name, None).map(|device| device & 0xff | (device >> 12) & 0xfff00)
     }
 
     /// Removes a device, now or when nothing uses it any more.
-    pub fn remove(&self, name: &CStr) {
+    pub fn remove(&self, name: &str) {
         let _ = self.call(REMOVE, DEFERRED, name, None);
     }
 }
 
-/// Writes text with its zero into a field.
-fn put(text: &CStr, field: &mut [u8]) -> Result<()> {
-    let bytes = text.to_bytes_with_nul();
-    field.get_mut(..bytes.len()).ok_or(Errno::EINVAL)?.copy_from_slice(bytes);
+/// Writes text into a field of zeros, of which one is left.
+fn put(text: &str, field: &mut [u8]) -> Result<()> {
+    let room = field.len() - 1;
+    field[..room].get_mut(..text.len()).ok_or(Errno::EINVAL)?.copy_from_slice(text.as_bytes());
     Ok(())
 }
 

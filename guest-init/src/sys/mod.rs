@@ -1,7 +1,24 @@
 //! System calls, and nothing above them: the one place where PID 1 meets the kernel by its ABI.
 //!
-//! Each function is one call with checked arguments; what to do with it is said elsewhere. Numbers and
-//! layouts come from `linux-raw-sys` (the kernel's uapi headers) and `syscalls`.
+//! Each function is one call with checked arguments; what to do with it is said elsewhere. Most are rows of tables, which
+//! `calls!` turns into functions. Numbers and layouts come from `linux-raw-sys` (the kernel's uapi headers) and `syscalls`.
+
+/// Defines functions of one system call each, all with the same result: what they take, and what they hand over.
+///
+/// For calls that write no memory of ours and read only what their arguments, which outlive them, hold: numbers,
+/// descriptors, terminated text, and structures of the kernel's layout.
+macro_rules! calls {
+    ($result:ty; $(
+        $(#[$about:meta])*
+        $visible:vis $name:ident($($argument:ident: $type:ty),*) = $call:ident($($value:expr),*);
+    )*) => { $(
+        $(#[$about])*
+        $visible fn $name($($argument: $type),*) -> $result {
+            // SAFETY: this is a call of the kind that the table is for.
+            $crate::sys::Returned::from(unsafe { syscalls::syscall!(syscalls::Sysno::$call $(, $value)*) })
+        }
+    )* };
+}
 
 pub mod bpf;
 pub mod event;
@@ -12,7 +29,7 @@ pub mod net;
 pub mod process;
 pub mod terminal;
 
-use alloc::ffi::CString;
+use alloc::vec::Vec;
 
 pub use syscalls::Errno;
 
@@ -35,6 +52,27 @@ impl Fd {
     }
 }
 
+/// What a call gives: success or failure, a new descriptor, or nothing when it cannot fail.
+trait Returned {
+    fn from(result: Result<usize>) -> Self;
+}
+
+impl Returned for Result<()> {
+    fn from(result: Result<usize>) -> Self {
+        result.map(drop)
+    }
+}
+
+impl Returned for Result<Fd> {
+    fn from(result: Result<usize>) -> Self {
+        result.map(Fd::new)
+    }
+}
+
+impl Returned for () {
+    fn from(_: Result<usize>) {}
+}
+
 impl Drop for Fd {
     fn drop(&mut self) {
         // SAFETY: the descriptor is ours alone; closing it invalidates no memory.
@@ -42,9 +80,34 @@ impl Drop for Fd {
     }
 }
 
-/// A path (or other text) as the kernel takes it; `EINVAL` when it has a NUL inside.
-pub fn cstr(text: &str) -> Result<CString> {
-    CString::new(text).map_err(|_| Errno::EINVAL)
+/// Bytes with a zero behind them, as the kernel takes paths and other text. Short ones need no memory but the stack's.
+struct Terminated {
+    short: [u8; 64],
+    long: Vec<u8>,
+}
+
+impl Terminated {
+    fn as_ptr(&self) -> *const u8 {
+        if self.long.is_empty() { self.short.as_ptr() } else { self.long.as_ptr() }
+    }
+}
+
+/// A path or other text for the kernel; `EINVAL` when it has a zero inside.
+fn bytes(bytes: &[u8]) -> Result<Terminated> {
+    if bytes.contains(&0) {
+        return Err(Errno::EINVAL);
+    }
+    let mut terminated = Terminated { short: [0; 64], long: Vec::new() };
+    if bytes.len() < terminated.short.len() {
+        terminated.short[..bytes.len()].copy_from_slice(bytes);
+    } else {
+        terminated.long = [bytes, &[0]].concat();
+    }
+    Ok(terminated)
+}
+
+fn text(text: &str) -> Result<Terminated> {
+    bytes(text.as_bytes())
 }
 
 /// Repeats a call that a signal interrupted.

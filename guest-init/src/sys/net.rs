@@ -13,14 +13,28 @@ pub const HOST_CID: u32 = 2;
 /// Any context id of ours.
 const ANY_CID: u32 = u32::MAX;
 
-fn socket(family: u32, kind: u32) -> Result<Fd> {
-    // SAFETY: no memory is involved.
-    unsafe { syscall!(Sysno::socket, family, kind | c::O_CLOEXEC | c::O_NONBLOCK, 0) }.map(Fd::new)
+calls! { Result<Fd>;
+    socket(family: u32, kind: u32) = socket(family, kind | c::O_CLOEXEC, 0);
+}
+
+calls! { Result<()>;
+    listen(socket: &Fd, backlog: u32) = listen(socket.raw(), backlog);
+
+    /// struct sockaddr_vm is 16 bytes long at the front of what its Rust name has.
+    bind(socket: &Fd, address: &sockaddr_vm) = bind(socket.raw(), &raw const *address, 16);
+
+    connect(socket: &Fd, address: &[u8]) = connect(socket.raw(), address.as_ptr(), address.len());
+
+    set_time(socket: &Fd, option: u32, time: &[i64; 2]) =
+        setsockopt(socket.raw(), n::SOL_SOCKET, option, time.as_ptr(), size_of_val(time));
+
+    /// Sends a whole message to the kernel, which no address means.
+    pub send(socket: &Fd, message: &[u8]) = sendto(socket.raw(), message.as_ptr(), message.len(), 0, 0, 0);
 }
 
 /// Listens on a vsock port; `EAFNOSUPPORT` when the kernel has no vsock.
 pub fn listen_vsock(port: u32) -> Result<Fd> {
-    let listener = socket(n::AF_VSOCK, n::SOCK_STREAM)?;
+    let listener = socket(n::AF_VSOCK, n::SOCK_STREAM | c::O_NONBLOCK)?;
     let address = sockaddr_vm {
         svm_family: n::AF_VSOCK as u16,
         svm_reserved1: 0,
@@ -29,10 +43,8 @@ pub fn listen_vsock(port: u32) -> Result<Fd> {
         svm_flags: 0,
         svm_zero: [0; _],
     };
-    // SAFETY: the kernel reads a struct sockaddr_vm, which is 16 bytes long at the front of this one.
-    unsafe { syscall!(Sysno::bind, listener.raw(), &raw const address, 16) }?;
-    // SAFETY: no memory is involved.
-    unsafe { syscall!(Sysno::listen, listener.raw(), 16) }?;
+    bind(&listener, &address)?;
+    listen(&listener, 16)?;
     Ok(listener)
 }
 
@@ -40,17 +52,10 @@ pub fn listen_vsock(port: u32) -> Result<Fd> {
 pub fn accept_vsock(listener: &Fd) -> Result<(Fd, u32)> {
     let mut address = [0u32; 4];
     let mut length: u32 = 16;
+    let (place, flags) = (address.as_mut_ptr(), c::O_CLOEXEC | c::O_NONBLOCK);
     // SAFETY: the kernel writes at most `length` bytes into `address`.
-    let fd = unsafe {
-        syscall!(
-            Sysno::accept4,
-            listener.raw(),
-            address.as_mut_ptr(),
-            &raw mut length,
-            c::O_CLOEXEC | c::O_NONBLOCK
-        )
-    }
-    .map(Fd::new)?;
+    let fd =
+        unsafe { syscall!(Sysno::accept4, listener.raw(), place, &raw mut length, flags) }.map(Fd::new)?;
     // struct sockaddr_vm: family u16, reserved u16, port u32, cid u32.
     if length < 12 || address[0] as u16 != n::AF_VSOCK as u16 {
         return Err(Errno::EAFNOSUPPORT);
@@ -61,41 +66,22 @@ pub fn accept_vsock(listener: &Fd) -> Result<(Fd, u32)> {
 /// Connects to a TCP port of this network namespace's 127.0.0.1. That, and each read and write afterwards, may take this
 /// many milliseconds.
 pub fn connect_tcp(port: u16, timeout: u32) -> Result<Fd> {
-    // SAFETY: no memory is involved.
-    let socket =
-        unsafe { syscall!(Sysno::socket, n::AF_INET, n::SOCK_STREAM | c::O_CLOEXEC, 0) }.map(Fd::new)?;
+    let socket = socket(n::AF_INET, n::SOCK_STREAM)?;
     // struct timeval.
     let time = [i64::from(timeout / 1000), i64::from(timeout % 1000) * 1000];
     for option in [n::SO_SNDTIMEO_NEW, n::SO_RCVTIMEO_NEW] {
-        // SAFETY: the kernel reads as many bytes as the array has.
-        unsafe {
-            syscall!(
-                Sysno::setsockopt,
-                socket.raw(),
-                n::SOL_SOCKET,
-                option,
-                time.as_ptr(),
-                size_of_val(&time)
-            )
-        }?;
+        set_time(&socket, option, &time)?;
     }
     // struct sockaddr_in: family, port and address in network order, padding.
     let [high, low] = port.to_be_bytes();
     let address: [u8; 16] = [n::AF_INET as u8, 0, high, low, 127, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
-    // SAFETY: the kernel reads 16 bytes.
-    unsafe { syscall!(Sysno::connect, socket.raw(), address.as_ptr(), address.len()) }?;
+    connect(&socket, &address)?;
     Ok(socket)
 }
 
 /// A socket on which the kernel answers rtnetlink requests.
 pub fn rtnetlink() -> Result<Fd> {
-    socket(n::AF_NETLINK, n::SOCK_RAW)
-}
-
-/// Sends a whole message to the kernel.
-pub fn send(socket: &Fd, message: &[u8]) -> Result<()> {
-    // SAFETY: the kernel reads `message.len()` bytes; no address means the kernel itself.
-    unsafe { syscall!(Sysno::sendto, socket.raw(), message.as_ptr(), message.len(), 0, 0, 0) }.map(|_| ())
+    socket(n::AF_NETLINK, n::SOCK_RAW | c::O_NONBLOCK)
 }
 
 /// Receives a message; `EMSGSIZE` when the buffer is too small for it, `EAGAIN` when there is none.

@@ -1,14 +1,14 @@
 //! Processes: making, joining, limiting and ending them.
 
-use alloc::vec::Vec;
-use core::ffi::CStr;
+use alloc::ffi::CString;
 
 use linux_raw_sys::general as c;
 use linux_raw_sys::prctl as p;
 use linux_raw_sys::ptrace::SECCOMP_SET_MODE_FILTER;
 use syscalls::{Sysno, syscall};
 
-use super::{Errno, Fd, Result, uninterrupted};
+use super::{Fd, Result, text, uninterrupted};
+use crate::prelude::*;
 use crate::spec::annotation::Scheduler;
 
 pub use linux_raw_sys::general::{
@@ -57,22 +57,95 @@ pub unsafe fn fork(namespaces: u32, cgroup: Option<&Fd>) -> Result<Forked> {
     }
 }
 
-/// Enters namespaces: all of `kinds` (`CLONE_NEW*`) of a process by its descriptor, or the one that a namespace
-/// file stands for.
-pub fn enter(fd: &Fd, kinds: u32) -> Result<()> {
-    // SAFETY: no memory is involved.
-    unsafe { syscall!(Sysno::setns, fd.raw(), kinds) }.map(|_| ())
+/// The kernel's own struct sigaction: handler (SIG_IGN), flags, restorer, mask.
+static IGNORE: [usize; 4] = [1, 0, 0, 0];
+
+/// IOPRIO_WHO_PROCESS (include/uapi/linux/ioprio.h).
+const WHO_PROCESS: u32 = 1;
+
+calls! { Result<()>;
+    /// Enters namespaces: all of `kinds` (`CLONE_NEW*`) of a process by its descriptor, or the one that a namespace
+    /// file stands for.
+    pub enter(fd: &Fd, kinds: u32) = setns(fd.raw(), kinds);
+
+    /// Moves into new namespaces.
+    pub unshare(kinds: u32) = unshare(kinds);
+
+    signal_process(process: &Fd, signal: u32) = pidfd_send_signal(process.raw(), signal, 0, 0);
+
+    /// Sends a signal; `pid` as kill(2) takes it.
+    pub kill(pid: i32, signal: u32) = kill(pid, signal);
+
+    /// Sets which signals are held back.
+    pub set_blocked_signals(set: SignalSet) =
+        rt_sigprocmask(c::SIG_SETMASK, &raw const set, 0, size_of::<SignalSet>());
+
+    /// Starts a new session with this process as its leader.
+    pub new_session() = setsid();
+
+    /// Sets how this process is scheduled.
+    pub set_scheduler(scheduler: &Scheduler) = sched_setattr(0, core::ptr::from_ref(scheduler), 0);
+
+    /// Sets the execution domain (`PER_*`).
+    pub set_personality(personality: u32) = personality(personality);
+
+    /// Sets the supplementary groups.
+    pub set_groups(groups: &[u32]) = setgroups(groups.len(), groups.as_ptr());
+
+    /// Sets all of this process's group ids.
+    pub set_gid(gid: u32) = setresgid(gid, gid, gid);
+
+    /// Sets all of this process's user ids.
+    pub set_uid(uid: u32) = setresuid(uid, uid, uid);
+
+    /// Sets the host name of this UTS namespace.
+    pub set_hostname(name: &str) = sethostname(name.as_ptr(), name.len());
+
+    /// Sets the NIS domain name of this UTS namespace.
+    pub set_domainname(name: &str) = setdomainname(name.as_ptr(), name.len());
+
+    /// What is done to the machine (`LINUX_REBOOT_CMD_*`); what is not yet written to disk is lost.
+    pub reboot(command: u32) = reboot(c::LINUX_REBOOT_MAGIC1, c::LINUX_REBOOT_MAGIC2, command, 0);
+
+    /// A resource limit of this process (struct rlimit64).
+    pub set_limit(resource: u32, soft: u64, hard: u64) = prlimit64(0, resource, [soft, hard].as_ptr(), 0);
+
+    /// Sets this process's I/O priority: the class at bit 13, and the level.
+    pub set_io_priority(priority: u32) = ioprio_set(WHO_PROCESS, 0, priority);
+
+    /// Lets children end without being waited for.
+    pub ignore_children() = rt_sigaction(c::SIGCHLD, IGNORE.as_ptr(), 0, size_of::<SignalSet>());
+
+    /// Header and two data records, as capset(2) has them.
+    set_capability_words(header: &[u32; 2], data: &[u32; 6]) = capset(header.as_ptr(), data.as_ptr());
+
+    install_filter(flags: u32, program: &Program) = seccomp(SECCOMP_SET_MODE_FILTER, flags, &raw const *program);
+
+    /// Takes a capability out of the bounding set; `EINVAL` for one that the kernel does not know.
+    pub drop_bounding(capability: u32) = prctl(p::PR_CAPBSET_DROP, capability, 0, 0, 0);
+
+    /// Adds a capability to the ambient set.
+    pub raise_ambient(capability: u32) = prctl(p::PR_CAP_AMBIENT, p::PR_CAP_AMBIENT_RAISE, capability, 0, 0);
+
+    /// Keeps permitted capabilities over the next change of user.
+    pub keep_capabilities() = prctl(p::PR_SET_KEEPCAPS, 1, 0, 0, 0);
+
+    /// Forbids gaining privileges by exec.
+    pub no_new_privileges() = prctl(p::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+
+    /// Closes this process's memory and /proc files to others of the same user, until its next exec.
+    pub close_to_tracers() = prctl(p::PR_SET_DUMPABLE, 0, 0, 0, 0);
 }
 
-/// Moves into new namespaces.
-pub fn unshare(kinds: u32) -> Result<()> {
-    // SAFETY: no memory is involved; descriptors stay shared with nobody.
-    unsafe { syscall!(Sysno::unshare, kinds) }.map(|_| ())
+/// Arguments or an environment for [`execute`].
+pub fn c_strings(strings: &[String]) -> Result<Vec<CString>> {
+    strings.iter().map(|text| CString::new(text.as_str()).map_err(|_| Errno::EINVAL)).collect()
 }
 
 /// Becomes another program; returns only when that fails.
-pub fn execute(path: &CStr, arguments: &[&CStr], environment: &[&CStr]) -> Errno {
-    let pointers = |strings: &[&CStr]| -> Vec<*const i8> {
+pub fn execute(path: &str, arguments: &[CString], environment: &[CString]) -> Errno {
+    let Ok(path) = text(path) else { return Errno::ENOENT };
+    let pointers = |strings: &[CString]| -> Vec<*const i8> {
         strings.iter().map(|string| string.as_ptr()).chain(core::iter::once(core::ptr::null())).collect()
     };
     let (arguments, environment) = (pointers(arguments), pointers(environment));
@@ -119,16 +192,10 @@ fn wait(pid: i32, options: u32) -> Result<Option<Exit>> {
     Ok((pid != 0).then_some(Exit { pid, status }))
 }
 
-/// Sends a signal; `pid` as kill(2) takes it.
-pub fn kill(pid: i32, signal: u32) -> Result<()> {
-    // SAFETY: no memory is involved.
-    unsafe { syscall!(Sysno::kill, pid, signal) }.map(|_| ())
-}
-
 /// Whether the process that a descriptor stands for has not yet been collected.
 pub fn exists(process: &Fd) -> bool {
-    // SAFETY: no memory is involved; signal 0 is none.
-    unsafe { syscall!(Sysno::pidfd_send_signal, process.raw(), 0, 0, 0) }.is_ok()
+    // Signal 0 is none.
+    signal_process(process, 0).is_ok()
 }
 
 /// A set of signals, signal N at bit N-1.
@@ -137,78 +204,11 @@ pub type SignalSet = u64;
 /// Every signal.
 pub const ALL_SIGNALS: SignalSet = !0;
 
-/// Sets which signals are held back.
-pub fn set_blocked_signals(set: SignalSet) -> Result<()> {
-    // SAFETY: `set` outlives the call, with its own size given.
-    unsafe { syscall!(Sysno::rt_sigprocmask, c::SIG_SETMASK, &raw const set, 0, size_of::<SignalSet>()) }
-        .map(|_| ())
-}
-
-/// Lets children end without being waited for.
-pub fn ignore_children() -> Result<()> {
-    // The kernel's own struct sigaction: handler, flags, restorer, mask.
-    const SIG_IGN: usize = 1;
-    let action = [SIG_IGN, 0, 0, 0];
-    // SAFETY: the structure outlives the call; no handler code is installed.
-    unsafe { syscall!(Sysno::rt_sigaction, c::SIGCHLD, action.as_ptr(), 0, size_of::<SignalSet>()) }
-        .map(|_| ())
-}
-
 /// Waits for a signal that is held back, and takes it.
 pub fn take_signal(set: SignalSet) -> Result<u32> {
     // SAFETY: `set` outlives the call, with its own size given.
     unsafe { syscall!(Sysno::rt_sigtimedwait, &raw const set, 0, 0, size_of::<SignalSet>()) }
         .map(|n| n as u32)
-}
-
-/// Starts a new session with this process as its leader.
-pub fn new_session() -> Result<()> {
-    // SAFETY: no memory is involved.
-    unsafe { syscall!(Sysno::setsid) }.map(|_| ())
-}
-
-/// A resource limit of this process.
-pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
-    let limit = [soft, hard];
-    // SAFETY: struct rlimit64 is these two; it outlives the call.
-    unsafe { syscall!(Sysno::prlimit64, 0, resource, limit.as_ptr(), 0) }.map(|_| ())
-}
-
-/// Sets how this process is scheduled.
-pub fn set_scheduler(scheduler: &Scheduler) -> Result<()> {
-    // SAFETY: the structure begins with its own size, and outlives the call.
-    unsafe { syscall!(Sysno::sched_setattr, 0, core::ptr::from_ref(scheduler), 0) }.map(|_| ())
-}
-
-/// Sets this process's I/O priority: the class at bit 13, and the level.
-pub fn set_io_priority(priority: u32) -> Result<()> {
-    const WHO_PROCESS: u32 = 1;
-    // SAFETY: no memory is involved.
-    unsafe { syscall!(Sysno::ioprio_set, WHO_PROCESS, 0, priority) }.map(|_| ())
-}
-
-/// Sets the execution domain (`PER_*`).
-pub fn set_personality(personality: u32) -> Result<()> {
-    // SAFETY: no memory is involved.
-    unsafe { syscall!(Sysno::personality, personality) }.map(|_| ())
-}
-
-/// Sets the supplementary groups.
-pub fn set_groups(groups: &[u32]) -> Result<()> {
-    // SAFETY: the kernel reads `groups.len()` integers.
-    unsafe { syscall!(Sysno::setgroups, groups.len(), groups.as_ptr()) }.map(|_| ())
-}
-
-/// Sets all of this process's group ids.
-pub fn set_gid(gid: u32) -> Result<()> {
-    // SAFETY: no memory is involved.
-    unsafe { syscall!(Sysno::setresgid, gid, gid, gid) }.map(|_| ())
-}
-
-/// Sets all of this process's user ids.
-pub fn set_uid(uid: u32) -> Result<()> {
-    // SAFETY: no memory is involved.
-    unsafe { syscall!(Sysno::setresuid, uid, uid, uid) }.map(|_| ())
 }
 
 /// Sets the effective, permitted and inheritable capabilities, capability N at bit N.
@@ -222,33 +222,7 @@ pub fn set_capabilities(effective: u64, permitted: u64, inheritable: u64) -> Res
         (permitted >> 32) as u32,
         (inheritable >> 32) as u32,
     ];
-    // SAFETY: header and two data records are laid out as capset(2) says and outlive the call.
-    unsafe { syscall!(Sysno::capset, header.as_ptr(), data.as_ptr()) }.map(|_| ())
-}
-
-fn prctl(option: u32, argument: u64, second: u64) -> Result<usize> {
-    // SAFETY: the options used here take numbers only.
-    unsafe { syscall!(Sysno::prctl, option, argument, second, 0, 0) }
-}
-
-/// Takes a capability out of the bounding set; `EINVAL` for one that the kernel does not know.
-pub fn drop_bounding(capability: u32) -> Result<()> {
-    prctl(p::PR_CAPBSET_DROP, u64::from(capability), 0).map(|_| ())
-}
-
-/// Adds a capability to the ambient set.
-pub fn raise_ambient(capability: u32) -> Result<()> {
-    prctl(p::PR_CAP_AMBIENT, u64::from(p::PR_CAP_AMBIENT_RAISE), u64::from(capability)).map(|_| ())
-}
-
-/// Keeps permitted capabilities over the next change of user.
-pub fn keep_capabilities() -> Result<()> {
-    prctl(p::PR_SET_KEEPCAPS, 1, 0).map(|_| ())
-}
-
-/// Forbids gaining privileges by exec.
-pub fn no_new_privileges() -> Result<()> {
-    prctl(p::PR_SET_NO_NEW_PRIVS, 1, 0).map(|_| ())
+    set_capability_words(&header, &data)
 }
 
 /// One instruction of a system call filter (struct sock_filter).
@@ -263,41 +237,18 @@ pub struct Instruction {
     pub value: u32,
 }
 
+/// struct sock_fprog: how many instructions, and where.
+#[repr(C)]
+struct Program(u16, *const Instruction);
+
 /// Puts a system call filter on this process, for good.
 pub fn set_filter(flags: u32, program: &[Instruction]) -> Result<()> {
-    // struct sock_fprog: how many instructions, and where.
-    #[repr(C)]
-    struct Program(u16, *const Instruction);
     let program = Program(u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?, program.as_ptr());
-    // SAFETY: the kernel reads as many instructions as are said to be there.
-    unsafe { syscall!(Sysno::seccomp, SECCOMP_SET_MODE_FILTER, flags, &raw const program) }.map(|_| ())
-}
-
-/// Closes this process's memory and /proc files to others of the same user, until its next exec.
-pub fn close_to_tracers() -> Result<()> {
-    prctl(p::PR_SET_DUMPABLE, 0, 0).map(|_| ())
-}
-
-/// Sets the host name of this UTS namespace.
-pub fn set_hostname(name: &str) -> Result<()> {
-    // SAFETY: the kernel reads `name.len()` bytes.
-    unsafe { syscall!(Sysno::sethostname, name.as_ptr(), name.len()) }.map(|_| ())
-}
-
-/// Sets the NIS domain name of this UTS namespace.
-pub fn set_domainname(name: &str) -> Result<()> {
-    // SAFETY: the kernel reads `name.len()` bytes.
-    unsafe { syscall!(Sysno::setdomainname, name.as_ptr(), name.len()) }.map(|_| ())
+    install_filter(flags, &program)
 }
 
 /// This process's id in its own namespace.
 pub fn own_pid() -> i32 {
     // SAFETY: the call cannot fail.
     unsafe { syscall!(Sysno::getpid) }.map_or(0, |pid| pid as i32)
-}
-
-/// What is done to the machine (`LINUX_REBOOT_CMD_*`); what is not yet written to disk is lost.
-pub fn reboot(command: u32) -> Result<()> {
-    // SAFETY: no memory is involved.
-    unsafe { syscall!(Sysno::reboot, c::LINUX_REBOOT_MAGIC1, c::LINUX_REBOOT_MAGIC2, command, 0) }.map(|_| ())
 }

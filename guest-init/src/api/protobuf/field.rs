@@ -1,12 +1,10 @@
 //! The types that a field can have.
 
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use super::{
     DecodeError, MAP_LIMIT, Source, Target, VARINT, Wire, encode, fill, put_length, put_varint, take_field,
     take_varint,
 };
+use crate::prelude::*;
 use crate::table::Table;
 
 /// A field of a message that is read.

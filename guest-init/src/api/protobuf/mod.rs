@@ -8,7 +8,7 @@ mod field;
 
 pub use field::{Put, Take};
 
-use alloc::vec::Vec;
+use crate::prelude::*;
 use core::fmt;
 
 /// Most entries of lists and maps in one message, those of the messages in it included.

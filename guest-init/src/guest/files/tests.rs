@@ -6,8 +6,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 fn root() -> (tempfile::TempDir, Fd) {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("root")).unwrap();
-    let path = cstr(dir.path().join("root").to_str().unwrap()).unwrap();
-    let fd = open(CWD, &path, O_PATH | O_DIRECTORY, 0).unwrap();
+    let path = dir.path().join("root");
+    let fd = open(CWD, path.to_str().unwrap(), O_PATH | O_DIRECTORY, 0).unwrap();
     (dir, fd)
 }
 
@@ -38,7 +38,7 @@ fn files_are_read_in_parts() {
 #[test]
 fn a_pipe_or_a_directory_is_not_read() {
     let (_dir, root) = root();
-    file::mknod(root.raw(), c"pipe", file::S_IFIFO | 0o666, (0, 0)).unwrap();
+    file::mknod(root.raw(), "pipe", file::S_IFIFO | 0o666, 0).unwrap();
     for path in ["pipe", "/"] {
         assert_eq!(read(&root, &read_call(path, 0, 1)), Err(fault!(InvalidArgument, "not a regular file")));
     }
@@ -84,20 +84,20 @@ fn what_stands_in_the_way_of_a_copy_is_replaced_and_never_followed() {
     let outside = dir.path().join("outside");
     std::fs::write(&outside, b"untouched").unwrap();
     symlink(&outside, dir.path().join("root/f")).unwrap();
-    begin(&root, &cstr("f").unwrap()).unwrap();
+    begin(&root, "f").unwrap();
     assert!(dir.path().join("root/f").symlink_metadata().unwrap().is_file());
     assert_eq!(std::fs::read(&outside).unwrap(), b"untouched");
     std::fs::remove_file(dir.path().join("root/f")).unwrap();
     symlink(&outside, dir.path().join("root/f")).unwrap();
-    assert!(go_on(&root, &cstr("f").unwrap()).is_err(), "a link put there between two parts");
-    file::mknod(root.raw(), c"pipe", file::S_IFIFO | 0o666, (0, 0)).unwrap();
-    assert!(go_on(&root, &cstr("pipe").unwrap()).is_err());
+    assert!(go_on(&root, "f").is_err(), "a link put there between two parts");
+    file::mknod(root.raw(), "pipe", file::S_IFIFO | 0o666, 0).unwrap();
+    assert!(go_on(&root, "pipe").is_err());
 }
 
 #[test]
 fn mode_bits_outlive_the_change_of_owner() {
     let (dir, root) = root();
-    let file = begin(&root, &cstr("f").unwrap()).unwrap();
+    let file = begin(&root, "f").unwrap();
     give(&file, (u32::MAX, u32::MAX), 0o104755).unwrap();
     let mode = std::fs::metadata(dir.path().join("root/f")).unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o4755);
