@@ -10,6 +10,7 @@ pub mod space;
 pub mod tree;
 pub mod write;
 
+mod window;
 mod xattrs;
 
 pub(crate) use read::LARGEST_XATTRS;

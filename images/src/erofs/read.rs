@@ -12,8 +12,9 @@ use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
 use super::format::*;
-use super::space::Space;
+use super::space::{Space, Table};
 use super::tree::*;
+use super::window::Window;
 use super::write::{Device, header_blocks};
 use super::xattrs::{LARGEST_BODY, body_size};
 
@@ -30,7 +31,7 @@ pub enum Error {
 
 type Result<T> = std::result::Result<T, Error>;
 
-/// Metadata beyond this (about twenty million files) is refused rather than read into memory, in bytes.
+/// Metadata beyond this (about twenty million files) is refused, in bytes.
 const LARGEST_METADATA: u64 = 2 << 30;
 /// What all different sets of extended attributes may take in memory, in bytes.
 pub(crate) const LARGEST_XATTRS: usize = 256 << 20;
@@ -48,23 +49,24 @@ pub fn load(file: &File) -> Result<Tree> {
     load_into(file, &Space::memory())
 }
 
-/// The tree of the image in `file`, in a space.
+/// The tree of the image in `file`, in a space. Of the file little is in memory at a time, and little besides the space: what
+/// directories there are, and which files have several names.
 pub fn load_into(file: &File, space: &Rc<Space>) -> Result<Tree> {
     let sb = Superblock::read(file)?;
     let bytes = u64::from(sb.blocks - sb.metadata_block) * BLOCK as u64;
     if bytes > LARGEST_METADATA {
         return Err(Error::Corrupt("more than 2 GiB of metadata"));
     }
-    let mut metadata = vec![0; bytes as usize];
-    file.read_exact_at(&mut metadata, u64::from(sb.metadata_block) * BLOCK as u64)?;
+    let metadata = Window::new(file, u64::from(sb.metadata_block) * BLOCK as u64, bytes as usize);
     let mut reader = Reader {
-        left: metadata.len(),
+        left: metadata.length(),
         xattr_room: LARGEST_XATTRS,
         tree: Tree::new(space)?,
         nodes: HashMap::new(),
         bodies: HashMap::new(),
-        links: Vec::new(),
-        metadata: &metadata,
+        links: Table::new(space),
+        directories: Vec::new(),
+        metadata,
         sb,
     };
     reader.walk()?;
@@ -143,9 +145,9 @@ impl Superblock {
     }
 }
 
-struct Reader<'m> {
+struct Reader<'f> {
     sb: Superblock,
-    metadata: &'m [u8],
+    metadata: Window<'f>,
     /// Bytes of metadata that no inode has claimed yet.
     left: usize,
     /// Bytes that further sets of attributes may take.
@@ -154,9 +156,11 @@ struct Reader<'m> {
     /// Node by number on disk: directories, and what has several names.
     nodes: HashMap<u32, NodeId>,
     /// Attributes by their form on disk.
-    bodies: HashMap<&'m [u8], XattrsId>,
+    bodies: HashMap<Vec<u8>, XattrsId>,
     /// By node: how many names it should have, less those found.
-    links: Vec<i64>,
+    links: Table<i64>,
+    /// Those whose entries are still to be read.
+    directories: Vec<(NodeId, Inode)>,
 }
 
 /// An inode as it is on disk.
@@ -171,19 +175,27 @@ struct Inode {
     after: usize,
 }
 
-impl<'m> Reader<'m> {
+impl Reader<'_> {
     /// `length` bytes of metadata from byte `at`.
-    fn bytes(&self, at: usize, length: usize) -> Result<&'m [u8]> {
-        let end = at.checked_add(length).ok_or(Error::Corrupt("metadata beyond its end"))?;
-        self.metadata.get(at..end).ok_or(Error::Corrupt("metadata beyond its end"))
+    fn bytes(&mut self, at: usize, length: usize) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let read = self.metadata.read(at, length, &mut bytes)?;
+        read.map(|()| bytes).ok_or(Error::Corrupt("metadata beyond its end"))
     }
 
     /// The same, accounted for.
-    fn claim(&mut self, at: usize, length: usize) -> Result<&'m [u8]> {
-        let bytes = self.bytes(at, length)?;
+    fn claim(&mut self, at: usize, length: usize) -> Result<Vec<u8>> {
         let left = self.left.checked_sub(length);
-        self.left = left.ok_or(Error::Corrupt("inodes that share their metadata"))?;
+        let left = left.ok_or(Error::Corrupt("inodes that share their metadata"))?;
+        let bytes = self.bytes(at, length)?;
+        self.left = left;
         Ok(bytes)
+    }
+
+    /// Counts the names of a node down, or up.
+    fn count(&mut self, node: NodeId, by: i64) {
+        let links = self.links.get(node.index());
+        self.links.set(node.index(), links.saturating_add(by));
     }
 
     /// Reads the root and everything below it.
@@ -195,49 +207,53 @@ impl<'m> Reader<'m> {
         self.tree.set_attributes(Tree::ROOT, inode.attributes);
         self.nodes.insert(self.sb.root, Tree::ROOT);
         // Of a directory: the name in its parent, `.`, and the `..` of every directory in it.
-        self.links.push(i64::from(inode.links) - 2);
-        let mut directories = vec![(Tree::ROOT, inode)];
-        while let Some((id, inode)) = directories.pop() {
-            for (name, number) in self.directory(&inode)? {
-                if let Some(child) = self.nodes.get(&number).copied() {
-                    if self.tree.node(child).is_directory() {
-                        return Err(Error::Corrupt("a directory with two names"));
-                    }
-                    self.tree.link(id, name, child)?;
-                    self.links[child.index()] -= 1;
-                    continue;
-                }
-                let inode = self.inode(number)?;
-                let attributes = inode.attributes;
-                let child = match self.content(&inode)? {
-                    Content::Directory(_) => self.tree.add_directory(attributes)?,
-                    content => self.tree.add(Node { attributes, content })?,
-                };
-                // Whatever has one name is met once; a file that is met again all the same is another file, and costs
-                // the metadata that it claims again.
-                if inode.links > 1 || inode.mode & S_IFMT == S_IFDIR {
-                    self.nodes.insert(number, child);
-                }
-                self.tree.link(id, name, child)?;
-                self.links.push(i64::from(inode.links) - 1);
-                if inode.mode & S_IFMT == S_IFDIR {
-                    self.links[child.index()] -= 1;
-                    self.links[id.index()] -= 1;
-                    directories.push((child, inode));
-                }
-            }
+        self.links.push(i64::from(inode.links) - 2)?;
+        self.directories.push((Tree::ROOT, inode));
+        while let Some((id, inode)) = self.directories.pop() {
+            self.directory(id, &inode)?;
         }
-        if self.links.iter().any(|missing| *missing != 0) {
+        if (0..self.links.len()).any(|node| self.links.get(node) != 0) {
             return Err(Error::Corrupt("a wrong link count"));
+        }
+        Ok(())
+    }
+
+    /// What `name` in directory `id` leads to becomes part of the tree.
+    fn entry(&mut self, id: NodeId, name: &[u8], number: u32) -> Result<()> {
+        if let Some(child) = self.nodes.get(&number).copied() {
+            if self.tree.node(child).is_directory() {
+                return Err(Error::Corrupt("a directory with two names"));
+            }
+            self.tree.link(id, name, child)?;
+            self.count(child, -1);
+            return Ok(());
+        }
+        let inode = self.inode(number)?;
+        let attributes = inode.attributes;
+        let child = match self.content(&inode)? {
+            Content::Directory(_) => self.tree.add_directory(attributes)?,
+            content => self.tree.add(Node { attributes, content })?,
+        };
+        // Whatever has one name is met once; a file that is met again all the same is another file, and costs
+        // the metadata that it claims again.
+        if inode.links > 1 || inode.mode & S_IFMT == S_IFDIR {
+            self.nodes.insert(number, child);
+        }
+        self.tree.link(id, name, child)?;
+        self.links.push(i64::from(inode.links) - 1)?;
+        if inode.mode & S_IFMT == S_IFDIR {
+            self.count(child, -1);
+            self.count(id, -1);
+            self.directories.push((child, inode));
         }
         Ok(())
     }
 
     fn inode(&mut self, number: u32) -> Result<Inode> {
         let at = number as usize * SLOT;
-        let format = get16(self.bytes(at, 2)?, 0);
+        let format = get16(&self.bytes(at, 2)?, 0);
         let length = if format & 1 == 0 { COMPACT_INODE } else { EXTENDED_INODE };
-        let raw = self.claim(at, length)?;
+        let raw = &self.claim(at, length)?[..];
         let (uid, gid, size, mtime, links) = if format & 1 == 0 {
             let (uid, gid) = (u32::from(get16(raw, 24)), u32::from(get16(raw, 26)));
             (uid, gid, u64::from(get32(raw, 8)), self.sb.time, u32::from(get16(raw, 6)))
@@ -265,11 +281,11 @@ impl<'m> Reader<'m> {
         })
     }
 
-    fn xattrs(&mut self, body: &'m [u8]) -> Result<XattrsId> {
+    fn xattrs(&mut self, body: Vec<u8>) -> Result<XattrsId> {
         if body.is_empty() {
             return Ok(XattrsId::NONE);
         }
-        if let Some(id) = self.bodies.get(body) {
+        if let Some(id) = self.bodies.get(&body) {
             return Ok(*id);
         }
         let mut set = Vec::new();
@@ -281,8 +297,14 @@ impl<'m> Reader<'m> {
         let area = (self.sb.shared_block - self.sb.metadata_block) as usize * BLOCK;
         for place in body[XATTR_HEADER..inline_at].chunks_exact(4) {
             let at = area + get32(place, 0) as usize * XATTR_ENTRY;
-            let rest = self.metadata.get(at..).ok_or(Error::Corrupt("a shared attribute nowhere"))?;
-            set.push(self.xattr(rest)?.0);
+            let head = self.bytes(at, XATTR_ENTRY);
+            let head = head.map_err(|error| match error {
+                Error::Corrupt(_) => Error::Corrupt("a shared attribute nowhere"),
+                other => other,
+            })?;
+            let length = XATTR_ENTRY + usize::from(head[0]) + usize::from(get16(&head, 2));
+            let bytes = self.bytes(at, length)?;
+            set.push(self.xattr(&bytes)?.0);
         }
         let mut rest = &body[inline_at..];
         while !rest.is_empty() {
@@ -321,12 +343,15 @@ impl<'m> Reader<'m> {
                 if inode.size == 0 || inode.size > LONGEST_TARGET {
                     return Err(Error::Corrupt("a symbolic link of impossible length"));
                 }
-                let (blocks, tail) = self.flat(inode)?;
-                let target = if tail.is_empty() { &blocks[..inode.size as usize] } else { tail };
+                let (whole, tail) = self.flat(inode)?;
+                let target = match whole {
+                    None => tail,
+                    Some((at, _)) => self.claim(at, BLOCK)?[..inode.size as usize].to_vec(),
+                };
                 if target.contains(&0) {
                     return Err(Error::Corrupt("a symbolic link with a NUL"));
                 }
-                Content::Symlink(self.tree.add_text(target)?)
+                Content::Symlink(self.tree.add_text(&target)?)
             }
             S_IFCHR => Content::Character(inode.union),
             S_IFBLK => Content::Block(inode.union),
@@ -336,8 +361,9 @@ impl<'m> Reader<'m> {
         })
     }
 
-    /// What a directory or a symbolic link holds: its blocks (padded to whole ones), and its inline tail.
-    fn flat(&mut self, inode: &Inode) -> Result<(&'m [u8], &'m [u8])> {
+    /// Where what a directory or a symbolic link holds is: its first block in the metadata and how many there are, none where
+    /// there are none; and its inline tail.
+    fn flat(&mut self, inode: &Inode) -> Result<(Option<(usize, usize)>, Vec<u8>)> {
         let size = usize::try_from(inode.size).map_err(|_| Error::Corrupt("too large a directory"))?;
         let (whole, tail) = match inode.layout {
             FLAT_PLAIN => (size.div_ceil(BLOCK), 0),
@@ -347,38 +373,45 @@ impl<'m> Reader<'m> {
         };
         let tail = self.claim(inode.after, tail)?;
         if whole == 0 {
-            return Ok((&[], tail));
+            return Ok((None, tail));
         }
         let block = inode.union.checked_sub(self.sb.metadata_block);
         let block = block.ok_or(Error::Corrupt("a directory outside the metadata"))?;
-        Ok((self.claim(block as usize * BLOCK, whole * BLOCK)?, tail))
+        Ok((Some((block as usize * BLOCK, whole)), tail))
     }
 
-    fn directory(&mut self, inode: &Inode) -> Result<Vec<(&'m [u8], u32)>> {
-        let (blocks, tail) = self.flat(inode)?;
-        let blocks = match inode.layout {
-            FLAT_PLAIN => &blocks[..inode.size as usize],
-            _ => blocks,
-        };
-        let mut entries: Vec<(&[u8], u32)> = Vec::new();
-        let mut previous: &[u8] = b"";
-        for block in blocks.chunks(BLOCK).chain((!tail.is_empty()).then_some(tail)) {
-            for entry in block_entries(block)? {
-                let (name, number) = entry?;
-                if name.is_empty() || name.len() > LONGEST_NAME || name.iter().any(|b| [0, b'/'].contains(b))
-                {
-                    return Err(Error::Corrupt("an impossible name"));
-                }
-                if name <= previous {
-                    return Err(Error::Corrupt("names out of order"));
-                }
-                previous = name;
-                if name != b"." && name != b".." {
-                    entries.push((name, number));
-                }
+    /// Reads the entries of directory `id`.
+    fn directory(&mut self, id: NodeId, inode: &Inode) -> Result<()> {
+        let (whole, tail) = self.flat(inode)?;
+        let (at, count) = whole.unwrap_or_default();
+        let mut previous = Vec::new();
+        for number in 0..count {
+            let mut block = self.claim(at + number * BLOCK, BLOCK)?;
+            if inode.layout == FLAT_PLAIN {
+                block.truncate((inode.size as usize - number * BLOCK).min(BLOCK));
+            }
+            self.entries(id, &block, &mut previous)?;
+        }
+        if tail.is_empty() { Ok(()) } else { self.entries(id, &tail, &mut previous) }
+    }
+
+    /// The entries of a block of it, which come after `previous`.
+    fn entries(&mut self, id: NodeId, block: &[u8], previous: &mut Vec<u8>) -> Result<()> {
+        for entry in block_entries(block)? {
+            let (name, number) = entry?;
+            if name.is_empty() || name.len() > LONGEST_NAME || name.iter().any(|b| [0, b'/'].contains(b)) {
+                return Err(Error::Corrupt("an impossible name"));
+            }
+            if name <= &previous[..] {
+                return Err(Error::Corrupt("names out of order"));
+            }
+            previous.clear();
+            previous.extend_from_slice(name);
+            if name != b"." && name != b".." {
+                self.entry(id, name, number)?;
             }
         }
-        Ok(entries)
+        Ok(())
     }
 
     fn data(&mut self, inode: &Inode) -> Result<Data> {

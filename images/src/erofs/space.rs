@@ -224,11 +224,19 @@ macro_rules! number {
 }
 number!(u16, u32, u64, i64);
 
-/// A record of records, one behind another.
+/// A struct that is a record of records, one behind another.
 #[macro_export]
 #[doc(hidden)]
 macro_rules! record {
-    ($name:ident { $($field:ident: $kind:ty),* $(,)? }) => {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident {
+        $($(#[$field_meta:meta])* $field_vis:vis $field:ident: $kind:ty),* $(,)?
+    }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy)]
+        $vis struct $name {
+            $($(#[$field_meta])* $field_vis $field: $kind),*
+        }
+
         impl $crate::erofs::space::Record for $name {
             const SIZE: usize = 0 $(+ <$kind as $crate::erofs::space::Record>::SIZE)*;
             fn put(self, to: &mut [u8]) {
@@ -359,14 +367,14 @@ pub struct Texts {
     used: usize,
 }
 
-/// A string in [`Texts`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Text {
-    at: u32,
-    length: u16,
+record! {
+    /// A string in [`Texts`].
+    #[derive(PartialEq, Eq)]
+    pub struct Text {
+        at: u32,
+        length: u16,
+    }
 }
-
-record!(Text { at: u32, length: u16 });
 
 impl Text {
     /// Bytes.
@@ -445,14 +453,14 @@ impl Drop for Texts {
 mod tests {
     use super::*;
 
-    #[derive(Debug, Clone, Copy, PartialEq)]
-    struct Three {
-        a: u16,
-        b: u64,
-        c: u32,
+    record! {
+        #[derive(PartialEq)]
+        struct Three {
+            a: u16,
+            b: u64,
+            c: u32,
+        }
     }
-
-    record!(Three { a: u16, b: u64, c: u32 });
 
     fn three(number: u64) -> Three {
         Three { a: number as u16, b: number << 20, c: !number as u32 }

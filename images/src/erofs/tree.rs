@@ -20,8 +20,13 @@ pub struct NodeId(u32);
 
 impl NodeId {
     /// The node of that number.
-    pub(super) fn new(number: u32) -> NodeId {
+    pub(crate) fn new(number: u32) -> NodeId {
         NodeId(number)
+    }
+
+    /// Its number, to be kept elsewhere.
+    pub(crate) fn number(self) -> u32 {
+        self.0
     }
 
     /// Position in arrays that are parallel to the tree's nodes.
@@ -204,31 +209,20 @@ impl Node {
     }
 }
 
-/// A node as it is kept.
-#[derive(Debug, Clone, Copy)]
-struct Kept {
-    seconds: i64,
-    size: u64,
-    nanoseconds: u32,
-    uid: u32,
-    gid: u32,
-    xattrs: u32,
-    word: u32,
-    mode: u16,
-    half: u16,
+record! {
+    /// A node as it is kept.
+    struct Kept {
+        seconds: i64,
+        size: u64,
+        nanoseconds: u32,
+        uid: u32,
+        gid: u32,
+        xattrs: u32,
+        word: u32,
+        mode: u16,
+        half: u16,
+    }
 }
-
-record!(Kept {
-    seconds: i64,
-    size: u64,
-    nanoseconds: u32,
-    uid: u32,
-    gid: u32,
-    xattrs: u32,
-    word: u32,
-    mode: u16,
-    half: u16,
-});
 
 /// In a [`Kept`]'s mode, a type that Linux does not have: a file with a map.
 const CHUNKED: u16 = 0o160000;
@@ -281,20 +275,20 @@ impl From<Kept> for Node {
     }
 }
 
-/// A name in a directory.
-#[derive(Debug, Clone, Copy)]
-struct Entry {
-    directory: u32,
-    /// What it leads to; the root, which is in no directory, if it has been taken out.
-    node: u32,
-    hash: u32,
-    /// The entry before it in its bucket, and in its directory; counted from 1.
-    in_bucket: u32,
-    in_directory: u32,
-    name: Text,
+record! {
+    /// A name in a directory.
+    struct Entry {
+        directory: u32,
+        /// What it leads to; the root, which is in no directory, if it has been taken out.
+        node: u32,
+        hash: u32,
+        /// The entry before it in its bucket; counted from 1.
+        in_bucket: u32,
+        /// The entry before it in its directory; counted from 1.
+        in_directory: u32,
+        name: Text,
+    }
 }
-
-record!(Entry { directory: u32, node: u32, hash: u32, in_bucket: u32, in_directory: u32, name: Text });
 
 /// The tree. Nodes are never removed: what no name leads to is not written.
 #[derive(Debug)]

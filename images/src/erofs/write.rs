@@ -33,30 +33,29 @@ pub fn header_blocks(devices: u16) -> u32 {
     (SUPER_OFFSET + SUPER_SIZE + usize::from(devices) * DEVICE_SLOT).div_ceil(BLOCK) as u32
 }
 
-/// Where a node is.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    /// Its number on disk; 0 before it has one.
-    slot: u32,
-    /// Names that lead to it; of a directory also `.` and its children's `..`.
-    links: u32,
+record! {
+    /// Where a node is.
+    struct Place {
+        /// Its number on disk; 0 before it has one.
+        slot: u32,
+        /// Names that lead to it; of a directory also `.` and its children's `..`.
+        links: u32,
+    }
 }
 
-record!(Place { slot: u32, links: u32 });
-
-/// Where a directory's entries are, and what they take.
-#[derive(Debug, Clone, Copy)]
-struct Extent {
-    /// First of its blocks among the directory blocks, if it has any there.
-    block: u32,
-    /// The node number of its parent.
-    parent: u32,
-    /// Whole blocks, and bytes after them.
-    whole: u32,
-    tail: u32,
+record! {
+    /// Where a directory's entries are, and what they take.
+    struct Extent {
+        /// First of its blocks among the directory blocks, if it has any there.
+        block: u32,
+        /// The node number of its parent.
+        parent: u32,
+        /// Whole blocks.
+        whole: u32,
+        /// Bytes after them.
+        tail: u32,
+    }
 }
-
-record!(Extent { block: u32, parent: u32, whole: u32, tail: u32 });
 
 /// An image, laid out but not written.
 pub struct Plan<'t> {

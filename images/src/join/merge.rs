@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::io;
 
 use super::Error;
+use crate::erofs::space::Table;
 use crate::erofs::tree::*;
 use crate::layer::marks::{self, Mark};
 use crate::layer::way::{Step, Way};
@@ -30,14 +31,14 @@ struct Merge<'t, 'l> {
     directories: Vec<Directory<'l>>,
     /// Marks and remaining attributes, by the layer's set of attributes.
     sets: HashMap<XattrsId, (Vec<Mark>, XattrsId)>,
-    /// The layer's nodes that are in the tree already.
-    nodes: HashMap<NodeId, NodeId>,
+    /// By the layer's node: the tree's, where it is there already; none where it is the root, which is no file.
+    nodes: Table<u32>,
 }
 
 /// Applies `layer`, the `number`th from below, to `tree`.
 pub(super) fn merge(tree: &mut Tree, layer: &Tree, number: u16) -> Result<(), Error> {
-    let mut merge =
-        Merge { tree, layer, number, directories: Vec::new(), sets: HashMap::new(), nodes: HashMap::new() };
+    let nodes = Table::filled(layer.space(), 0, layer.len()).map_err(Error::Write)?;
+    let mut merge = Merge { tree, layer, number, directories: Vec::new(), sets: HashMap::new(), nodes };
     merge.list_directories();
     // Links lead to what was there before the layer; what it hides is hidden before it adds anything.
     merge.resolve_links()?;
@@ -96,7 +97,7 @@ impl<'l> Merge<'_, 'l> {
                     _ => None,
                 });
                 let Some(target) = link else { continue };
-                if self.nodes.contains_key(&id) {
+                if self.known(id).is_some() {
                     continue;
                 }
                 let found = self.lookup(&target).filter(|found| !self.tree.node(*found).is_directory());
@@ -105,7 +106,7 @@ impl<'l> Merge<'_, 'l> {
                     path: self.path(directory, &name),
                     target: target.escape_ascii().to_string(),
                 })?;
-                self.nodes.insert(id, found);
+                self.nodes.set(id.index(), found.number());
             }
         }
         Ok(())
@@ -245,10 +246,15 @@ impl<'l> Merge<'_, 'l> {
         made.map_err(Error::Write)
     }
 
+    /// The tree's node for one of the layer's, if there is one already.
+    fn known(&self, id: NodeId) -> Option<NodeId> {
+        Some(self.nodes.get(id.index())).filter(|number| *number != Tree::ROOT.number()).map(NodeId::new)
+    }
+
     /// The tree's node for one of the layer's that is no directory.
     fn node(&mut self, id: NodeId) -> io::Result<NodeId> {
-        if let Some(node) = self.nodes.get(&id) {
-            return Ok(*node);
+        if let Some(node) = self.known(id) {
+            return Ok(node);
         }
         let attributes = self.attributes(id);
         let content = match self.layer.node(id).content {
@@ -263,7 +269,7 @@ impl<'l> Merge<'_, 'l> {
             content => content,
         };
         let node = self.tree.add(Node { attributes, content })?;
-        self.nodes.insert(id, node);
+        self.nodes.set(id.index(), node.number());
         Ok(node)
     }
 }

@@ -297,14 +297,13 @@ struct Known {
     space: Rc<Space>,
 }
 
-#[derive(Clone, Copy)]
-struct Slot {
-    hash: u64,
-    /// 0, where the superblock is, if the slot is free.
-    block: u32,
+record! {
+    struct Slot {
+        hash: u64,
+        /// 0, where the superblock is, if the slot is free.
+        block: u32,
+    }
 }
-
-record!(Slot { hash: u64, block: u32 });
 
 /// Slots that are looked at for one hash: more are taken only by hashes that were made to meet, and such files are stored as
 /// often as they come.

@@ -285,12 +285,17 @@ impl<R: Read> BufRead for Source<'_, R> {
 
 impl<R: Read> Read for Source<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let bytes = self.fill_buf()?;
-        let length = bytes.len().min(buffer.len());
-        buffer[..length].copy_from_slice(&bytes[..length]);
-        self.consume(length);
-        Ok(length)
+        read_buffered(self, buffer)
     }
+}
+
+/// What reading is for whoever has a buffer.
+fn read_buffered(reader: &mut impl BufRead, buffer: &mut [u8]) -> io::Result<usize> {
+    let bytes = reader.fill_buf()?;
+    let length = bytes.len().min(buffer.len());
+    buffer[..length].copy_from_slice(&bytes[..length]);
+    reader.consume(length);
+    Ok(length)
 }
 
 /// The archive, where it is converted.
@@ -321,11 +326,7 @@ impl BufRead for Pieces {
 
 impl Read for Pieces {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let bytes = self.fill_buf()?;
-        let length = bytes.len().min(buffer.len());
-        buffer[..length].copy_from_slice(&bytes[..length]);
-        self.consume(length);
-        Ok(length)
+        read_buffered(self, buffer)
     }
 }
 
