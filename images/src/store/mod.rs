@@ -227,6 +227,15 @@ impl Store {
         self.replace(&path, &text)
     }
 
+    /// From now on `name`, which has no digest, is the image that also has the name `like`, or that has none. Whoever calls
+    /// this holds the image.
+    pub fn tag(&self, name: &Name, image: &Digest, like: Option<&Named>) -> Result<(), Error> {
+        let of = |digest: fn(&Named) -> Option<Digest>| {
+            like.filter(|named| named.image == *image).and_then(digest)
+        };
+        self.set_name(name, *image, of(|named| named.manifest), of(|named| named.index))
+    }
+
     /// What `name` stands for here. A name with a digest is that image whatever its tag.
     pub fn name(&self, name: &Name) -> Result<Option<Named>, Error> {
         let Some(digest) = name.digest else {

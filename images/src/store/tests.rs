@@ -86,6 +86,22 @@ fn starts_over_with_what_a_crash_left() {
 }
 
 #[test]
+fn another_name_leads_to_the_same_image_and_what_it_came_with() {
+    let (_dir, store) = store();
+    let [image, manifest, other] = ["image", "manifest", "other"].map(|text| Digest::of(text.as_bytes()));
+    let name = |text: &str| text.parse::<Name>().unwrap();
+    store.set_name(&name("redis:7"), image, Some(manifest), None).unwrap();
+    let named = store.name(&name("redis:7")).unwrap().unwrap();
+    store.tag(&name("localhost:5000/x"), &image, Some(&named)).unwrap();
+    let tagged = store.name(&name("localhost:5000/x:latest")).unwrap().unwrap();
+    assert_eq!((tagged.image, tagged.manifest), (image, Some(manifest)));
+    // It is moved, and what another image came with is not this one's.
+    store.tag(&name("localhost:5000/x"), &other, Some(&named)).unwrap();
+    let moved = store.name(&name("localhost:5000/x")).unwrap().unwrap();
+    assert_eq!((moved.image, moved.manifest), (other, None));
+}
+
+#[test]
 fn images_are_what_their_digests_say() {
     let (_dir, store) = store();
     let (digest, _) = store.bring(b"{}", None).unwrap().finish().unwrap();

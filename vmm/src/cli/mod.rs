@@ -11,6 +11,7 @@ mod dump;
 mod exec;
 mod filter;
 mod format;
+mod history;
 mod image;
 mod images;
 mod info;
@@ -26,6 +27,7 @@ pub mod run;
 mod save;
 mod settings;
 mod stats;
+mod tag;
 mod target;
 mod top;
 
@@ -132,10 +134,14 @@ enum Command {
     Inspect(containers::InspectArgs),
     /// List the images that have names here
     Images(images::ImagesArgs),
+    /// Show what an image's layers are from
+    History(history::HistoryArgs),
     /// Take an image into the store, so that its name can be run
     Load(images::LoadArgs),
     /// Get an image from its registry
     Pull(pull::PullArgs),
+    /// Give an image that is here another name
+    Tag(tag::TagArgs),
     /// Remove images: their names, and what nothing else needs of them
     Rmi(rmi::RmiArgs),
     /// Write images to an archive, bit for bit as they came
@@ -243,8 +249,10 @@ fn dispatch(global: &Global, command: Command) -> Result<u8, Fault> {
         Command::Rm(args) => containers::rm(&args),
         Command::Inspect(args) => containers::inspect(global, &args),
         Command::Images(args) => images::images(global, &args),
+        Command::History(args) => history::history(global, &args),
         Command::Load(args) => images::load(global, &args),
         Command::Pull(args) => pull::pull(global, &args),
+        Command::Tag(args) => tag::tag(global, &args),
         Command::Rmi(args) => rmi::rmi(global, &args),
         Command::Save(args) => save::save(global, &args),
         Command::Prune(args) => rmi::prune(global, &args),

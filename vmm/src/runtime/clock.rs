@@ -78,7 +78,7 @@ fn civil(day: u64) -> (u64, u64, u64) {
     (era * 400 + year + u64::from(month <= 2), month, day)
 }
 
-/// How long, roughly: `Less than a second`, `12 seconds`, `About an hour`, `3 days`.
+/// How long, roughly, as Docker says it: `Less than a second`, `12 seconds`, `About an hour`, `3 days`, `2 years`.
 pub fn roughly(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
@@ -90,7 +90,10 @@ pub fn roughly(duration: Duration) -> String {
         _ if minutes < 60 => format!("{minutes} minutes"),
         _ if hours < 2 => "About an hour".to_owned(),
         _ if hours < 48 => format!("{hours} hours"),
-        _ => format!("{days} days"),
+        _ if days < 14 => format!("{days} days"),
+        _ if days < 60 => format!("{} weeks", days / 7),
+        _ if days < 730 => format!("{} months", days / 30),
+        _ => format!("{} years", days / 365),
     }
 }
 
@@ -158,6 +161,9 @@ mod tests {
             (3700, "About an hour"),
             (47 * 3600, "47 hours"),
             (49 * 3600, "2 days"),
+            (20 * 86_400, "2 weeks"),
+            (70 * 86_400, "2 months"),
+            (800 * 86_400, "2 years"),
         ] {
             assert_eq!(roughly(Duration::from_secs(seconds)), text);
         }

@@ -22,13 +22,14 @@ pub struct Image {
     pub layers: Vec<(Tarball, Packing)>,
     pub config: Value,
     pub architecture: &'static str,
+    pub history: Value,
 }
 
 impl Image {
     /// An image that runs `command`.
     pub fn new(command: &[&str]) -> Image {
         let config = json!({"Cmd": command, "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]});
-        Image { layers: Vec::new(), config, architecture: "amd64" }
+        Image { layers: Vec::new(), config, architecture: "amd64", history: json!([]) }
     }
 
     /// Adds a layer on top.
@@ -48,6 +49,8 @@ impl Image {
         json!({
             "architecture": self.architecture,
             "os": "linux",
+            "created": "2020-01-01T00:00:00Z",
+            "history": self.history,
             "config": self.config,
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
         })
