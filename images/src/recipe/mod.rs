@@ -5,6 +5,7 @@
 
 mod base;
 mod describe;
+pub mod disk_statements;
 mod layout;
 pub mod service;
 pub mod statements;

@@ -38,7 +38,7 @@ pub(super) struct Base<'a> {
     pub(super) layers: Vec<Digest>,
 }
 
-/// Where the two documents about the image at `layout` are: beside it, under its name and `.spdx.json` and
+/// Where the two documents about the image or the disk at `layout` are: beside it, under its name and `.spdx.json` and
 /// `.provenance.json`.
 pub fn beside(layout: &Path) -> [PathBuf; 2] {
     ["spdx.json", "provenance.json"].map(|kind| {
@@ -66,9 +66,16 @@ fn purl(package: &Package) -> String {
     format!("pkg:deb/debian/{name}@{version}?arch={}&distro={SUITE}", package.arch)
 }
 
+pub(super) fn checksum(hex: &str) -> Value {
+    json!([{ "algorithm": "SHA256", "checksumValue": hex }])
+}
+
+pub(super) fn relation(from: &str, kind: &str, to: &str) -> Value {
+    json!({ "spdxElementId": from, "relationshipType": kind, "relatedSpdxElement": to })
+}
+
 fn spdx(subject: &Subject) -> Value {
     let image = "SPDXRef-Image";
-    let checksum = |hex: &str| json!([{ "algorithm": "SHA256", "checksumValue": hex }]);
     let mut packages = vec![json!({
         "SPDXID": image,
         "name": subject.name,
@@ -78,7 +85,6 @@ fn spdx(subject: &Subject) -> Value {
         "filesAnalyzed": false,
         "checksums": checksum(&subject.manifest.hex()),
     })];
-    let relation = |from: &str, kind: &str, to: &str| json!({ "spdxElementId": from, "relationshipType": kind, "relatedSpdxElement": to });
     let mut relations = vec![relation("SPDXRef-DOCUMENT", "DESCRIBES", image)];
     if let Some(base) = &subject.base {
         let id = "SPDXRef-Base";
@@ -139,15 +145,21 @@ fn provenance(subject: &Subject) -> Value {
         let named = |digest: &Digest| json!({ "name": base.image, "digest": { "sha256": digest.hex() } });
         std::iter::once(&base.manifest).chain(&base.layers).map(named).collect::<Vec<_>>()
     });
+    let inputs = files.chain(base).chain(packages).collect();
+    statement(subject.name, &subject.manifest.hex(), &format!("urn:ferry:recipe:{FORMAT}"), inputs)
+}
+
+/// That what has this digest was built in this way from these.
+pub(super) fn statement(name: &str, sha256: &str, build_type: &str, inputs: Vec<Value>) -> Value {
     json!({
         "_type": "https://in-toto.io/Statement/v1",
-        "subject": [{ "name": subject.name, "digest": { "sha256": subject.manifest.hex() } }],
+        "subject": [{ "name": name, "digest": { "sha256": sha256 } }],
         "predicateType": "https://slsa.dev/provenance/v1",
         "predicate": {
             "buildDefinition": {
-                "buildType": format!("urn:ferry:recipe:{FORMAT}"),
-                "externalParameters": { "recipe": subject.name },
-                "resolvedDependencies": files.chain(base).chain(packages).collect::<Vec<_>>(),
+                "buildType": build_type,
+                "externalParameters": { "recipe": name },
+                "resolvedDependencies": inputs,
             },
             "runDetails": { "builder": { "id": format!("urn:ferry:images:{}", env!("CARGO_PKG_VERSION")) } },
         },

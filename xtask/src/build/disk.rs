@@ -1,11 +1,12 @@
 //! Appliance disks from recipes: the images of a recipe's services, and what PID 1 needs to run them, on one disk.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use ferry_images::disk::Verity;
+use ferry_images::recipe::disk_statements::{DiskSubject, manifest_of, write_for_disk};
 use ferry_images::source::{self, Access, Keep, Pull};
 use ferry_images::{Image, Reference, Registries, Store, disk, recipe};
 use ferry_vmm::runtime::appliance::{FILE_NAME, Ingredients, specification, volumes};
@@ -15,7 +16,7 @@ use crate::cache::Key;
 use crate::workshop::Workshop;
 
 /// Changes when the same contents come to make other bytes.
-const FORMAT: &[u8] = b"1";
+const FORMAT: &[u8] = b"2";
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +34,8 @@ impl Default for Wanted {
     }
 }
 
-/// Builds the recipe's disk, or finds it in the cache. Returns its file, which nobody may write to.
+/// Builds the recipe's disk, or finds it in the cache. Returns its file, which nobody may write to; beside it is what it is
+/// made of.
 pub fn build(workshop: &Workshop, recipes: &Path, name: &str, wanted: Wanted) -> Result<PathBuf> {
     let appliance = recipe::appliance(recipes, name).with_context(|| format!("appliance {name}"))?;
     let store =
@@ -44,9 +46,11 @@ pub fn build(workshop: &Workshop, recipes: &Path, name: &str, wanted: Wanted) ->
     let progress = workshop.report.shown();
 
     let mut found: Vec<(&String, Image)> = Vec::new();
+    let mut layouts = BTreeMap::new();
     for (service_name, service) in &appliance.services {
         let image = service.image.as_deref().unwrap_or(service_name);
         let path = images::build(workshop, recipes, image)?;
+        layouts.insert(image, path.clone());
         let reference = Reference::OciLayout { path, name: None };
         found.push((service_name, source::resolve(&store, &reference, &access, &progress)?));
     }
@@ -73,6 +77,11 @@ pub fn build(workshop: &Workshop, recipes: &Path, name: &str, wanted: Wanted) ->
     for layer in layers.iter().copied().flatten() {
         key.add("layer", layer.to_string().as_bytes());
     }
+    // The documents name more than is on the disk.
+    key.add("recipe", &fs::read(recipes.join(format!("{name}.toml")))?);
+    for layout in layouts.values() {
+        key.add("manifest", manifest_of(layout)?.as_bytes());
+    }
     key.add("state", &wanted.state_bytes.to_le_bytes());
     let file_name = format!("{name}.img");
     let entry = workshop.cache.get_or_make("disks", &format!("{name}-{}", key.finish()), |directory| {
@@ -82,6 +91,7 @@ pub fn build(workshop: &Workshop, recipes: &Path, name: &str, wanted: Wanted) ->
         disk::write(&store, &files, &on_disk, wanted.state_bytes, &out, &progress)
             .with_context(|| format!("appliance {name}"))?;
         out.sync_all()?;
+        write_for_disk(&DiskSubject { name, disk: &path, recipes, images: &layouts })?;
         Ok(())
     })?;
     Ok(entry.join(file_name))
