@@ -24,10 +24,21 @@ use crate::workshop::Workshop;
 /// What the disk is called in the guest.
 const SERIAL: &str = "appliance";
 
+/// What an appliance writes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writes {
+    /// A copy of its disk, which goes with the run.
+    ToACopy,
+    /// The disk itself, so that the next run finds what this one has kept.
+    ToTheDisk,
+}
+
 /// What an appliance is run with.
 pub struct Appliance<'a> {
-    /// Its disk, of which a copy is run.
+    /// Its disk.
     pub disk: &'a Path,
+    /// What of it is kept.
+    pub writes: Writes,
     /// The machine.
     pub shape: Shape,
     /// Starts it.
@@ -38,7 +49,7 @@ pub struct Appliance<'a> {
 
 /// Runs it to its end; its exit status.
 pub fn run(workshop: &Workshop, appliance: Appliance<'_>) -> Result<ExitCode> {
-    let Appliance { disk, shape, launch, interrupts } = appliance;
+    let Appliance { disk, writes, shape, launch, interrupts } = appliance;
     let place = directory::make(workshop.cache.root()).context("no place for the machine's sockets")?;
     directory::make_for_vm(place.path(), None).context("no place for the machine's sockets")?;
     let copy = tempfile::NamedTempFile::new_in(workshop.cache.dir("runs")?)?;
@@ -47,18 +58,21 @@ pub fn run(workshop: &Workshop, appliance: Appliance<'_>) -> Result<ExitCode> {
             let _ = std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir_all(&path));
         }));
     }
-    disk::duplicate(&File::open(disk)?, copy.as_file())
-        .with_context(|| format!("cannot copy {}", disk.display()))?;
+    let contents = match writes {
+        Writes::ToTheDisk => Contents::Scratch(disk.to_owned()),
+        Writes::ToACopy => {
+            disk::duplicate(&File::open(disk)?, copy.as_file())
+                .with_context(|| format!("cannot copy {}", disk.display()))?;
+            Contents::Throwaway(copy.path().to_owned())
+        }
+    };
     let network = network::plan(&shape.network, "", launch.has_network())?;
     let plan = Plan {
         vcpus: shape.vcpus,
         memory_mib: shape.memory_mib,
         most_memory_mib: 0,
         shares: Vec::new(),
-        disks: vec![PlannedDisk {
-            serial: SERIAL.to_owned(),
-            contents: Contents::Throwaway(copy.path().to_owned()),
-        }],
+        disks: vec![PlannedDisk { serial: SERIAL.to_owned(), contents }],
         network: network.clone(),
         cpu: shape.cpu,
         backing: shape.backing,

@@ -66,6 +66,9 @@ pub struct Run {
     /// Name the container
     #[arg(long)]
     name: Option<String>,
+    /// Run an appliance's disk itself and not a copy of it, so that the next run finds what this one keeps
+    #[arg(long)]
+    keep: bool,
     #[command(flatten)]
     container: ContainerArgs,
     #[command(flatten)]
@@ -95,6 +98,18 @@ pub fn run(workshop: &mut Workshop, run: Run) -> Result<ExitCode> {
             run.image
         );
     }
+    let writes = match (run.keep, &what) {
+        (false, _) => appliance::Writes::ToACopy,
+        (true, What::Disk(path))
+            if !path.canonicalize()?.starts_with(workshop.cache.root().canonicalize()?) =>
+        {
+            appliance::Writes::ToTheDisk
+        }
+        (true, _) => bail!(
+            "--keep is for a disk of your own: build one with `cargo xtask build image NAME --format disk`, copy it out of \
+             the cache, and name the copy's path"
+        ),
+    };
     let ingredients = Ingredients { what, kernel: run.machine.kernel, initrd: run.machine.initrd, on };
     let prepared = ingredients.prepare(workshop)?;
     say_where(workshop, on, &why);
@@ -112,7 +127,7 @@ pub fn run(workshop: &mut Workshop, run: Run) -> Result<ExitCode> {
         let shape = Shape { kernel: Some(kernel), initrd: Some(initrd), ..shape };
         return appliance::run(
             workshop,
-            appliance::Appliance { disk, shape, launch, interrupts: &interrupts },
+            appliance::Appliance { disk, writes, shape, launch, interrupts: &interrupts },
         );
     }
     let image = match fetch(workshop, &run.image, &what.image()?)? {

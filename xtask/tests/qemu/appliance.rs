@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::road::web::{ask, free_port};
-use crate::road::{on_qemu, xtask};
+use crate::road::{checkout, on_qemu, xtask};
 
 #[test]
 fn three_containers_start_in_order_answer_from_outside_and_stop_when_told() {
@@ -39,6 +39,65 @@ fn three_containers_start_in_order_answer_from_outside_and_stop_when_told() {
     assert!(at("redis: ") < at("web: "), "{}", outcome.stderr);
     // The one that others wait for ends last.
     assert!(at("bye bye") > at("worker process"), "{}", outcome.stderr);
+}
+
+#[test]
+fn what_services_keep_is_there_after_a_reboot_and_after_the_power_has_failed() {
+    let recipes = tempfile::tempdir().expect("a directory");
+    for file in ["hello.toml", "hello.lock"] {
+        fs::copy(checkout().join("images/recipes").join(file), recipes.path().join(file)).expect("a copy");
+    }
+    // A volume that the image knows nothing of, one over a directory of the image, and the rest of the root.
+    let places = ["/kept", "/usr/bin", "/srv"];
+    let recipe = format!(
+        r#"
+description = "Counts its boots, and does not survive the second"
+[appliance]
+at-end = "reboot"
+[services.keeper]
+image = "hello"
+writable = "disk"
+volumes = ["/kept", "/usr/bin"]
+command = ["sh", "-c", """
+mkdir -p {0}
+for place in {0}; do
+    boots=$(($(cat $place/boots 2>/dev/null || echo 0) + 1))
+    echo $boots >$place/boots
+    echo boot $boots in $place
+done
+sync
+[ $boots != 2 ] || {{ echo lights out; while :; do echo more >>/kept/more; done; }}
+"""]
+[services.fresh]
+image = "hello"
+command = ["sh", "-c", "ls -d /memory || mkdir /memory"]
+"#,
+        places.join(" ")
+    );
+    fs::write(recipes.path().join("keeper.toml"), recipe).expect("the recipe");
+    let words = ["build", "image", "keeper", "--state", "64m", "--recipes"];
+    let built = xtask(&words).args(&[&recipes.path().display().to_string()]).run();
+    built.exits(0);
+    let cached = built.text().trim().to_owned();
+    // One that others may find in the cache is not written to.
+    let refused = on_qemu(&[&cached, "--keep", "--network", "none"]).run();
+    refused.exits(125);
+    assert!(refused.one_line_of_error().contains("copy it"), "{}", refused.stderr);
+    let disk = recipes.path().join("keeper.img");
+    fs::copy(&cached, &disk).expect("a copy");
+    let run = || on_qemu(&[&disk.display().to_string(), "--keep", "--network", "none"]);
+    let all = |boot: u32, said: &str| {
+        // A console's lines end in two characters.
+        let has = |line: &str| said.lines().any(|other| other.trim_end().ends_with(line));
+        let there = places.iter().all(|place| has(&format!("keeper: boot {boot} in {place}")));
+        assert!(there && !has("fresh: /memory"), "boot {boot}: {said}");
+    };
+    let outcome = run().run();
+    assert!(outcome.stderr.contains("ended: reboot, status 0"), "{}", outcome.stderr);
+    all(1, &outcome.stderr);
+    // The second is cut off in the middle of writing; what had been synced before is whole.
+    all(2, &run().start().killed_when_it_says("lights out"));
+    all(3, &run().run().stderr);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -101,10 +101,14 @@ impl Xtask {
         let stdout = child.stdout.take().expect("a pipe");
         thread::spawn(move || relay(stdout, &sender));
         let mut errors = child.stderr.take().expect("a pipe");
+        let said = Arc::<Mutex<Vec<u8>>>::default();
+        let text = Arc::clone(&said);
         let stderr = thread::spawn(move || {
-            let mut text = Vec::new();
-            let _ = errors.read_to_end(&mut text);
-            String::from_utf8_lossy(&text).into_owned()
+            let mut buffer = [0; 4096];
+            while let Ok(read @ 1..) = errors.read(&mut buffer) {
+                text.lock().expect("nobody panics with it").extend(&buffer[..read]);
+            }
+            String::from_utf8_lossy(&text.lock().expect("nobody panics with it")).into_owned()
         });
         let stdin = child.stdin.take().expect("a pipe");
         Running {
@@ -113,6 +117,7 @@ impl Xtask {
             chunks,
             stdout: Vec::new(),
             stderr,
+            said,
             began: Instant::now(),
             limit: self.limit,
         }
@@ -147,6 +152,8 @@ pub struct Running {
     chunks: mpsc::Receiver<Vec<u8>>,
     stdout: Vec<u8>,
     stderr: thread::JoinHandle<String>,
+    /// What there has been on it so far.
+    said: Arc<Mutex<Vec<u8>>>,
     began: Instant,
     limit: Duration,
 }
@@ -175,6 +182,23 @@ impl Running {
     pub fn signal(&self, signal: &str) {
         let status = Command::new("kill").args(["-s", signal, &self.child.id().to_string()]).status();
         assert!(status.is_ok_and(|status| status.success()), "kill -s {signal}");
+    }
+
+    /// Ends it, as if its machine's power had failed, when its standard error has this text. What is there by then.
+    pub fn killed_when_it_says(mut self, text: &str) -> String {
+        loop {
+            let said =
+                String::from_utf8_lossy(&self.said.lock().expect("nobody panics with it")).into_owned();
+            let too_late =
+                self.began.elapsed() > self.limit || self.child.try_wait().is_ok_and(|end| end.is_some());
+            if said.contains(text) || too_late {
+                self.kill();
+                let _ = self.child.wait();
+                assert!(said.contains(text), "no {text:?}: {said}");
+                return said;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 
     fn kill(&self) {
