@@ -20,6 +20,12 @@ pub enum Apt {
     Private(PathBuf),
 }
 
+/// Whether this user may do everything.
+pub fn is_root() -> bool {
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
 /// What apt-get would do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Download {
@@ -32,8 +38,7 @@ pub struct Download {
 impl Apt {
     /// The way that this user has.
     pub fn new(cache: &Cache) -> Result<Apt> {
-        // SAFETY: geteuid has no preconditions and cannot fail.
-        if unsafe { libc::geteuid() } == 0 {
+        if is_root() {
             return Ok(Apt::System);
         }
         let dir = cache.dir("apt")?;

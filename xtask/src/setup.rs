@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::apt::Apt;
+use crate::apt::{Apt, is_root};
 use crate::report::{roughly, size};
 use crate::tools::{self, Tool, Tools};
 use crate::workshop::Workshop;
@@ -147,6 +147,9 @@ fn missing(tools: &Tools, needs: &[Need], kernel: bool) -> Vec<&'static Tool> {
     }
     if needs.contains(&Need::Tests) {
         wanted.extend(tools::FOR_TESTS);
+        if is_root() {
+            wanted.extend(tools::FOR_TESTS_OF_ROOT);
+        }
     }
     tools.missing(&wanted)
 }

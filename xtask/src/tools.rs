@@ -62,6 +62,7 @@ pub const FOR_TESTS: &[Tool] = &[
     program("musl-gcc", &["musl-tools"]),
     program("skopeo", &["skopeo"]),
     program("docker-registry", &["docker-registry"]),
+    program("openssl", &["openssl"]),
     program("sfdisk", &["fdisk"]),
     program("sgdisk", &["gdisk"]),
     program("passt", &["passt"]),
@@ -69,6 +70,9 @@ pub const FOR_TESTS: &[Tool] = &[
     program("gdb", &["gdb-minimal"]),
     program("faketime", &["faketime"]),
 ];
+
+/// What else the tests of root run images with: for anybody else it would take a set-up of his own.
+pub const FOR_TESTS_OF_ROOT: &[Tool] = &[program("podman", &["podman"]), program("runc", &["runc"])];
 
 /// Packages that would start a service of the system's where they are installed: they are unpacked, whoever asks.
 pub const WITH_SERVICES: &[&str] = &["docker-registry"];

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::road::image::digest;
-use crate::road::{checkout, full, size, xtask};
+use crate::road::{checkout, full, on_qemu, size, xtask};
 
 /// Optimised builds of everything, beside other tests.
 const PATIENCE: Duration = Duration::from_secs(1500);
@@ -59,16 +59,26 @@ fn pid_1_and_ferry_are_the_same_from_another_checkout() {
     clear(&elsewhere);
     copy(&checkout(), &elsewhere);
     let other = elsewhere.display().to_string();
-    // In the copy, and in the checkout itself, which `--checkout` keeps apart from what cargo is doing there.
-    let [here, there] = [directory.path().join("here"), directory.path().join("there")];
-    xtask(&["dist", "--output", &here.display().to_string()]).within(PATIENCE).run().exits(0);
-    xtask(&["--checkout", &other, "dist", "--output", &there.display().to_string()])
-        .within(PATIENCE)
-        .run()
-        .exits(0);
-    // PID 1 is inside.
-    same_files(&here.join("ferry"), &there.join("ferry"));
-    let first = fs::read(here.join("ferry")).expect("ferry");
+    let at = |name: &str| directory.path().join(name);
+    // In the checkout itself, which `--checkout` keeps apart from what cargo is doing there, and in the copy.
+    let dist = |checkout: &[&str], words: &[&str], output: &str| {
+        let output = at(output).display().to_string();
+        xtask(&[checkout, &["dist", "--output", &output], words].concat()).within(PATIENCE).run().exits(0);
+    };
+    let there = ["--checkout", other.as_str()];
+    dist(&[], &[], "here");
+    dist(&[], &["--crates"], "crates here");
+    dist(&there, &["--crates"], "crates there");
+    // Linking them takes as long as all of this, so the small size believes that what is linked of the same is the same.
+    let crates = ["pid-1", "ferry_init", "ferry_images", "ferry_vmm"];
+    for name in crates {
+        same_files(&at("crates here").join(name), &at("crates there").join(name));
+    }
+    if full() {
+        dist(&there, &[], "there");
+        same_files(&at("here/ferry"), &at("there/ferry"));
+    }
+    let first = fs::read(at("here/ferry")).expect("ferry");
     for path in [&checkout(), &elsewhere] {
         let path = path.display().to_string();
         let told = first.windows(path.len()).any(|bytes| bytes == path.as_bytes());
@@ -76,58 +86,83 @@ fn pid_1_and_ferry_are_the_same_from_another_checkout() {
     }
 }
 
-/// Recipes with packages alone, on another, and with nothing of their own from outside.
-const RECIPES: [&str; 3] = ["hello", "nginx", "edge-web"];
+/// All recipes with images, one with packages alone first.
+const RECIPES: [&str; 9] =
+    ["hello", "debian", "redis", "nginx", "postgres", "python", "node", "edge-app", "edge-web"];
 
 /// Nobody's number on every Debian.
 const NOBODY: &str = "65534";
 
-#[test]
-fn recipes_give_the_same_images_from_another_directory_and_cache_to_another_user_on_another_day() {
-    let names = &RECIPES[..size(1, RECIPES.len())];
-    let elsewhere = tempfile::tempdir().expect("a directory");
-    for directory in ["bin", "cache", "home"] {
-        fs::create_dir(elsewhere.path().join(directory)).expect("a directory");
+/// Another directory with another cache, where another user builds on another day.
+struct Elsewhere(tempfile::TempDir);
+
+impl Elsewhere {
+    fn new() -> Elsewhere {
+        let place = tempfile::tempdir().expect("a directory");
+        for directory in ["bin", "cache", "home"] {
+            fs::create_dir(place.path().join(directory)).expect("a directory");
+        }
+        fs::copy(env!("CARGO_BIN_EXE_xtask"), place.path().join("bin/xtask")).expect("a copy");
+        copy(&checkout().join("images/recipes"), &place.path().join("recipes"));
+        // What another user cannot own he can at least write to.
+        let anybody = Command::new("chmod").args(["-R", "a+rwX"]).arg(place.path()).status();
+        assert!(anybody.is_ok_and(|status| status.success()), "chmod");
+        Elsewhere(place)
     }
-    let program = elsewhere.path().join("bin/xtask");
-    fs::copy(env!("CARGO_BIN_EXE_xtask"), &program).expect("a copy");
-    copy(&checkout().join("images/recipes"), &elsewhere.path().join("recipes"));
-    // What another user cannot own he can at least write to.
-    let anybody = Command::new("chmod").args(["-R", "a+rwX"]).arg(elsewhere.path()).status();
-    assert!(anybody.is_ok_and(|status| status.success()), "chmod");
-    for name in names {
-        let usual = xtask(&["build", "image", name]).run();
-        usual.exits(0);
-        let mut words = Vec::new();
+
+    /// Builds an image there; where it is.
+    fn builds(&self, words: &[&str]) -> String {
+        let at = |name: &str| self.0.path().join(name);
+        let mut command: Vec<&str> = Vec::new();
         // Only root can be somebody else.
         if is_root() {
-            words.extend(["setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]);
+            command.extend(["setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]);
         }
-        let dated = ["faketime", "-f", "+1d"];
         match Command::new("faketime").arg("--version").output() {
-            Ok(_) => words.extend(dated),
+            Ok(_) => command.extend(["faketime", "-f", "+1d"]),
             Err(_) => println!("left out: another day, for which there is no faketime"),
         }
-        let (program, recipes) = (program.display().to_string(), elsewhere.path().join("recipes"));
-        words.extend([program.as_str(), "build", "image", name, "--recipes"]);
-        let other = Command::new(words[0])
-            .args(&words[1..])
-            .arg(&recipes)
+        let program = at("bin/xtask").display().to_string();
+        command.extend([program.as_str(), "build", "image"]);
+        let other = Command::new(command[0])
+            .args(&command[1..])
+            .args(words)
+            .arg("--recipes")
+            .arg(at("recipes"))
             .arg("--checkout")
-            .arg(elsewhere.path())
-            .env("FERRY_CACHE", elsewhere.path().join("cache"))
-            .env("HOME", elsewhere.path().join("home"))
+            .arg(self.0.path())
+            .env("FERRY_CACHE", at("cache"))
+            .env("HOME", at("home"))
             .env_remove("XDG_DATA_HOME")
             .output()
             .expect("it starts");
-        assert!(other.status.success(), "{name}: {}", String::from_utf8_lossy(&other.stderr));
-        let layout = String::from_utf8_lossy(&other.stdout).trim().to_owned();
-        // The index names the manifest by digest, and that everything else; beside it is what they are made from.
-        let (one, other) = (usual.text().trim().to_owned(), layout);
-        for suffix in ["/index.json", ".spdx.json", ".provenance.json"] {
+        assert!(other.status.success(), "{words:?}: {}", String::from_utf8_lossy(&other.stderr));
+        String::from_utf8_lossy(&other.stdout).trim().to_owned()
+    }
+}
+
+/// Builds it here; where it is.
+fn build(words: &[&str]) -> String {
+    let built = xtask(&["build", "image"]).args(words).within(PATIENCE).run();
+    built.exits(0);
+    built.text().trim().to_owned()
+}
+
+#[test]
+fn recipes_give_the_same_images_and_disks_from_another_directory_and_cache_to_another_user_on_another_day() {
+    let elsewhere = Elsewhere::new();
+    let same = |words: &[&str], suffixes: &[&str]| {
+        let (one, other) = (build(words), elsewhere.builds(words));
+        for suffix in suffixes {
             same_files(Path::new(&format!("{one}{suffix}")), Path::new(&format!("{other}{suffix}")));
         }
+    };
+    for name in &RECIPES[..size(1, RECIPES.len())] {
+        // The index names the manifest by digest, and that everything else; beside it is what they are made from.
+        same(&[name], &["/index.json", ".spdx.json", ".provenance.json"]);
     }
+    let disk = [size("hello", "edge-demo"), "--format", "disk", "--state", "16m"];
+    same(&disk, &["", ".spdx.json", ".provenance.json"]);
 }
 
 fn is_root() -> bool {
@@ -135,19 +170,49 @@ fn is_root() -> bool {
     id.stdout == b"0\n"
 }
 
+/// What is run of each recipe's image, and what comes of it.
+const RUNS: [(&str, &str, &str); 9] = [
+    ("hello", "echo from $(id -un)", "from root\n"),
+    ("debian", "sed -n 's/^ID=//p' /etc/os-release; echo $LANG", "debian\nC.UTF-8\n"),
+    (
+        "redis",
+        "redis-server --save '' --dir /tmp --daemonize yes >/tmp/log
+         until redis-cli ping 2>/dev/null | grep PONG; do sleep 0.1; done",
+        "PONG\n",
+    ),
+    (
+        "nginx",
+        "nginx && until [ -s /run/nginx.pid ]; do sleep 0.1; done; kill -QUIT $(cat /run/nginx.pid) && echo ended",
+        "ended\n",
+    ),
+    (
+        "postgres",
+        "export POSTGRES_PASSWORD=secret PGPASSWORD=secret; serve postgres >/tmp/log 2>&1 &
+         export PGPASSWORD=secret; until pg_isready -q -h 127.0.0.1; do sleep 0.2; done
+         psql -qAt -h 127.0.0.1 -c 'select 6 * 7'; kill -INT $!; wait $!",
+        "42\n",
+    ),
+    ("python", "python3 -c 'import ssl, sqlite3; print(sum(range(10)))'", "45\n"),
+    ("node", "node -e 'console.log(6 * 7)'", "42\n"),
+    (
+        "edge-app",
+        "python3 -c 'import ast; ast.parse(open(\"app.py\").read())'; id -u; pwd",
+        "1000\n/srv/app\n",
+    ),
+    ("edge-web", "nginx -t 2>&1 | grep -c successful", "1\n"),
+];
+
 #[test]
-fn podman_runs_what_recipes_make() {
-    if Command::new("podman").arg("--version").output().is_err() {
-        println!("left out: podman is not in the search path");
+fn podman_runs_what_recipes_make_as_ferry_does() {
+    if !is_root() || Command::new("podman").arg("--version").output().is_err() {
+        println!("left out: podman as root");
         return;
     }
-    let built = xtask(&["build", "image", "hello"]).run();
-    built.exits(0);
     // Its own places, and what a machine without all of systemd needs.
     let place = tempfile::tempdir().expect("a directory");
     let settings = place.path().join("containers.conf");
     let text = "[containers]\ndefault_ulimits=[\"nofile=20000:20000\",\"nproc=20000:20000\"]\n\
-                [engine]\ncgroup_manager=\"cgroupfs\"\nevents_logger=\"file\"\n";
+                [engine]\ncgroup_manager=\"cgroupfs\"\nevents_logger=\"file\"\nruntime=\"runc\"\n";
     fs::write(&settings, text).expect("settings");
     let podman = |words: &[&str]| {
         let at = |name: &str| place.path().join(name).display().to_string();
@@ -156,12 +221,25 @@ fn podman_runs_what_recipes_make() {
         command.args(["--storage-driver", "vfs"]).args(words).current_dir(place.path());
         command.output().expect("podman starts")
     };
-    // Podman makes a name of the path, which has to look like one.
-    copy(Path::new(built.text().trim()), &place.path().join("layout"));
-    let script = "echo from $(id -un); exit 3";
-    let output = podman(&["run", "--rm", "--network", "none", "oci:layout", "sh", "-c", script]);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!((output.status.code(), &output.stdout[..]), (Some(3), &b"from root\n"[..]), "{said}");
+    for (name, script, printed) in &RUNS[..size(1, RUNS.len())] {
+        // Podman makes a name of the path, which has to look like one.
+        copy(Path::new(&build(&[name])), &place.path().join(name));
+        let words = ["--network", "none", "--entrypoint", ""];
+        let command = ["sh", "-c", &format!("{script}\nexit 3")];
+        let image = format!("oci:{name}");
+        let output = podman(&[&["run", "--rm"], &words[..], &[&image], &command].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let out = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!((output.status.code(), &*out), (Some(3), *printed), "{name}: {said}");
+        // The small size runs with ferry elsewhere.
+        if full() {
+            on_qemu(&[&[*name, "--memory", "1g"], &words[..], &["--"], &command].concat())
+                .run()
+                .exits(3)
+                .prints(printed);
+        }
+        fs::remove_dir_all(place.path().join(name)).expect("the layout's copy");
+    }
     // What a container leaves of mounts is podman's to take away.
     podman(&["system", "reset", "--force"]);
 }
