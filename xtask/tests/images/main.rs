@@ -10,3 +10,4 @@ mod killed;
 mod layers;
 mod registry;
 mod reproducible;
+mod tokens;

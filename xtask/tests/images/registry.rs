@@ -12,6 +12,7 @@ use crate::road::image::{Image, Packing};
 use crate::road::registry::{PASSWORD, Registry, USER, ferry, skopeo, store, succeed};
 use crate::road::tarball::Tarball;
 use crate::road::{on_qemu, program};
+use crate::tokens::{IDENTITY, PUBLIC, TokenServer};
 
 /// A layer with a file that says its number, and as much that cannot be packed.
 fn layer(number: usize, noise: usize) -> Tarball {
@@ -103,6 +104,51 @@ fn every_packing_is_pulled_and_saved_bit_for_bit() {
     }
 }
 
+#[test]
+fn another_name_stands_for_the_image_when_the_first_is_gone() {
+    let registry = Registry::start();
+    let directory = tempfile::tempdir().expect("a directory");
+    let (layout, home) = (directory.path().join("layout"), directory.path().join("home"));
+    let mut image = image(2, 100);
+    image.history = json!([
+        { "created": "2020-01-01T00:00:00Z", "created_by": "the first" },
+        { "created": "2020-01-01T00:00:00Z", "created_by": "nothing", "empty_layer": true },
+        { "created": "2020-01-01T00:00:00Z", "created_by": "the second" },
+    ]);
+    image.write_layout(&layout, "x");
+    let reference = registry.push(&layout, "x", "app:1", &[]);
+    let pushed = manifest_at(&reference);
+    let run = |words: &[&str]| succeed(&mut ferry(&home, words));
+    run(&["pull", &reference]);
+    run(&["tag", &reference, "elsewhere.example/app"]);
+    let lines = run(&["images"]);
+    let cells: Vec<Vec<&str>> = lines
+        .lines()
+        .map(|line| line.split("   ").map(str::trim).filter(|cell| !cell.is_empty()).collect())
+        .collect();
+    assert_eq!(cells[0], ["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"]);
+    assert_eq!((cells[1][1], cells[2][0], cells[2][1]), ("1", "elsewhere.example/app", "latest"), "{lines}");
+    assert!(cells[1][2..] == cells[2][2..] && cells[1][3].ends_with(" years ago"), "{lines}");
+    let only = run(&["images", "--format", "{{.Repository}} {{.Tag}}", "elsewhere.example/app"]);
+    assert_eq!(only, "elsewhere.example/app latest\n");
+    let steps = run(&["history", &reference]);
+    let at = |text: &str| steps.find(text).unwrap_or_else(|| panic!("no {text:?} in {steps}"));
+    assert!(at("the second") < at("nothing") && at("nothing") < at("the first"), "{steps}");
+    run(&["rmi", &reference]);
+    let saved = directory.path().join("saved.tar");
+    run(&["save", "--format", "oci-archive", "-o", &saved.display().to_string(), "elsewhere.example/app"]);
+    let text = succeed(skopeo().args(["inspect", "--raw"]).arg(format!("oci-archive:{}", saved.display())));
+    assert_eq!(serde_json::from_str::<Value>(&text).expect("a manifest"), pushed);
+    run(&["rmi", "elsewhere.example/app"]);
+    assert_eq!(left(&store(&home)), [""; 0]);
+    let output = ferry(&home, &["tag", &reference, "x"]).output().expect("ferry");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        output.status.code() == Some(125) && said.lines().count() == 1 && said.contains(&reference),
+        "{said}"
+    );
+}
+
 /// What a store holds, but for its own two files.
 pub fn left(store: &Path) -> Vec<String> {
     let mut found = crate::layers::walk(store);
@@ -111,8 +157,29 @@ pub fn left(store: &Path) -> Vec<String> {
 }
 
 #[test]
-fn who_has_signed_in_with_docker_or_podman_is_let_in() {
-    let registry = Registry::for_user_alone();
+fn who_has_signed_in_with_docker_or_podman_is_let_in_by_his_password() {
+    lets_in_whom_it_knows(&Registry::for_user_alone(), None);
+}
+
+#[test]
+fn who_has_signed_in_with_docker_or_podman_is_given_a_token() {
+    let tokens = TokenServer::start();
+    let registry = Registry::that_asks(&tokens.settings());
+    lets_in_whom_it_knows(&registry, Some(IDENTITY));
+    // What everybody may have, nobody has to sign in for; and no more is asked for than is needed.
+    let directory = tempfile::tempdir().expect("a directory");
+    image(3, 100).write_layout(directory.path(), "x");
+    let name = format!("{PUBLIC}app");
+    let reference = registry.push(directory.path(), "x", &format!("{name}:1"), &[]);
+    tokens.asked();
+    succeed(&mut ferry(&directory.path().join("home"), &["pull", &reference]));
+    assert_eq!(tokens.asked(), [format!("repository:{name}:pull")], "one token for all requests");
+}
+
+/// Pulls from a registry that lets in one user, as he and others have signed in; `identity` is a token that stands for his
+/// password, if the registry knows such.
+#[track_caller]
+fn lets_in_whom_it_knows(registry: &Registry, identity: Option<&str>) {
     let directory = tempfile::tempdir().expect("a directory");
     let layout = directory.path().join("layout");
     image(1, 100).write_layout(&layout, "x");
@@ -132,6 +199,14 @@ fn who_has_signed_in_with_docker_or_podman_is_let_in() {
     let path = std::env::var("PATH").unwrap_or_default();
     let path = format!("{}:{path}", directory.path().display());
     let auths = |auth: &str| json!({ "auths": { host: { "auth": auth } } });
+    let identified =
+        |token: &str| json!({ "auths": { host: { "auth": signed("x:"), "identitytoken": token } } });
+    let by_identity = identity.iter().flat_map(|token| {
+        [
+            (".docker/config.json", identified(token), true),
+            (".docker/config.json", identified("another"), false),
+        ]
+    });
     for (number, (file, content, let_in)) in [
         (".docker/config.json", json!({}), false),
         (".docker/config.json", auths(&signed("tester:wrong")), false),
@@ -146,6 +221,7 @@ fn who_has_signed_in_with_docker_or_podman_is_let_in() {
         ),
     ]
     .into_iter()
+    .chain(by_identity)
     .enumerate()
     {
         let home = directory.path().join(number.to_string());

@@ -19,47 +19,53 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Docker's registry, with storage of its own; it ends with this.
 pub struct Registry {
     child: Child,
-    _storage: tempfile::TempDir,
-    users: Option<tempfile::NamedTempFile>,
+    /// Its storage, settings and users.
+    _place: tempfile::TempDir,
+    /// Whether only those may push whom it knows.
+    asks: bool,
     /// `127.0.0.1:PORT`.
     pub host: String,
 }
 
 impl Registry {
     pub fn start() -> Registry {
-        Registry::start_with("")
+        Registry::start_with("", None)
     }
 
-    /// One that only this user may pull from and push to.
+    /// One that only this user may pull from and push to, by his password.
     pub fn for_user_alone() -> Registry {
-        let users = tempfile::NamedTempFile::new().expect("a file");
-        std::fs::write(users.path(), format!("{USER}:{PASSWORD_HASH}\n")).expect("the registry's users");
-        let path = users.path().display();
-        let mut registry =
-            Registry::start_with(&format!("auth:\n  htpasswd:\n    realm: tests\n    path: {path}\n"));
-        registry.users = Some(users);
-        registry
+        let users = format!("{USER}:{PASSWORD_HASH}\n");
+        Registry::start_with("auth:\n  htpasswd:\n    realm: tests\n    path: users\n", Some(&users))
     }
 
-    fn start_with(settings_more: &str) -> Registry {
-        let storage = tempfile::tempdir().expect("a directory");
+    /// One that asks as these settings say.
+    pub fn that_asks(settings: &str) -> Registry {
+        Registry::start_with(settings, Some(""))
+    }
+
+    fn start_with(settings_more: &str, users: Option<&str>) -> Registry {
+        let place = tempfile::tempdir().expect("a directory");
+        users.iter().for_each(|users| {
+            std::fs::write(place.path().join("users"), users).expect("the registry's users");
+        });
         let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let host = free.expect("a free port").to_string();
-        let settings = storage.path().join("config.yml");
+        let settings = place.path().join("config.yml");
         let text = format!(
             "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {host}\n{settings_more}",
-            storage.path().join("data").display()
+            place.path().join("data").display()
         );
         std::fs::write(&settings, text).expect("the registry's settings");
         let child = Command::new("docker-registry")
             .arg("serve")
             .arg(&settings)
+            .current_dir(place.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .expect("docker-registry starts");
-        let registry = Registry { child, _storage: storage, users: None, host };
+        let registry = Registry { child, _place: place, asks: users.is_some(), host };
         let began = Instant::now();
         while TcpStream::connect(&registry.host).is_err() {
             assert!(began.elapsed() < PATIENCE, "the registry does not answer");
@@ -74,7 +80,7 @@ impl Registry {
         let pulled_as = format!("{}/{name}", self.host);
         let mut skopeo = skopeo();
         skopeo.arg("copy").arg("--dest-tls-verify=false").args(options);
-        if self.users.is_some() {
+        if self.asks {
             skopeo.args(["--dest-creds", &format!("{USER}:{PASSWORD}")]);
         }
         skopeo.arg(format!("oci:{}:{in_layout}", layout.display())).arg(format!("docker://{pulled_as}"));
