@@ -343,10 +343,9 @@ impl Reader<'_> {
                 if inode.size == 0 || inode.size > LONGEST_TARGET {
                     return Err(Error::Corrupt("a symbolic link of impossible length"));
                 }
-                let (whole, tail) = self.flat(inode)?;
-                let target = match whole {
-                    None => tail,
-                    Some((at, _)) => self.claim(at, BLOCK)?[..inode.size as usize].to_vec(),
+                let target = match self.flat(inode)? {
+                    (_, 0, tail) => tail,
+                    (at, ..) => self.claim(at, BLOCK)?[..inode.size as usize].to_vec(),
                 };
                 if target.contains(&0) {
                     return Err(Error::Corrupt("a symbolic link with a NUL"));
@@ -361,9 +360,9 @@ impl Reader<'_> {
         })
     }
 
-    /// Where what a directory or a symbolic link holds is: its first block in the metadata and how many there are, none where
-    /// there are none; and its inline tail.
-    fn flat(&mut self, inode: &Inode) -> Result<(Option<(usize, usize)>, Vec<u8>)> {
+    /// Where what a directory or a symbolic link holds is: the first byte of its blocks in the metadata, how many blocks there
+    /// are, and its inline tail.
+    fn flat(&mut self, inode: &Inode) -> Result<(usize, usize, Vec<u8>)> {
         let size = usize::try_from(inode.size).map_err(|_| Error::Corrupt("too large a directory"))?;
         let (whole, tail) = match inode.layout {
             FLAT_PLAIN => (size.div_ceil(BLOCK), 0),
@@ -373,17 +372,16 @@ impl Reader<'_> {
         };
         let tail = self.claim(inode.after, tail)?;
         if whole == 0 {
-            return Ok((None, tail));
+            return Ok((0, 0, tail));
         }
         let block = inode.union.checked_sub(self.sb.metadata_block);
         let block = block.ok_or(Error::Corrupt("a directory outside the metadata"))?;
-        Ok((Some((block as usize * BLOCK, whole)), tail))
+        Ok((block as usize * BLOCK, whole, tail))
     }
 
     /// Reads the entries of directory `id`.
     fn directory(&mut self, id: NodeId, inode: &Inode) -> Result<()> {
-        let (whole, tail) = self.flat(inode)?;
-        let (at, count) = whole.unwrap_or_default();
+        let (at, count, tail) = self.flat(inode)?;
         let mut previous = Vec::new();
         for number in 0..count {
             let mut block = self.claim(at + number * BLOCK, BLOCK)?;
