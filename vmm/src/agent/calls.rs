@@ -4,7 +4,7 @@ use super::client::{CallError, Client, Pending, Wait};
 use super::signals::Signal;
 use super::terminal::Window;
 use ferry_init::api::agent::{self, Empty};
-use ferry_init::api::guest::CopyFileRequest;
+use ferry_init::api::guest::{CopyFileRequest, GetOomEventRequest, OomEvent};
 use ferry_init::api::oci::LinuxResources;
 use ferry_init::api::protobuf::Message;
 use ferry_init::api::stats::StatsContainerResponse;
@@ -102,6 +102,12 @@ impl Client {
     /// Mounts a container's storages and prepares its process.
     pub fn create_container(&self, request: &agent::CreateContainerRequest) -> Result<(), CallError> {
         self.agent(method::CREATE_CONTAINER, request, Wait::Forever).map(|Empty {}| ())
+    }
+
+    /// Waits until a container has run out of memory; which.
+    pub fn next_out_of_memory(&self) -> Result<String, CallError> {
+        let event: OomEvent = self.agent(method::GET_OOM_EVENT, &GetOomEventRequest {}, Wait::Forever)?;
+        Ok(event.container_id)
     }
 
     /// Lets a container's process begin.

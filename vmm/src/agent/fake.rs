@@ -3,6 +3,7 @@
 use super::client::Client;
 use ferry_init::api::agent::*;
 use ferry_init::api::frame::{self, HEADER_LEN, Header, Kind};
+use ferry_init::api::guest::OomEvent;
 use ferry_init::api::health::{HealthCheckResponse, ServingStatus};
 use ferry_init::api::protobuf::Message;
 use ferry_init::api::ttrpc::{Code, EOF, Request, Response, Status};
@@ -103,6 +104,8 @@ pub struct Script {
     pub refuse: Option<(&'static str, Code, &'static str)>,
     /// A method during which the guest dies.
     pub die_at: Option<&'static str>,
+    /// Whether the container runs out of memory, once.
+    pub starves: bool,
 }
 
 /// What the agent was asked for, for the test to look at.
@@ -235,6 +238,12 @@ impl Agent {
                     *world.status.lock().unwrap() = Some(status);
                     world.exited.notify_all();
                 });
+            }
+            method::GET_OOM_EVENT if self.script.lock().unwrap().starves => {
+                self.script.lock().unwrap().starves = false;
+                let created = self.record.lock().unwrap().created.clone();
+                let container_id = created.unwrap_or_default().container_id;
+                return Ok(OomEvent { container_id }.encode_to_vec());
             }
             method::WAIT_PROCESS => {
                 let mut status = world.status.lock().unwrap();

@@ -26,6 +26,7 @@ pub mod monitor;
 pub mod name;
 pub mod network;
 pub mod oci;
+mod oom;
 pub mod own_vmm;
 pub mod pod;
 pub mod record;

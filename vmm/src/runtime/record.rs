@@ -12,6 +12,9 @@ use std::path::PathBuf;
 /// The format of `state.json` written here, the only one read.
 pub const VERSION: u32 = 2;
 
+/// The reason of a container whose process was killed for want of memory.
+pub const OUT_OF_MEMORY: &str = "oom";
+
 /// How far a container has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -133,6 +136,9 @@ pub struct Record {
     pub exit_code: Option<u8>,
     /// Why it ended if not by itself, in one word.
     pub reason: String,
+    /// Whether a process of it was killed for want of memory.
+    #[serde(default)]
+    pub oom_killed: bool,
     /// The same in a line for people.
     pub error: String,
     /// How often it has been started again.
@@ -166,6 +172,7 @@ impl Record {
             pid: std::process::id(),
             exit_code: None,
             reason: String::new(),
+            oom_killed: false,
             error: String::new(),
             restarts: 0,
             created: clock::now(),
@@ -201,6 +208,7 @@ impl Record {
                 "Paused": self.status == Status::Paused,
                 "Restarting": self.status == Status::Restarting,
                 "Dead": self.status == Status::Dead,
+                "OOMKilled": self.oom_killed,
                 "Pid": if self.status.has_process() { self.pid } else { 0 },
                 "ExitCode": self.exit_code.unwrap_or(0),
                 "Reason": self.reason,

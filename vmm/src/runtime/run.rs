@@ -13,6 +13,7 @@ use super::monitor::{Captured, Monitor, Server, capture};
 use super::name;
 use super::network;
 use super::oci::{self, LAYERS_SERIAL, SCRATCH_SERIAL, Writable};
+use super::oom;
 use super::record::{Made, Record, Status};
 use super::restart::{Restart, Restarts};
 use super::size::{MIB, human_size};
@@ -39,6 +40,9 @@ pub const LEAST_MEMORY_MIB: u64 = 64;
 const MOST_MEMORY_MIB: u64 = 1 << 20;
 /// The least scratch disk worth having.
 const LEAST_SCRATCH: u64 = 16 * MIB;
+
+/// The file of the scratch disk in a container's directory.
+pub(super) const SCRATCH: &str = "scratch.ext4";
 
 /// The shape of the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -379,7 +383,7 @@ impl Life<'_> {
             },
         }];
         if options.writable == Writable::Disk {
-            let path = self.directory.join("scratch.ext4");
+            let path = self.directory.join(SCRATCH);
             scratch(&path, shape.scratch_bytes)?;
             let contents = match self.request.afterwards {
                 Afterwards::ThrowAway => Contents::Throwaway(path),
@@ -450,6 +454,7 @@ impl Life<'_> {
                 if let Some(client) = lock(&reached).take() {
                     let stdin = lock(captured).as_mut().and_then(|captured| captured.stdin.take());
                     self.monitor.started(&client, remote.clone(), stdin);
+                    oom::follow(&client, vec![Arc::clone(self.monitor)]);
                 }
                 if first && let Some(record) = self.monitor.record() {
                     milestone(Milestone::Started, &[record]);
@@ -530,7 +535,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What stays: a container that has run, unless it was to go away.
+/// What stays: the container with how it ended, unless it was to go away. One that never ran has written nothing.
 pub(super) fn conclude(monitor: &Monitor, result: &Result<u8, Failure>, gone: bool) {
     let has_run = monitor.record().is_some_and(|record| record.started != 0);
     monitor.note(|record| {
@@ -550,7 +555,10 @@ pub(super) fn conclude(monitor: &Monitor, result: &Result<u8, Failure>, gone: bo
         }
     });
     let status = result.as_ref().map_or_else(|failure| failure.status, |status| *status);
-    monitor.over(status, gone || !has_run);
+    if !has_run && let Some(directory) = monitor.directory() {
+        let _ = std::fs::remove_file(directory.join(SCRATCH));
+    }
+    monitor.over(status, gone);
 }
 
 /// What is remembered of how the container was made.

@@ -69,21 +69,57 @@ fn a_container_that_is_thrown_away_leaves_nothing_and_is_not_waited_for() {
     assert_eq!(outcome.left(), 0);
 }
 
+/// What can keep a container from running, with the status and the reason that are told.
+fn failures() -> Vec<(Option<Script>, u8, &'static str)> {
+    let refused = |method, code| Some(Script { refuse: Some((method, code, "its words")), ..running(|_| 0) });
+    vec![
+        (None, 125, "vmm-error"),
+        (refused(method::START_CONTAINER, Code::NotFound), 127, "start-failed"),
+        (refused(method::START_CONTAINER, Code::PermissionDenied), 126, "start-failed"),
+        (refused(method::CREATE_SANDBOX, Code::Internal), 125, "start-failed"),
+        (Some(Script { die_at: Some(method::CREATE_CONTAINER), ..running(|_| 0) }), 125, "guest-panic"),
+    ]
+}
+
 #[test]
-fn every_failure_before_the_process_leaves_nothing() {
-    let refused = |method, code| Script { refuse: Some((method, code, "its words")), ..running(|_| 0) };
-    for (script, status) in [
-        (None, 125),
-        (Some(refused(method::START_CONTAINER, Code::NotFound)), 127),
-        (Some(refused(method::START_CONTAINER, Code::PermissionDenied)), 126),
-        (Some(refused(method::CREATE_SANDBOX, Code::Internal)), 125),
-        (Some(Script { die_at: Some(method::CREATE_CONTAINER), ..running(|_| 0) }), 125),
-    ] {
+fn a_container_that_never_ran_is_remembered_with_the_reason_and_without_its_disk() {
+    for (script, status, reason) in failures() {
         let outcome = run_it(&request(), script);
         let failure = outcome.result.as_ref().unwrap_err();
         assert_eq!(failure.status, status, "{}", failure.message);
         assert!(!failure.message.contains('\n'));
-        assert_eq!(outcome.left(), 0, "{}", failure.message);
+        let kept = outcome.containers.find("web").unwrap();
+        let shown = kept.record.inspect();
+        assert_eq!(shown["State"]["Reason"], reason, "{shown}");
+        assert_eq!(
+            (&shown["State"]["Status"], &shown["State"]["ExitCode"]),
+            (&"dead".into(), &status.into())
+        );
+        assert_eq!(shown["State"]["Error"], failure.message);
+        assert!(!kept.alive && !kept.directory().join(SCRATCH).exists());
+        assert_eq!(outcome.left(), 1, "its sockets are gone: {}", failure.message);
+    }
+}
+
+#[test]
+fn every_failure_of_a_container_to_be_thrown_away_leaves_nothing() {
+    for (script, status, _) in failures() {
+        let outcome = run_it(&Request { afterwards: Afterwards::ThrowAway, ..request() }, script);
+        assert_eq!(outcome.result.as_ref().unwrap_err().status, status);
+        assert_eq!(outcome.left(), 0);
+    }
+}
+
+#[test]
+fn a_process_that_is_killed_for_want_of_memory_is_told_from_one_that_is_killed() {
+    for (starves, status, reason) in [(true, 137, "oom"), (false, 137, ""), (true, 1, "")] {
+        let outcome = run_it(&request(), Some(Script { starves, ..running(move |_| status) }));
+        assert_eq!(outcome.result.as_ref().unwrap(), &(status as u8));
+        let shown = outcome.containers.find("web").unwrap().record.inspect();
+        assert_eq!(shown["State"]["Reason"], reason, "{shown}");
+        if status == 137 {
+            assert_eq!(shown["State"]["OOMKilled"], starves, "{shown}");
+        }
     }
 }
 

@@ -182,7 +182,7 @@ mod tests {
     use std::process::Command;
 
     /// What a process that has turned hostile tries, with the files of another VM and of the store at `other`.
-    fn attempts(other: &Path, parent: u32) -> Vec<(&'static str, bool)> {
+    fn attempts(other: &Path, tcp: &str, parent: u32) -> Vec<(&'static str, bool)> {
         let name = other.to_str().unwrap().replace('/', "-");
         let abstract_socket = SocketAddr::from_abstract_name(name).unwrap();
         // SAFETY: none of these calls takes a pointer that is used.
@@ -202,7 +202,7 @@ mod tests {
             ("remove a file of the store", fs::remove_file(other.join("disk")).is_ok()),
             ("connect to another's socket", UnixStream::connect(other.join("vsock")).is_ok()),
             ("connect to an abstract socket", UnixStream::connect_addr(&abstract_socket).is_ok()),
-            ("connect to TCP", std::net::TcpStream::connect("127.0.0.1:9").is_ok()),
+            ("connect to TCP", std::net::TcpStream::connect(tcp).is_ok()),
             ("signal another", kill),
             ("trace another", trace),
             ("read a secret of the host", fs::read("/etc/passwd").is_ok()),
@@ -214,6 +214,7 @@ mod tests {
     #[ignore = "run by the other tests"]
     fn part() {
         let Some(other) = std::env::var_os("FERRY_ENCLOSURE_OTHER") else { return };
+        let tcp = std::env::var("FERRY_ENCLOSURE_TCP").unwrap();
         let parent = std::os::unix::process::parent_id();
         let home = tempfile::tempdir().unwrap();
         fs::write(home.path().join("vsock"), "").unwrap();
@@ -233,7 +234,7 @@ mod tests {
                 if enclosed.root && unsafe { libc::prctl(libc::PR_CAPBSET_READ, 0, 0, 0, 0) } == 1 {
                     writeln!(output, "possible: regain a capability").unwrap();
                 }
-                for (what, possible) in attempts(Path::new(&other), parent) {
+                for (what, possible) in attempts(Path::new(&other), &tcp, parent) {
                     // Landlock without a root of its own knows nothing of the sockets in the file system.
                     if possible && (enclosed.root || what != "connect to another's socket") {
                         writeln!(output, "possible: {what}").unwrap();
@@ -274,9 +275,11 @@ mod tests {
         let _listener = UnixListener::bind(other.path().join("vsock")).unwrap();
         let name = other.path().to_str().unwrap().replace('/', "-");
         let _abstract = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap();
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let output = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "sandbox::enclosure::tests::part", "--ignored", "--nocapture"])
             .env("FERRY_ENCLOSURE_OTHER", other.path())
+            .env("FERRY_ENCLOSURE_TCP", tcp.local_addr().unwrap().to_string())
             .envs(user.map(|user| ("FERRY_ENCLOSURE_USER", user)))
             .output()
             .unwrap();

@@ -3,6 +3,9 @@
 //! It is entered as a kernel is, in 64-bit mode at 1 MiB, and plays a list of memory and port accesses. So a test drives a
 //! device through a real vCPU in thousands of instructions, without a driver or an operating system.
 
+#[allow(dead_code, reason = "each test binary uses what it needs")]
+pub mod driver;
+
 use ferry_vmm::machine::Image;
 use std::arch::global_asm;
 

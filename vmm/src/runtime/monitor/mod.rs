@@ -20,8 +20,8 @@ pub use streams::{Captured, capture};
 
 use super::clock;
 use super::guest::Guest;
-use super::record::{Record, Status};
-use super::size::MIB;
+use super::record::{OUT_OF_MEMORY, Record, Status};
+use super::size::{MIB, human_size};
 use super::state::Entry;
 use crate::agent::session::{Remote, Stdio, Target, attend};
 use crate::agent::{CallError, Client, Signal, Wait};
@@ -37,6 +37,10 @@ use std::time::{Duration, Instant};
 const CALL: Duration = Duration::from_secs(20);
 /// How long a killed process may take to end before its guest is ended.
 const DEATH: Duration = Duration::from_secs(10);
+/// How long the guest may take to say that a process which was killed was killed for want of memory.
+const LAST_REASON: Duration = Duration::from_secs(2);
+/// The status of a process that was killed.
+const KILLED: u8 = 128 + 9;
 /// How long the last requests may take to be answered when all is over.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
@@ -71,6 +75,10 @@ struct Situation {
     stopping: bool,
     /// Requests that are being answered.
     busy: usize,
+    /// Whether the guest is asked about its memory.
+    memory_is_watched: bool,
+    /// It has run out of memory since its process began.
+    out_of_memory: bool,
 }
 
 /// One container.
@@ -101,11 +109,18 @@ impl Monitor {
                 shared: None,
                 stopping: false,
                 busy: 0,
+                memory_is_watched: false,
+                out_of_memory: false,
             }),
             changed: Condvar::new(),
             acting: Mutex::new(()),
             hub: Arc::default(),
         })
+    }
+
+    /// The container's id.
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// Those who follow it.
@@ -157,8 +172,41 @@ impl Monitor {
             record.status = Status::Running;
             record.started = clock::now();
             record.exit_code = None;
+            record.oom_killed = false;
+            record.reason.clear();
         });
+        lock(&self.situation).out_of_memory = false;
         self.enter(Phase::Running(Reach { client: client.clone(), remote, stdin: stdin.map(Arc::new) }));
+    }
+
+    /// Whether the guest tells from now on when the container runs out of memory.
+    pub(super) fn memory_is_watched(&self, is_watched: bool) {
+        lock(&self.situation).memory_is_watched = is_watched;
+        self.changed.notify_all();
+    }
+
+    /// The guest's kernel has killed a process of it for want of memory.
+    pub(super) fn out_of_memory(&self) {
+        let before = std::mem::replace(&mut lock(&self.situation).out_of_memory, true);
+        self.note(|record| record.oom_killed = true);
+        self.changed.notify_all();
+        if !before && let Some(record) = self.record() {
+            let memory = record.limits.memory.unwrap_or(record.made.memory_mib << 20);
+            tracing::warn!(
+                container = record.name,
+                "it has run out of memory ({}; run -m gives it more): the guest's kernel has killed a process of it",
+                human_size(memory)
+            );
+        }
+    }
+
+    /// Whether its process, which was killed, was killed for want of memory. The guest tells of both at about the same time.
+    fn died_of_memory(&self) -> bool {
+        let open = |situation: &mut Situation| {
+            situation.memory_is_watched && !situation.stopping && !situation.out_of_memory
+        };
+        let waited = self.changed.wait_timeout_while(lock(&self.situation), LAST_REASON, open);
+        waited.unwrap_or_else(PoisonError::into_inner).0.out_of_memory
     }
 
     /// Whether somebody has asked for its end.
@@ -171,10 +219,15 @@ impl Monitor {
         // Whoever freezes it just now is let finish, so that it does not say afterwards that it runs.
         self.enter(Phase::Ending);
         let _turn = lock(&self.acting);
+        let finished = clock::now();
+        let died_of_memory = status == KILLED && self.died_of_memory();
         self.note(|record| {
             record.status = Status::Exited;
             record.exit_code = Some(status);
-            record.finished = clock::now();
+            record.finished = finished;
+            if died_of_memory {
+                record.reason = OUT_OF_MEMORY.to_owned();
+            }
         });
     }
 

@@ -13,6 +13,7 @@ use crate::runtime::monitor::{Monitor, Server};
 use crate::runtime::name;
 use crate::runtime::network::{self, Published};
 use crate::runtime::oci::{self, SCRATCH_SERIAL, Writable};
+use crate::runtime::oom;
 use crate::runtime::record::{Made, Record};
 use crate::runtime::restart::Restart;
 use crate::runtime::run::{self, Host, Milestone, Ready, Shape, made_of};
@@ -245,7 +246,7 @@ fn launch(
             || pod.volumes.iter().any(|volume| volume.directory.medium == Medium::Disk);
     let mut scratch: Option<PathBuf> = None;
     if let Some(first) = ones.first().filter(|_| writes) {
-        let path = first.directory.join("scratch.ext4");
+        let path = first.directory.join(run::SCRATCH);
         run::scratch(&path, shape.scratch_bytes)?;
         disks.push(PlannedDisk {
             serial: SCRATCH_SERIAL.to_owned(),
@@ -317,6 +318,7 @@ fn in_guest(
     ones: &[One<'_>],
 ) -> Result<u8, Failure> {
     let _watch = Watch::start(&guest.0, &client);
+    oom::follow(&client, ones.iter().map(|one| Arc::clone(&one.monitor)).collect());
     let live = Live { request, client: &client, guest: guest.0.as_ref(), ones };
     let control = Control::new();
     let remote = control.remote();

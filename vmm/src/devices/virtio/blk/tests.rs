@@ -107,6 +107,66 @@ fn a_batch_is_answered_whole_in_whatever_order() {
     }
 }
 
+/// A block that tells its own number, and in which round it was written.
+fn block(number: u64, round: u64) -> [u8; BLOCK as usize] {
+    let mut block = [0; BLOCK as usize];
+    for (at, word) in block.chunks_exact_mut(8).enumerate() {
+        let mixed = (number << 20 | round << 10 | at as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        word.copy_from_slice(&mixed.to_le_bytes());
+    }
+    block
+}
+
+const BLOCK: u64 = 4096;
+/// How many requests are under way at once.
+const DEPTH: u64 = 32;
+
+/// Writes or reads (and compares) blocks, in this order.
+fn transfer(driver: &mut Driver, order: &[u64], kind: u32, round: u64) {
+    for batch in order.chunks(DEPTH as usize) {
+        for (place, number) in batch.iter().enumerate() {
+            let at = BUFFERS + 0x1_0000 + place as u64 * 0x2000;
+            let sector = number * (BLOCK / 512);
+            driver.put(at, Header { kind, reserved: 0, sector }.as_slice());
+            driver.put(at + 16, &[0xaa]);
+            let reads = kind == request::IN;
+            driver.put(at + BLOCK, &if reads { [0; BLOCK as usize] } else { block(*number, round) });
+            driver.add(0, &[(at, 16, false), (at + BLOCK, BLOCK as u32, reads), (at + 16, 1, true)]);
+        }
+        driver.kick(0);
+        wait(driver, 0, batch.len());
+        for (place, number) in batch.iter().enumerate() {
+            let at = BUFFERS + 0x1_0000 + place as u64 * 0x2000;
+            assert_eq!(driver.get(at + 16, 1), [0], "block {number}");
+            let is_right =
+                kind == request::OUT || driver.get(at + BLOCK, BLOCK as usize) == block(*number, round);
+            assert!(is_right, "block {number} in round {round}");
+        }
+    }
+}
+
+/// As fio's verify does it: every block in some order, many at once, and read back in another. 100,000 blocks in a full run.
+#[test]
+fn every_block_reads_as_it_was_written_last() {
+    let blocks: u64 = if std::env::var_os("FERRY_TEST_FULL").is_some() { 100_000 } else { 500 };
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(blocks * BLOCK).unwrap();
+    // Steps that have no factor in common with the number of blocks come to each of them.
+    let order = |step: u64| (0..blocks).map(|n| n * step % blocks).collect::<Vec<_>>();
+    for mut driver in drivers(&file, Access::ReadWrite) {
+        for (round, (there, back)) in [(7919, 7907), (104_729, 27)].into_iter().enumerate() {
+            transfer(&mut driver, &order(there), request::OUT, round as u64);
+            assert_eq!(send(&mut driver, request::FLUSH, 0, 512, false).0, 0);
+            transfer(&mut driver, &order(back), request::IN, round as u64);
+        }
+        driver.rest();
+    }
+    // It is on the host's disk, and not only in what the device remembers.
+    let mut last = [0; BLOCK as usize];
+    file.read_exact_at(&mut last, (blocks - 1) * BLOCK).unwrap();
+    assert!(last == block(blocks - 1, 1));
+}
+
 #[test]
 fn has_a_queue_for_each_vcpu_up_to_a_number() {
     let queues = |vcpus| {

@@ -355,22 +355,42 @@ fn an_idle_connection_wakes_nobody() {
 }
 
 #[test]
-fn many_connections_at_once() {
+fn a_thousand_connections_at_once() {
+    const CONNECTIONS: usize = 1000;
+    // Each takes a descriptor at either end.
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls take a pointer to a complete structure.
+    unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
+        limit.rlim_cur = limit.rlim_max;
+        libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+    }
+    if limit.rlim_max < 3 * CONNECTIONS as u64 {
+        return println!("skipped: {} descriptors are too few", limit.rlim_max);
+    }
     let mut guest = Guest::new();
-    let mut connections: Vec<_> = (0..100).map(|_| guest.connected()).collect();
+    let mut connections: Vec<_> = (0..CONNECTIONS).map(|_| guest.connected()).collect();
     for (number, (stream, ports)) in connections.iter_mut().enumerate() {
         guest.send_data(*ports, format!("number {number}").as_bytes());
+        guest.driver.used(TRANSMIT);
         stream.set_nonblocking(false).unwrap();
     }
-    for (number, (stream, _)) in connections.iter_mut().enumerate() {
+    for (number, (stream, ports)) in connections.iter_mut().enumerate() {
         let mut text = vec![0; format!("number {number}").len()];
         stream.read_exact(&mut text).unwrap();
         assert_eq!(text, format!("number {number}").as_bytes());
+        // And back, each to its own port.
+        stream.write_all(&text).unwrap();
+        guest.buffers(1);
+        let packets = guest.take();
+        let data: Vec<_> = packets.iter().filter(|(operation, ..)| *operation == Operation::Data).collect();
+        assert_eq!(data.len(), 1, "{number}");
+        assert_eq!((data[0].1.source_port, &data[0].2), (ports.host, &text));
     }
     let mut hosts: Vec<_> = connections.iter().map(|(_, ports)| ports.host).collect();
     hosts.sort_unstable();
     hosts.dedup();
-    assert_eq!(hosts.len(), 100);
+    assert_eq!(hosts.len(), CONNECTIONS);
 }
 
 #[test]
