@@ -124,7 +124,20 @@ fn fuzz_directory(workshop: &Workshop, crate_name: &str) -> PathBuf {
     workshop.checkout.join(crate_name).join("fuzz")
 }
 
+/// What is fuzzed is made of the same versions as the product: the crates of targets are of no workspace, and begin with its
+/// lock file.
+fn lock(workshop: &Workshop, crate_name: &str) -> Result<()> {
+    let changed = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
+    let products = workshop.checkout.join("Cargo.lock");
+    let own = fuzz_directory(workshop, crate_name).join("Cargo.lock");
+    if changed(&own) < changed(&products) {
+        fs::copy(&products, &own).with_context(|| own.display().to_string())?;
+    }
+    Ok(())
+}
+
 fn build(workshop: &Workshop, crate_name: &str, program: &str, coverage: Coverage) -> Result<PathBuf> {
+    lock(workshop, crate_name)?;
     // Flags that differ would make each undo the other's work.
     let target_dir = workshop.target_dir.join(match coverage {
         Coverage::Counted => "fuzz",
