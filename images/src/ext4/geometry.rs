@@ -36,11 +36,20 @@ pub(super) enum Purpose {
     Kept,
 }
 
+/// Where copies of the superblock and of the group descriptors are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Backups {
+    /// Nowhere. The kernel does not grow such a filesystem (feature `sparse_super2` without backups).
+    None,
+    /// In group 1 and in those whose number is a power of 3, 5 or 7 (feature `sparse_super`).
+    Sparse,
+}
+
 /// A last group with fewer data blocks than this is not worth its metadata, and is left out.
 const FEWEST_DATA_BLOCKS: u32 = 50;
 
-/// The numbers that decide where everything is. Every group has the same layout: (in the first one the
-/// superblock and the descriptors,) block bitmap, inode bitmap, inode table, data.
+/// The numbers that decide where everything is. Every group has the same layout: (in the first one, and where there is a
+/// backup of them, the superblock and the descriptors,) block bitmap, inode bitmap, inode table, data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Geometry {
     pub blocks: u32,
@@ -48,6 +57,8 @@ pub(super) struct Geometry {
     pub inodes_per_group: u32,
     /// Blocks of the journal, which follow the directories; 0: there is none.
     pub journal_blocks: u32,
+    /// Which groups have a superblock.
+    pub backups: Backups,
     /// The root's sub-directories, by name and mode.
     pub subdirectories: &'static [(&'static str, u16)],
 }
@@ -59,7 +70,7 @@ impl Geometry {
             return None;
         }
         // Block numbers have 32 bits: at 16 TiB the very last block stays unused.
-        let mut blocks = u32::try_from(bytes / BLOCK as u64).unwrap_or(u32::MAX);
+        let blocks = u32::try_from(bytes / BLOCK as u64).unwrap_or(u32::MAX);
         // One inode for so many bytes, as mke2fs does it for a small and for an ordinary disk.
         let bytes_per_inode = if bytes < 512 << 20 { 4096 } else { 16384 };
         let inodes_per_group = if blocks < BLOCKS_PER_GROUP {
@@ -68,17 +79,44 @@ impl Geometry {
         } else {
             (u64::from(BLOCKS_PER_GROUP) * BLOCK as u64 / bytes_per_inode) as u32
         };
-        let overhead = 2 + inodes_per_group / (BLOCK / INODE) as u32;
-        let short = blocks % BLOCKS_PER_GROUP;
-        if blocks > BLOCKS_PER_GROUP && short != 0 && short < overhead + FEWEST_DATA_BLOCKS {
-            blocks -= short;
-        }
-        let (journal_blocks, subdirectories) = match purpose {
-            Purpose::Scratch => (0, OF_SCRATCH),
-            Purpose::Kept => (if bytes < LARGE { SMALL_JOURNAL } else { LARGE_JOURNAL }, OF_KEPT),
+        let (journal_blocks, backups, subdirectories) = match purpose {
+            Purpose::Scratch => (0, Backups::None, OF_SCRATCH),
+            Purpose::Kept => {
+                (if bytes < LARGE { SMALL_JOURNAL } else { LARGE_JOURNAL }, Backups::Sparse, OF_KEPT)
+            }
         };
         let groups = blocks.div_ceil(BLOCKS_PER_GROUP);
-        Some(Geometry { blocks, groups, inodes_per_group, journal_blocks, subdirectories })
+        let mut geometry =
+            Geometry { blocks, groups, inodes_per_group, journal_blocks, backups, subdirectories };
+        let last = groups - 1;
+        if last > 0 && geometry.blocks_in(last) < geometry.used_blocks_in(last) + FEWEST_DATA_BLOCKS {
+            geometry.blocks -= geometry.blocks_in(last);
+            geometry.groups = last;
+        }
+        Some(geometry)
+    }
+
+    /// Whether `group` begins with a superblock and the group descriptors.
+    pub fn has_superblock(&self, group: u32) -> bool {
+        let is_power_of = |base: u32| {
+            let powers = std::iter::successors(Some(base), |power| power.checked_mul(base));
+            powers.take_while(|power| *power <= group).any(|power| power == group)
+        };
+        match self.backups {
+            _ if group == 0 => true,
+            Backups::None => false,
+            Backups::Sparse => group == 1 || [3, 5, 7].into_iter().any(is_power_of),
+        }
+    }
+
+    /// The groups with a copy of the first one's superblock and descriptors.
+    pub fn backup_groups(&self) -> impl Iterator<Item = u32> {
+        (1..self.groups).filter(|group| self.has_superblock(*group))
+    }
+
+    /// A group's first block.
+    pub fn first_block(&self, group: u32) -> u32 {
+        group * BLOCKS_PER_GROUP
     }
 
     /// Blocks of `group`: all full but perhaps the last.
@@ -96,9 +134,13 @@ impl Geometry {
         self.inodes_per_group / (BLOCK / INODE) as u32
     }
 
+    /// Blocks of a group's superblock and descriptors.
+    fn superblock_blocks(&self, group: u32) -> u32 {
+        if self.has_superblock(group) { 1 + self.descriptor_blocks() } else { 0 }
+    }
+
     pub fn block_bitmap(&self, group: u32) -> u32 {
-        let before = if group == 0 { 1 + self.descriptor_blocks() } else { 0 };
-        group * BLOCKS_PER_GROUP + before
+        self.first_block(group) + self.superblock_blocks(group)
     }
 
     pub fn inode_bitmap(&self, group: u32) -> u32 {
@@ -131,13 +173,15 @@ impl Geometry {
 
     /// Blocks of `group` in use: its metadata and, in the first group, the directories and the journal.
     pub fn used_blocks_in(&self, group: u32) -> u32 {
-        if group == 0 { self.journal() + self.journal_blocks } else { 2 + self.inode_table_blocks() }
+        match group {
+            0 => self.journal() + self.journal_blocks,
+            _ => self.superblock_blocks(group) + 2 + self.inode_table_blocks(),
+        }
     }
 
     /// Free blocks in all groups.
     pub fn free_blocks(&self) -> u32 {
-        let used = (self.groups - 1) * (2 + self.inode_table_blocks()) + self.used_blocks_in(0);
-        self.blocks - used
+        self.blocks - (0..self.groups).map(|group| self.used_blocks_in(group)).sum::<u32>()
     }
 
     /// Blocks that can never hold file data: everything in use but the directories.

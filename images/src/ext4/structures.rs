@@ -1,6 +1,6 @@
 //! The on-disk structures, as bytes.
 
-use super::geometry::{BLOCK, BLOCKS_PER_GROUP, DESCRIPTOR, Geometry, INODE};
+use super::geometry::{BLOCK, BLOCKS_PER_GROUP, Backups, DESCRIPTOR, Geometry, INODE};
 
 /// Identifies the filesystem, and seeds the descriptor checksums. The same for every disk: nothing looks one up by UUID,
 /// and the same size must give the same bytes.
@@ -24,6 +24,8 @@ const INCOMPAT_EXTENTS: u32 = 0x40;
 /// With flexible groups of one group each, which is the layout without them, the allocator reads ahead one group's bitmap
 /// at a time. Without the feature it makes 32 of them up for the first block it hands out: a million instructions.
 const INCOMPAT_FLEX_BG: u32 = 0x200;
+/// Superblock backups in group 1 and in those whose number is a power of 3, 5 or 7.
+const RO_COMPAT_SPARSE_SUPER: u32 = 0x1;
 const RO_COMPAT_LARGE_FILE: u32 = 0x2;
 const RO_COMPAT_HUGE_FILE: u32 = 0x8;
 const RO_COMPAT_GDT_CSUM: u32 = 0x10;
@@ -58,8 +60,8 @@ fn used_inodes(geometry: &Geometry) -> u32 {
     FIRST_INODE - 1 + geometry.subdirectories.len() as u32
 }
 
-/// The 1024 bytes at byte 1024.
-pub(super) fn superblock(geometry: &Geometry) -> Vec<u8> {
+/// The 1024 bytes at byte 1024, or those at the beginning of the group that has a copy of them.
+pub(super) fn superblock(geometry: &Geometry, group: u32) -> Vec<u8> {
     let mut sb = vec![0; 1024];
     let inodes = geometry.groups * geometry.inodes_per_group;
     put32(&mut sb, 0x00, inodes);
@@ -80,10 +82,16 @@ pub(super) fn superblock(geometry: &Geometry) -> Vec<u8> {
     put32(&mut sb, 0x4c, 1); // dynamic revision
     put32(&mut sb, 0x54, FIRST_INODE); // first inode for users
     put16(&mut sb, 0x58, INODE as u16);
+    put16(&mut sb, 0x5a, group as u16);
     let has_journal = if geometry.journal_blocks > 0 { COMPAT_HAS_JOURNAL } else { 0 };
-    put32(&mut sb, 0x5c, has_journal | COMPAT_EXT_ATTR | COMPAT_DIR_INDEX | COMPAT_SPARSE_SUPER2);
+    let (compat_backups, ro_compat_backups) = match geometry.backups {
+        Backups::None => (COMPAT_SPARSE_SUPER2, 0),
+        Backups::Sparse => (0, RO_COMPAT_SPARSE_SUPER),
+    };
+    put32(&mut sb, 0x5c, has_journal | COMPAT_EXT_ATTR | COMPAT_DIR_INDEX | compat_backups);
     put32(&mut sb, 0x60, INCOMPAT_FILETYPE | INCOMPAT_EXTENTS | INCOMPAT_FLEX_BG);
-    let ro_compat = RO_COMPAT_LARGE_FILE
+    let ro_compat = ro_compat_backups
+        | RO_COMPAT_LARGE_FILE
         | RO_COMPAT_HUGE_FILE
         | RO_COMPAT_GDT_CSUM
         | RO_COMPAT_DIR_NLINK
@@ -108,7 +116,7 @@ pub(super) fn superblock(geometry: &Geometry) -> Vec<u8> {
     put16(&mut sb, 0x15e, EXTRA_INODE);
     put32(&mut sb, 0x160, 1); // directory hashes of signed characters, as on x86
     put32(&mut sb, 0x248, geometry.overhead_blocks());
-    // 0x24c: groups with a superblock backup: 0 and 0, that is none.
+    // 0x24c: where `sparse_super2` has superblock backups: 0 and 0, that is nowhere.
     sb
 }
 

@@ -71,6 +71,11 @@ fn e2fsck_finds_nothing_to_complain_about() {
         3 * GIB + 4096,
         10 * GIB,
         200 * GIB + 5 * MIB,
+        // Where the last group has a backup: 3, 5, 7 and 9.
+        3 * group + 12 * MIB,
+        6 * group,
+        8 * group,
+        10 * group,
     ];
     for purpose in [Purpose::Scratch, Purpose::Kept] {
         for bytes in sizes {
@@ -123,5 +128,57 @@ fn mount_and_fill(file: &tempfile::NamedTempFile) {
     assert!(output.status.success(), "{output:?}");
     if installed("e2fsck") {
         fsck(file.path());
+    }
+}
+
+/// Where a kept disk grows to: within its descriptors' block, and far beyond it.
+const GROWN: [(u64, u64); 2] = [(96 * MIB, GIB + 5 * MIB), (3 * GIB, 40 * GIB)];
+
+#[test]
+fn resize2fs_grows_what_is_kept() {
+    if !installed("e2fsck") {
+        eprintln!("skipped: no e2fsprogs");
+        return;
+    }
+    for (from, to) in GROWN {
+        let file = formatted_for(Purpose::Kept, from);
+        file.as_file().set_len(to).unwrap();
+        let output = Command::new("resize2fs").arg("-f").arg(file.path()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        fsck(file.path());
+    }
+}
+
+/// The same while it is mounted. As above.
+#[test]
+fn the_kernel_grows_what_is_kept() {
+    for (from, to) in GROWN {
+        let file = formatted_for(Purpose::Kept, from);
+        let directory = tempfile::tempdir().unwrap();
+        let script = r#"
+            set -e
+            command -v resize2fs >/dev/null && disk=$(losetup -f --show "$1") || exit 99
+            trap 'umount "$2" 2>/dev/null; losetup -d $disk' EXIT
+            mount $disk "$2" || exit 99
+            echo kept > "$2/file"
+            truncate -s "$3" "$1"
+            losetup -c $disk
+            # Which takes CAP_SYS_RESOURCE.
+            resize2fs $disk || exit 99
+            test $(stat -f -c '%b' "$2") -gt $(($3 / 4096 * 9 / 10))
+            head -c 200000000 /dev/zero > "$2/big"
+            test "$(cat "$2/file")" = kept
+        "#;
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script, "sh"]).arg(file.path()).arg(directory.path()).arg(to.to_string());
+        let output = shell.output().unwrap();
+        if output.status.code() == Some(99) {
+            eprintln!("skipped: {}", String::from_utf8_lossy(&output.stderr));
+            return;
+        }
+        assert!(output.status.success(), "{output:?}");
+        if installed("e2fsck") {
+            fsck(file.path());
+        }
     }
 }
