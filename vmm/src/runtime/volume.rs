@@ -88,39 +88,62 @@ pub fn check(volumes: &[Volume]) -> Result<(), String> {
     Ok(())
 }
 
+/// What is shared with a guest, and where the guest has it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shared {
+    /// What the machine has.
+    pub share: PlannedShare,
+    /// Where the guest's agent mounts it.
+    pub storage: Storage,
+    /// Where it is then, for containers to see: a directory, or the shared file in one.
+    pub seen: String,
+}
+
 /// What a guest gets for its volumes: something to share, where its agent mounts it, and what the container sees of it.
 pub fn plan(id: &str, volumes: &[Volume]) -> std::io::Result<Vec<(PlannedShare, Storage, Mount)>> {
     let each = |(number, volume): (usize, &Volume)| {
-        let Volume { source, target, read_only } = volume;
-        // As it is called where ferry stands now; a symbolic link is followed once, here.
-        let source = source.canonicalize()?;
-        let access = if *read_only { "ro" } else { "rw" };
-        let tag = format!("volume{number}");
-        let mount_point = format!("/run/kata-containers/{id}/volumes/{number}");
-        let seen = match source.file_name().filter(|_| !source.is_dir()) {
-            Some(name) => {
-                let unspeakable = || std::io::Error::other("the name of a shared file has to be UTF-8");
-                format!("{mount_point}/{}", name.to_str().ok_or_else(unspeakable)?)
-            }
-            None => mount_point.clone(),
-        };
-        let storage = Storage {
-            driver: "virtio-fs".to_owned(),
-            source: tag.clone(),
-            fstype: "virtiofs".to_owned(),
-            options: vec![access.to_owned()],
-            mount_point,
-            ..Default::default()
-        };
-        let mount = Mount {
-            destination: target.clone(),
-            source: seen,
-            r#type: "bind".to_owned(),
-            options: ["rbind", "rprivate", access].map(str::to_owned).to_vec(),
-        };
-        Ok((PlannedShare { tag, source, read_only: *read_only }, storage, mount))
+        let Shared { share, storage, seen } = shared(id, number, &volume.source, volume.read_only)?;
+        Ok((share, storage, mount(seen, &volume.target, volume.read_only)))
     };
     volumes.iter().enumerate().map(each).collect()
+}
+
+/// The `number`th thing that is shared with the guest of the container or pod `id`.
+pub fn shared(id: &str, number: usize, source: &Path, read_only: bool) -> std::io::Result<Shared> {
+    // As it is called where ferry stands now; a symbolic link is followed once, here.
+    let source = source.canonicalize()?;
+    let tag = format!("volume{number}");
+    let mount_point = format!("/run/kata-containers/{id}/volumes/{number}");
+    let seen = match source.file_name().filter(|_| !source.is_dir()) {
+        Some(name) => {
+            let unspeakable = || std::io::Error::other("the name of a shared file has to be UTF-8");
+            format!("{mount_point}/{}", name.to_str().ok_or_else(unspeakable)?)
+        }
+        None => mount_point.clone(),
+    };
+    let storage = Storage {
+        driver: "virtio-fs".to_owned(),
+        source: tag.clone(),
+        fstype: "virtiofs".to_owned(),
+        options: vec![access(read_only).to_owned()],
+        mount_point,
+        ..Default::default()
+    };
+    Ok(Shared { share: PlannedShare { tag, source, read_only }, storage, seen })
+}
+
+/// What a container sees of the guest at `target`.
+pub fn mount(seen: String, target: &str, read_only: bool) -> Mount {
+    Mount {
+        destination: target.to_owned(),
+        source: seen,
+        r#type: "bind".to_owned(),
+        options: ["rbind", "rprivate", access(read_only)].map(str::to_owned).to_vec(),
+    }
+}
+
+fn access(read_only: bool) -> &'static str {
+    if read_only { "ro" } else { "rw" }
 }
 
 #[cfg(test)]

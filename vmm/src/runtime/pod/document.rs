@@ -2,10 +2,10 @@
 //! and an error for every other.
 
 mod container;
+mod volume;
 
-pub use container::{
-    Check, Container, EmptyDir, EnvSource, EnvVar, Medium, Mount, Port, Probe, Pull, Resources, Volume,
-};
+pub use container::{Check, Container, EnvSource, EnvVar, Mount, Port, Probe, Pull, Resources};
+pub use volume::{EmptyDir, Expected, HostPath, Medium, Source, Volume};
 
 use super::fields::{DocumentError, Field, Fields};
 use super::yaml::{self, YamlError};
@@ -143,7 +143,7 @@ fn pod(fields: &mut Fields) -> Result<Pod, DocumentError> {
     }
     let security = security(spec.map("securityContext")?)?;
     let volumes: Vec<Volume> =
-        spec.list("volumes")?.into_iter().map(container::volume).collect::<Result<_, _>>()?;
+        spec.list("volumes")?.into_iter().map(volume::volume).collect::<Result<_, _>>()?;
     unique("volume", volumes.iter().map(|volume| volume.name.as_str()), &spec)?;
     let mut read = |list: &str| -> Result<Vec<Container>, DocumentError> {
         spec.list(list)?.into_iter().map(|field| container::container(field, &security, &volumes)).collect()

@@ -6,6 +6,7 @@
 
 pub mod document;
 mod fields;
+mod host_path;
 mod life;
 mod probe;
 mod quantity;

@@ -1,13 +1,14 @@
 //! A whole run of a pod: its containers are made, a machine is started for them, they live their lives in it, and it ends
 //! with the last of them.
 
-use super::document::{Container, Medium, Pod};
+use super::document::{Container, EmptyDir, Medium, Pod, Source};
+use super::host_path::{self, HostPaths};
 use super::life::{Live, One};
 use super::spec::{self, Sandbox};
 use crate::agent::session::{Control, Event, RunError};
 use crate::agent::{self, Client, Patience, Signal};
 use crate::runtime::directory;
-use crate::runtime::guest::{Contents, Guest, PlannedDisk, Reason};
+use crate::runtime::guest::{Contents, Guest, Plan, PlannedDisk, Reason};
 use crate::runtime::logs::Capacity;
 use crate::runtime::monitor::{Monitor, Server};
 use crate::runtime::name;
@@ -92,6 +93,10 @@ pub fn run(request: &Request, host: &Host<'_>) -> Result<u8, Failure> {
     }
     let fault = |error: &dyn std::fmt::Display| Failure::early(error.to_string());
     let pod_id = name::id();
+    if pod.volumes.iter().any(|volume| matches!(volume.source, Source::HostPath(_))) {
+        host.launch.shares().map_err(|error| fault(&error))?;
+    }
+    let host_paths = host_path::prepare(pod, &pod_id).map_err(|error| fault(&error))?;
     let network = network::plan(&request.shape.network, &pod_id, host.launch.has_network())
         .map_err(|error| fault(&error))?;
     let sockets = directory::make(&host.containers.root().join("run"))
@@ -101,13 +106,20 @@ pub fn run(request: &Request, host: &Host<'_>) -> Result<u8, Failure> {
     let at_exit = sockets.path().to_owned();
     host.interrupts.at_exit(Box::new(move || drop(std::fs::remove_dir_all(at_exit))));
 
-    let ones =
-        Maker { request, host, pod_id: &pod_id, network: network.as_ref(), sockets: sockets.path() }.all()?;
+    let ones = Maker {
+        request,
+        host,
+        pod_id: &pod_id,
+        host_paths: &host_paths,
+        network: network.as_ref(),
+        sockets: sockets.path(),
+    }
+    .all()?;
     let records: Vec<Record> = ones.iter().filter_map(|one| one.monitor.record()).collect();
     (host.milestone)(Milestone::Made, &records);
     let dns = network.as_ref().map(|plan| plan.guest().dns).unwrap_or_default();
-    let sandbox = spec::sandbox(pod, &pod_id, dns);
-    let guest = launch(request, host, network.clone(), sockets.path(), &ones);
+    let sandbox = spec::sandbox(pod, &pod_id, &host_paths, dns);
+    let guest = launch(request, host, &host_paths, network.clone(), sockets.path(), &ones);
     let result = guest.and_then(|guest| {
         ones.iter().for_each(|one| one.monitor.shares(Arc::clone(&guest)));
         let live = reach(host, guest, &sandbox, network.as_ref());
@@ -130,6 +142,7 @@ struct Maker<'a> {
     request: &'a Request,
     host: &'a Host<'a>,
     pod_id: &'a str,
+    host_paths: &'a HostPaths,
     network: Option<&'a network::Plan>,
     sockets: &'a Path,
 }
@@ -157,8 +170,9 @@ impl<'a> Maker<'a> {
         let image_number = image_of.get(number).copied().unwrap_or_default();
         let image = images.get(image_number).ok_or_else(|| Failure::early("a container has no image"))?;
         let serial = layers_serial(image_number);
-        let member = spec::member(pod, self.pod_id, container, &id, &image.image.config, &serial)
-            .map_err(|error| fault(&error))?;
+        let member =
+            spec::member(pod, self.pod_id, self.host_paths, container, &id, &image.image.config, &serial)
+                .map_err(|error| fault(&error))?;
         let is_first = number < pod.init.len();
         let restart = match pod.restart {
             // One that has done its work is not started again, whatever the pod's policy.
@@ -228,6 +242,7 @@ fn layers_serial(image: usize) -> String {
 fn launch(
     request: &Request,
     host: &Host<'_>,
+    host_paths: &HostPaths,
     network: Option<network::Plan>,
     sockets: &Path,
     ones: &[One<'_>],
@@ -243,7 +258,9 @@ fn launch(
         .collect();
     let writes =
         pod.init.iter().chain(&pod.containers).any(|container| writable(container) == Writable::Disk)
-            || pod.volumes.iter().any(|volume| volume.directory.medium == Medium::Disk);
+            || pod.volumes.iter().any(|volume| {
+                matches!(volume.source, Source::EmptyDir(EmptyDir { medium: Medium::Disk, .. }))
+            });
     let mut scratch: Option<PathBuf> = None;
     if let Some(first) = ones.first().filter(|_| writes) {
         let path = first.directory.join(run::SCRATCH);
@@ -254,7 +271,8 @@ fn launch(
         });
         scratch = Some(path);
     }
-    let plan = run::plan_of(shape, disks, network, sockets);
+    let shares = host_paths.values().map(|shared| shared.share.clone()).collect();
+    let plan = Plan { shares, ..run::plan_of(shape, disks, network, sockets) };
     host.progress.begin(host.launch.step(), None);
     let guest = host
         .launch

@@ -3,11 +3,13 @@
 //! The holder stands in for Kubernetes' pause container: it is created and never started, and the others join its host
 //! name, its shared memory and, if the pod says so, its processes. They all outlive any one container that way.
 
-use super::document::{Container, EnvSource, Medium, Pod, Security};
+use super::document::{Container, EmptyDir, EnvSource, Medium, Pod, Security, Source};
+use super::host_path::HostPaths;
 use crate::agent::session::ContainerSpec;
 use crate::runtime::command::Entrypoint;
 use crate::runtime::limits::Limits;
 use crate::runtime::oci::{self, Options, SpecError, Writable, guest_path, memory, scratch_disk};
+use crate::runtime::volume::{self, Volume};
 use ferry_images::ImageConfig;
 use ferry_init::api::agent::{CreateContainerRequest, CreateSandboxRequest};
 use ferry_init::api::guest::CopyFileRequest;
@@ -49,25 +51,27 @@ pub struct Sandbox {
     pub holder: CreateContainerRequest,
 }
 
-/// The sandbox of the pod `id`, whose name servers are these.
-pub fn sandbox(pod: &Pod, id: &str, dns: Vec<String>) -> Sandbox {
+/// The sandbox of the pod `id`, which sees this of the host and whose name servers are these.
+pub fn sandbox(pod: &Pod, id: &str, host_paths: &HostPaths, dns: Vec<String>) -> Sandbox {
     let mut storages =
         vec![memory(guest_path(id, "shm"), vec!["mode=1777".to_owned(), format!("size={SHARED_MEMORY}")])];
     let mut directories = Vec::new();
     for volume in &pod.volumes {
-        match volume.directory.medium {
-            Medium::Memory => {
+        match volume.source {
+            Source::EmptyDir(EmptyDir { medium: Medium::Memory, limit }) => {
                 let mut options = vec![format!("mode={VOLUME_MODE:04o}")];
-                options.extend(volume.directory.limit.map(|bytes| format!("size={bytes}")));
+                options.extend(limit.map(|bytes| format!("size={bytes}")));
                 storages.push(memory(volume_path(id, &volume.name, Medium::Memory), options));
             }
-            Medium::Disk => directories.push(CopyFileRequest {
+            Source::EmptyDir(EmptyDir { medium: Medium::Disk, .. }) => directories.push(CopyFileRequest {
                 path: volume_path(id, &volume.name, Medium::Disk),
                 file_mode: DIRECTORY | VOLUME_MODE,
                 ..Default::default()
             }),
+            Source::HostPath(_) => {}
         }
     }
+    storages.extend(host_paths.values().map(|shared| shared.storage.clone()));
     if !directories.is_empty() {
         storages.push(scratch_disk(guest_path(id, "scratch")));
     }
@@ -84,7 +88,7 @@ pub fn sandbox(pod: &Pod, id: &str, dns: Vec<String>) -> Sandbox {
     }
 }
 
-/// Where a volume is in the guest.
+/// Where an empty directory is in the guest.
 fn volume_path(id: &str, name: &str, medium: Medium) -> String {
     match medium {
         Medium::Memory => guest_path(id, &format!("memory/{name}")),
@@ -131,16 +135,17 @@ pub struct Member {
     pub limits: Limits,
 }
 
-/// The container `id` of a pod. Its image's layers are the disk of this serial number.
+/// The container `id` of a pod, which sees this of the host. Its image's layers are the disk of this serial number.
 pub fn member(
     pod: &Pod,
     pod_id: &str,
+    host_paths: &HostPaths,
     container: &Container,
     id: &str,
     image: &ImageConfig,
     layers_serial: &str,
 ) -> Result<Member, MemberError> {
-    let options = options(pod, pod_id, container, image)?;
+    let mut options = options(pod, pod_id, container, image)?;
     let storages = oci::storages_on(id, layers_serial, &format!("/{id}"), options.writable);
     let root = guest_path(id, "rootfs");
     let mut oci = oci::spec_for(id, &root, image, &options)
@@ -166,7 +171,9 @@ pub fn member(
         // Process 1 is the holder's.
         oci.annotations.insert(oci::PID1_ANNOTATION.to_owned(), "false".to_owned());
     }
-    mount(pod, pod_id, container, &mut oci.mounts);
+    mount(pod, pod_id, host_paths, container, &mut oci.mounts);
+    // Which the record of the container shows.
+    options.volumes = of_host(pod, container);
     Ok(Member { spec: ContainerSpec { id: id.to_owned(), storages, oci, network: None }, options, limits })
 }
 
@@ -202,26 +209,35 @@ fn resources(container: &Container, limits: &Limits) -> LinuxResources {
     resources
 }
 
-fn mount(pod: &Pod, pod_id: &str, container: &Container, mounts: &mut Vec<Mount>) {
-    let bound = |destination: &str, source: String, options: &[&str]| Mount {
-        destination: destination.to_owned(),
-        source,
-        r#type: "bind".to_owned(),
-        options: options.iter().map(|option| (*option).to_owned()).collect(),
-    };
+fn mount(pod: &Pod, pod_id: &str, host_paths: &HostPaths, container: &Container, mounts: &mut Vec<Mount>) {
     for mount in &mut *mounts {
         if mount.destination == "/dev/shm" {
-            let options = ["rbind", "rprivate", "nosuid", "noexec", "nodev"];
-            *mount = bound("/dev/shm", guest_path(pod_id, "shm"), &options);
+            *mount = Mount {
+                destination: "/dev/shm".to_owned(),
+                source: guest_path(pod_id, "shm"),
+                r#type: "bind".to_owned(),
+                options: ["rbind", "rprivate", "nosuid", "noexec", "nodev"].map(str::to_owned).to_vec(),
+            };
         }
     }
     for mount in &container.mounts {
-        let volume = pod.volumes.iter().find(|volume| volume.name == mount.volume);
-        let medium = volume.map_or(Medium::Disk, |volume| volume.directory.medium);
-        let options: &[&str] =
-            if mount.read_only { &["rbind", "rprivate", "ro"] } else { &["rbind", "rprivate"] };
-        mounts.push(bound(&mount.path, volume_path(pod_id, &mount.volume, medium), options));
+        let Some(volume) = pod.volumes.iter().find(|volume| volume.name == mount.volume) else { continue };
+        let path = match &volume.source {
+            Source::EmptyDir(directory) => Some(volume_path(pod_id, &volume.name, directory.medium)),
+            Source::HostPath(_) => host_paths.get(&volume.name).map(|shared| shared.seen.clone()),
+        };
+        mounts.extend(path.map(|path| volume::mount(path, &mount.path, mount.read_only)));
     }
+}
+
+/// What a container sees of the host.
+fn of_host(pod: &Pod, container: &Container) -> Vec<Volume> {
+    let seen = |mount: &super::document::Mount| {
+        let volume = pod.volumes.iter().find(|volume| volume.name == mount.volume)?;
+        let Source::HostPath(host) = &volume.source else { return None };
+        Some(Volume { source: host.path.clone(), target: mount.path.clone(), read_only: mount.read_only })
+    };
+    container.mounts.iter().filter_map(seen).collect()
 }
 
 fn options(
@@ -341,6 +357,7 @@ spec:
   volumes:
   - {name: data, emptyDir: {}}
   - {name: cache, emptyDir: {medium: Memory, sizeLimit: 1Mi}}
+  - {name: conf, hostPath: {path: /}}
   containers:
   - name: web
     image: img
@@ -354,6 +371,7 @@ spec:
     volumeMounts:
     - {name: data, mountPath: /data, readOnly: true}
     - {name: cache, mountPath: /cache}
+    - {name: conf, mountPath: /conf, readOnly: true}
     resources: {limits: {cpu: 500m, memory: 64Mi}, requests: {cpu: 1, memory: 32Mi}}
     securityContext: {allowPrivilegeEscalation: false, runAsGroup: 5}
 ";
@@ -368,9 +386,14 @@ spec:
         }
     }
 
+    fn host_paths() -> HostPaths {
+        [("conf".to_owned(), volume::shared("pod0", 0, "/".as_ref(), true).unwrap())].into()
+    }
+
     fn made(text: &str) -> (Pod, Member) {
         let pod = parse(text).unwrap();
-        let member = member(&pod, "pod0", &pod.containers[0], "c0", &image(), "layers-0").unwrap();
+        let member =
+            member(&pod, "pod0", &host_paths(), &pod.containers[0], "c0", &image(), "layers-0").unwrap();
         (pod, member)
     }
 
@@ -406,6 +429,9 @@ spec:
         assert!(mount("/data").source.ends_with("pod0/scratch/volumes/data"));
         assert!(mount("/data").options.contains(&"ro".to_owned()));
         assert!(mount("/cache").source.ends_with("pod0/memory/cache"));
+        assert_eq!(mount("/conf").source, "/run/kata-containers/pod0/volumes/0");
+        assert!(mount("/conf").options.contains(&"ro".to_owned()));
+        assert_eq!(member.options.volumes.len(), 1, "{:?}", member.options.volumes);
         assert!(mount("/dev/shm").source.ends_with("pod0/shm"));
         assert_eq!(member.spec.storages[0].source, "serial=layers-0");
         assert!(
@@ -425,20 +451,21 @@ spec:
         let (pod, member) = made(&text);
         let linux = member.spec.oci.linux.unwrap();
         assert!(linux.namespaces.iter().any(|one| one.r#type == "pid" && one.path == "container:pod0"));
-        let holder = sandbox(&pod, "pod0", vec![]).holder.oci.unwrap().linux.unwrap();
+        let holder = sandbox(&pod, "pod0", &host_paths(), vec![]).holder.oci.unwrap().linux.unwrap();
         assert!(holder.namespaces.iter().any(|one| one.r#type == "pid" && one.path.is_empty()));
     }
 
     #[test]
     fn volumes_are_made_before_there_are_containers() {
         let (pod, _) = made(POD);
-        let sandbox = sandbox(&pod, "pod0", vec!["192.0.2.1".into()]);
+        let sandbox = sandbox(&pod, "pod0", &host_paths(), vec!["192.0.2.1".into()]);
         assert_eq!(sandbox.directories.len(), 1);
         assert_eq!(sandbox.directories[0].file_mode, 0o040_777);
         let storages = &sandbox.request.storages;
         let cache = storages.iter().find(|storage| storage.mount_point.ends_with("memory/cache")).unwrap();
         assert!(cache.options.contains(&"size=1048576".to_owned()));
         assert!(storages.iter().any(|storage| storage.source == "serial=scratch"));
+        assert!(storages.iter().any(|storage| storage.driver == "virtio-fs" && storage.source == "volume0"));
         assert_eq!(sandbox.request.dns, ["192.0.2.1"]);
     }
 
@@ -448,7 +475,8 @@ spec:
             let text = POD.replace("allowPrivilegeEscalation: false, runAsGroup: 5", context);
             let pod = parse(&text).unwrap();
             let image = ImageConfig { user: user.into(), ..image() };
-            member(&pod, "p", &pod.containers[0], "c", &image, "l").map(|made| made.options.user)
+            member(&pod, "p", &host_paths(), &pod.containers[0], "c", &image, "l")
+                .map(|made| made.options.user)
         };
         assert_eq!(pod("runAsNonRoot: true, runAsUser: 5", "").unwrap().as_deref(), Some("5"));
         assert_eq!(pod("runAsNonRoot: true", "1000:1000").unwrap(), None);

@@ -1,8 +1,8 @@
-//! What a Pod says of one container and of its volumes.
+//! What a Pod says of one container.
 
 use super::super::fields::{DocumentError, Field, Fields};
 use super::super::quantity;
-use super::{Security, name_of};
+use super::{Security, Volume, name_of};
 use crate::runtime::network::Protocol;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -111,33 +111,6 @@ pub struct Mount {
     pub read_only: bool,
 }
 
-/// A volume.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Volume {
-    /// Its name.
-    pub name: String,
-    /// An empty directory, which lives as long as the pod.
-    pub directory: EmptyDir,
-}
-
-/// `emptyDir`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EmptyDir {
-    /// Where it is.
-    pub medium: Medium,
-    /// Its size in bytes, which memory keeps to.
-    pub limit: Option<u64>,
-}
-
-/// Where an `emptyDir` is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Medium {
-    /// On the pod's scratch disk.
-    Disk,
-    /// In the machine's memory.
-    Memory,
-}
-
 /// `resources`: limits, and what is asked for at least.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Resources {
@@ -189,33 +162,8 @@ const LONGEST_TIME: i64 = 86_400;
 /// Least memory that a process can live in.
 const LEAST_MEMORY: u64 = 6 << 20;
 
-/// Reads a volume.
-pub(super) fn volume(field: Field) -> Result<Volume, DocumentError> {
-    let mut fields = field.clone().fields()?;
-    let name = name_of(fields.need("name")?)?;
-    fields.refuse("hostPath", "this ferry shares no directories of the host with pods")?;
-    let mut directory = match fields.take_any("emptyDir") {
-        Some(directory) => directory.fields()?,
-        None => {
-            fields.end()?;
-            return Err(field.wrong("what kind of volume? emptyDir is one"));
-        }
-    };
-    let medium = match directory.text("medium")?.as_deref() {
-        None | Some("") => Medium::Disk,
-        Some("Memory") => Medium::Memory,
-        Some(other) => return Err(directory.wrong(format!("no medium '{other}': Memory, or none"))),
-    };
-    let limit = directory.take("sizeLimit").map(amount).transpose()?;
-    if limit.is_some() && medium == Medium::Disk {
-        return Err(directory.wrong("sizeLimit without medium: Memory is not supported"));
-    }
-    directory.end()?;
-    fields.end()?;
-    Ok(Volume { name, directory: EmptyDir { medium, limit } })
-}
-
-fn amount(field: Field) -> Result<u64, DocumentError> {
+/// A quantity that is a whole number.
+pub(super) fn amount(field: Field) -> Result<u64, DocumentError> {
     let text = field.clone().word()?;
     quantity::whole(&text).ok_or_else(|| field.wrong(format!("'{text}' is no quantity: 512Mi, 2Gi")))
 }

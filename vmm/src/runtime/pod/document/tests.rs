@@ -27,6 +27,8 @@ spec:
     emptyDir: {}
   - name: cache
     emptyDir: {medium: Memory, sizeLimit: 64Mi}
+  - name: conf
+    hostPath: {path: /etc/shop, type: DirectoryOrCreate}
   initContainers:
   - name: prepare
     image: busybox
@@ -77,8 +79,11 @@ fn a_pod_is_what_it_says() {
     assert_eq!((pod.restart, pod.shares_processes), (Restart::OnFailure(0), true));
     assert_eq!(pod.labels["tier"], "front");
     assert_eq!(pod.annotations["note"], "kept");
-    assert_eq!(pod.volumes[0].directory, EmptyDir { medium: Medium::Disk, limit: None });
-    assert_eq!(pod.volumes[1].directory, EmptyDir { medium: Medium::Memory, limit: Some(64 << 20) });
+    let empty = |medium, limit| Source::EmptyDir(EmptyDir { medium, limit });
+    assert_eq!(pod.volumes[0].source, empty(Medium::Disk, None));
+    assert_eq!(pod.volumes[1].source, empty(Medium::Memory, Some(64 << 20)));
+    let conf = HostPath { path: "/etc/shop".into(), expected: Expected::DirectoryOrCreate };
+    assert_eq!(pod.volumes[2].source, Source::HostPath(conf));
     assert_eq!(pod.init[0].command, ["sh", "-c", "echo ready > /data/ready"]);
     assert_eq!(
         (pod.init[0].security.user, pod.init[0].security.groups.as_slice()),
@@ -175,8 +180,8 @@ fn every_field_that_is_not_done_is_named_with_its_path() {
         ),
         (
             "    emptyDir: {}",
-            "  - {name: etc, hostPath: {path: /etc}}",
-            "spec.volumes[1].hostPath is not supported",
+            "  - {name: etc, hostPath: {path: /etc, type: Socket}}",
+            "spec.volumes[1].hostPath.type is not supported: 'Socket' is not one of",
         ),
         (
             "    emptyDir: {}",
@@ -224,6 +229,13 @@ fn what_makes_no_sense_is_said_with_its_path() {
         ("value: \"8080\"", "value: 8080", "env[0].value: text is wanted: put it in quotes"),
         ("mountPath: /cache", "mountPath: cache", "volumeMounts[1].mountPath: the absolute path"),
         ("name: cache, mountPath", "name: cash, mountPath", "the pod has no volume called cash"),
+        ("path: /etc/shop", "path: etc/shop", "volumes[2].hostPath.path: the absolute path"),
+        (
+            "    emptyDir: {}",
+            "    emptyDir: {}\n    hostPath: {path: /x}",
+            "either an emptyDir or a hostPath",
+        ),
+        ("    emptyDir: {}", "", "There are emptyDir and hostPath"),
         ("name: prepare", "name: web", "there are two containers called web"),
         ("medium: Memory,", "", "sizeLimit without medium: Memory"),
         (
