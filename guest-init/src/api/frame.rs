@@ -40,12 +40,8 @@ impl Header {
     /// Reads a header. Every ten bytes are one; whether it makes sense is for the reader to judge.
     pub fn decode(bytes: &[u8; HEADER_LEN]) -> Header {
         let [a, b, c, d, e, f, g, h, kind, flags] = *bytes;
-        Header {
-            length: u32::from_be_bytes([a, b, c, d]),
-            stream_id: u32::from_be_bytes([e, f, g, h]),
-            kind,
-            flags,
-        }
+        let (length, stream_id) = (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]));
+        Header { length, stream_id, kind, flags }
     }
 
     /// Writes a header.

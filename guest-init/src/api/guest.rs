@@ -17,21 +17,7 @@ messages! {
 
     /// `GetMetrics`.
     GetMetricsRequest {}
-}
 
-enumerations! {
-    /// Unit of a [`VolumeUsage`].
-    VolumeUnit {
-        /// Unknown.
-        Unknown = 0,
-        /// Bytes.
-        Bytes = 1,
-        /// Inodes.
-        Inodes = 2,
-    }
-}
-
-messages! {
     /// `ListInterfaces`'s answer.
     Interfaces {
         1 interfaces: Vec<Interface> => "The interfaces.",
@@ -180,5 +166,17 @@ messages! {
     /// Logs.
     GetDiagnosticDataResponse {
         1 data: String => "The text.",
+    }
+}
+
+enumerations! {
+    /// Unit of a [`VolumeUsage`].
+    VolumeUnit {
+        /// Unknown.
+        Unknown = 0,
+        /// Bytes.
+        Bytes = 1,
+        /// Inodes.
+        Inodes = 2,
     }
 }

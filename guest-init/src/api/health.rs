@@ -13,6 +13,12 @@ messages! {
     HealthCheckResponse {
         1 status: i32 => "Whether the agent serves.",
     }
+
+    /// Answer to `Version`.
+    VersionCheckResponse {
+        1 grpc_version: String => "Version of the protocol.",
+        2 agent_version: String => "Version of the agent.",
+    }
 }
 
 enumerations! {
@@ -24,13 +30,5 @@ enumerations! {
         Serving = 1,
         /// It does not.
         NotServing = 2,
-    }
-}
-
-messages! {
-    /// Answer to `Version`.
-    VersionCheckResponse {
-        1 grpc_version: String => "Version of the protocol.",
-        2 agent_version: String => "Version of the agent.",
     }
 }

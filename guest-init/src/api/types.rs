@@ -11,14 +11,6 @@ enumerations! {
         /// IPv6.
         V6 = 1,
     }
-
-    /// When the group owner of a mounted volume's files is changed.
-    FsGroupChangePolicy {
-        /// Always.
-        Always = 0,
-        /// When the root directory's group differs.
-        OnRootMismatch = 1,
-    }
 }
 
 messages! {

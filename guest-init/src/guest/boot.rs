@@ -8,29 +8,17 @@ use crate::sys::mount::{MS_MOVE, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RELATIME, mo
 use crate::sys::process;
 use crate::sys::process::{close_to_tracers, set_limit};
 
-/// A mount of the guest's own.
-struct Mount {
-    fstype: &'static str,
-    target: &'static str,
-    flags: u32,
-    options: &'static str,
-}
-
-const fn entry(fstype: &'static str, target: &'static str, flags: u32, options: &'static str) -> Mount {
-    Mount { fstype, target, flags, options }
-}
-
 const SAFE: u32 = MS_NOSUID | MS_NODEV | MS_NOEXEC;
 
-/// What a Linux userland expects, besides /run and /tmp, which are directories of the root (a tmpfs itself).
-const MOUNTS: [Mount; 7] = [
-    entry("proc", "/proc", SAFE, ""),
-    entry("sysfs", "/sys", SAFE, ""),
-    entry("devtmpfs", "/dev", MS_NOSUID | MS_NOEXEC, "mode=755"),
-    entry("devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "gid=5,mode=620,ptmxmode=666"),
-    entry("tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV, "mode=1777"),
-    entry("mqueue", "/dev/mqueue", SAFE, ""),
-    entry("cgroup2", "/sys/fs/cgroup", SAFE | MS_RELATIME, "nsdelegate"),
+/// What a Linux userland expects (type, place, flags, options), besides /run and /tmp, which are directories of the root (a tmpfs itself).
+const MOUNTS: [(&str, &str, u32, &str); 7] = [
+    ("proc", "/proc", SAFE, ""),
+    ("sysfs", "/sys", SAFE, ""),
+    ("devtmpfs", "/dev", MS_NOSUID | MS_NOEXEC, "mode=755"),
+    ("devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "gid=5,mode=620,ptmxmode=666"),
+    ("tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV, "mode=1777"),
+    ("mqueue", "/dev/mqueue", SAFE, ""),
+    ("cgroup2", "/sys/fs/cgroup", SAFE | MS_RELATIME, "nsdelegate"),
 ];
 
 /// Open files that PID 1 may have, and the hard limit of every process. In number.
@@ -53,12 +41,11 @@ pub fn prepare() {
         note("directory", ensure_dir(CWD, directory, mode));
     }
     note("/tmp", crate::sys::file::chmod(CWD, "/tmp", 0o1777));
-    for each in MOUNTS {
-        if each.target.starts_with("/dev/") {
-            note("directory", ensure_dir(CWD, each.target, 0o755));
+    for (fstype, target, flags, options) in MOUNTS {
+        if target.starts_with("/dev/") {
+            note("directory", ensure_dir(CWD, target, 0o755));
         }
-        let result = mount(each.fstype, each.target, each.fstype, each.flags, each.options);
-        note(each.target, result);
+        note(target, mount(fstype, target, fstype, flags, options));
     }
     occupy_standard_streams();
     note("loopback", super::network::loopback_up());

@@ -3,8 +3,8 @@
 
 use crate::prelude::*;
 use crate::sys::file::{
-    O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH, O_WRONLY, S_IFLNK, S_IFMT, open_inside, read_link,
-    stat_fd,
+    O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH, O_WRONLY, S_IFDIR, S_IFLNK, S_IFMT, open_inside,
+    read_link, stat_fd,
 };
 use crate::sys::{Result, file};
 
@@ -42,56 +42,54 @@ pub fn reach(root: i32, path: &str, kind: Kind, mode: u32) -> Result<Fd> {
 /// Walks a path of which something is missing, and makes that. A link that leads nowhere yet is followed to
 /// where it points, in the root, as images have for `/etc/resolv.conf`.
 fn make(root: i32, path: &str, kind: Kind, mode: u32) -> Result<Fd> {
-    // What is still to be walked, last part first, and where we are: directories only, no links.
+    // What is still to be walked, last part first, and what was walked: no links.
     let mut rest: Vec<String> = path.rsplit('/').map(String::from).collect();
-    let mut here: Vec<String> = Vec::new();
+    let mut here: Vec<Fd> = Vec::new();
     let mut links = 0;
     while let Some(part) = rest.pop() {
-        match part.as_str() {
+        let name = match part.as_str() {
             "" | "." => continue,
             ".." => {
                 here.pop();
                 continue;
             }
-            _ => {}
-        }
-        let is_last = rest.iter().all(|part| part.is_empty() || part == ".");
-        here.push(part);
-        match open_inside(root, here.join("/").as_bytes(), O_PATH | O_NOFOLLOW, 0) {
-            Ok(found) if stat_fd(found.raw())?.st_mode & S_IFMT == S_IFLNK => {
-                links += 1;
-                if links > LINK_LIMIT {
-                    return Err(Errno::ELOOP);
-                }
-                let target = String::from_utf8(read_link(&found)?).map_err(|_| Errno::EILSEQ)?;
-                here.pop();
-                if target.starts_with('/') {
-                    here.clear();
-                }
-                rest.extend(target.rsplit('/').map(String::from));
-            }
-            Ok(_) => {}
+            name => name.as_bytes(),
+        };
+        let at = here.last().map_or(root, Fd::raw);
+        let found = match open_inside(at, name, O_PATH | O_NOFOLLOW, 0) {
             Err(Errno::ENOENT) => {
-                let (name, above) = here.split_last().ok_or(Errno::ENOENT)?;
-                let parent =
-                    open_inside(root, format!("./{}", above.join("/")).as_bytes(), O_PATH | O_DIRECTORY, 0)?;
+                let is_last = rest.iter().all(|part| part.is_empty() || part == ".");
                 match kind {
                     Kind::File if is_last => {
-                        open_inside(
-                            parent.raw(),
-                            name.as_bytes(),
-                            O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW,
-                            mode,
-                        )
-                        .map(drop)?;
+                        drop(open_inside(at, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode)?);
                     }
-                    _ => file::ensure_dir(parent.raw(), name, if is_last { mode } else { 0o755 })?,
+                    _ => file::ensure_dir(at, &part, if is_last { mode } else { 0o755 })?,
                 }
+                open_inside(at, name, O_PATH | O_NOFOLLOW, 0)?
             }
-            Err(errno) => return Err(errno),
+            other => other?,
+        };
+        if stat_fd(found.raw())?.st_mode & S_IFMT != S_IFLNK {
+            here.push(found);
+            continue;
         }
+        links += 1;
+        if links > LINK_LIMIT {
+            return Err(Errno::ELOOP);
+        }
+        let target = String::from_utf8(read_link(&found)?).map_err(|_| Errno::EILSEQ)?;
+        if target.starts_with('/') {
+            here.clear();
+        }
+        rest.extend(target.rsplit('/').map(String::from));
     }
-    open_inside(root, format!("./{}", here.join("/")).as_bytes(), kind.flags() | O_NOFOLLOW, 0)
+    match here.pop() {
+        None => open_inside(root, b".", kind.flags(), 0),
+        Some(found) => match kind {
+            Kind::Directory if stat_fd(found.raw())?.st_mode & S_IFMT != S_IFDIR => Err(Errno::ENOTDIR),
+            _ => Ok(found),
+        },
+    }
 }
 
 /// Opens the directory that holds `path` below `root`, made when missing, and gives its last part.

@@ -292,9 +292,7 @@ impl System for Guest {
     }
 
     fn signal_all(&mut self, space: &Space, signal: u32) -> Result<(), Fault> {
-        let Some(cgroup) = &space.cgroup else {
-            return Err(fault!(Unimplemented, "this guest has no cgroups"));
-        };
+        let cgroup = space.cgroup()?;
         if signal == SIGKILL {
             return cgroup.kill();
         }
@@ -320,17 +318,11 @@ impl System for Guest {
     }
 
     fn update(&mut self, space: &Space, resources: &LinuxResources) -> Result<(), Fault> {
-        let Some(cgroup) = &space.cgroup else {
-            return Err(fault!(Unimplemented, "this guest has no cgroups"));
-        };
-        cgroup.update(resources)
+        space.cgroup()?.update(resources)
     }
 
     fn freeze(&mut self, space: &Space, frozen: Frozen) -> Result<(), Fault> {
-        let Some(cgroup) = &space.cgroup else {
-            return Err(fault!(Unimplemented, "this guest has no cgroups"));
-        };
-        cgroup.freeze(frozen)
+        space.cgroup()?.freeze(frozen)
     }
 
     fn stats(&mut self, space: &Space) -> StatsContainerResponse {

@@ -118,12 +118,16 @@ pub fn mount(prepared: &Prepared<'_>) -> Result<(), Fault> {
     let kind = if is_directory { Kind::Directory } else { Kind::File };
     let target = reach(CWD, &mount.destination, kind, 0o755).context(doing)?;
     attach(tree, target.raw()).context(doing)?;
-    if options.propagation != 0 {
-        let recursive = if options.propagate_tree { Recursion::Tree } else { Recursion::One };
-        // The target's descriptor is of what lies below the new mount.
-        set_attributes(tree.raw(), 0, 0, options.propagation, recursive).context(doing)?;
+    // The target's descriptor is of what lies below the new mount.
+    propagate(tree, options).context(doing)
+}
+
+fn propagate(mount: &Fd, options: &Options) -> SysResult<()> {
+    let recursive = if options.propagate_tree { Recursion::Tree } else { Recursion::One };
+    match options.propagation {
+        0 => Ok(()),
+        propagation => set_attributes(mount.raw(), 0, 0, propagation, recursive),
     }
-    Ok(())
 }
 
 fn bind_attributes(tree: &Fd, options: &Options) -> SysResult<()> {
@@ -169,10 +173,8 @@ pub fn set_root_propagation(name: &str) -> Result<(), Fault> {
     if options.propagation == 0 {
         return Err(fault!(InvalidArgument, "no propagation `{name}`"));
     }
-    let recursive = if options.propagate_tree { Recursion::Tree } else { Recursion::One };
-    reach(CWD, "/", Kind::Directory, 0)
-        .and_then(|root| set_attributes(root.raw(), 0, 0, options.propagation, recursive))
-        .context("set the root's propagation")
+    let root = reach(CWD, "/", Kind::Directory, 0);
+    root.and_then(|root| propagate(&root, &options)).context("set the root's propagation")
 }
 
 /// Makes paths read-only; those that are not there need nothing.
@@ -191,23 +193,22 @@ pub fn make_read_only(paths: &[String]) -> Result<(), Fault> {
 
 /// Hides paths: directories below an empty read-only tmpfs, files below the null device.
 pub fn mask(paths: &[String]) -> Result<(), Fault> {
-    // One empty filesystem serves for all directories.
-    let mut empty = None;
+    // One empty filesystem serves for all directories: it is mounted where it is first needed, and copied from there.
+    let mut empty: Option<Fd> = None;
     for path in paths {
         let result = (|| {
             let target = existing(path)?;
-            if stat_fd(target.raw())?.st_mode & S_IFMT != S_IFDIR {
-                return attach(&clone_tree(CWD, "/dev/null", Recursion::One)?, target.raw());
-            }
-            if empty.is_none() {
-                empty = Some(Filesystem::open("tmpfs")?.create(m::MOUNT_ATTR_RDONLY)?);
-                // The first use takes the mount itself; later ones copy it from where it is.
-                return empty.as_ref().map_or(Ok(()), |empty| attach(empty, target.raw()));
-            }
-            let copy = empty
-                .as_ref()
-                .map_or(Err(Errno::EINVAL), |empty| clone_tree(empty.raw(), "", Recursion::One));
-            attach(&copy?, target.raw())
+            let cover = match &empty {
+                _ if stat_fd(target.raw())?.st_mode & S_IFMT != S_IFDIR => {
+                    clone_tree(CWD, "/dev/null", Recursion::One)?
+                }
+                Some(empty) => clone_tree(empty.raw(), "", Recursion::One)?,
+                None => {
+                    let new = Filesystem::open("tmpfs")?.create(m::MOUNT_ATTR_RDONLY)?;
+                    return attach(empty.insert(new), target.raw());
+                }
+            };
+            attach(&cover, target.raw())
         })();
         unless_missing(result).context(format_args!("mask {path}"))?;
     }

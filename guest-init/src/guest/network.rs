@@ -2,6 +2,8 @@
 //!
 //! Everything is checked before anything is changed, so a call that makes no sense changes nothing.
 
+use core::net::IpAddr;
+
 use linux_raw_sys::net::net_device_flags::{IFF_NOARP, IFF_UP};
 use linux_raw_sys::netlink as n;
 
@@ -15,8 +17,9 @@ use crate::sys::net;
 /// The loopback interface's number, in every network namespace.
 const LOOPBACK: u32 = 1;
 
-/// The kernel puts at most this much into one message of a list, in bytes.
-const BUFFER: usize = 32 << 10;
+/// Most bytes received at once. The kernel makes the pieces of a list as large as what receives them, and what it has to say
+/// of one thing is far smaller.
+const BUFFER: usize = 8 << 10;
 
 /// Most messages of one answer.
 const MESSAGE_LIMIT: usize = 4096;
@@ -24,6 +27,7 @@ const MESSAGE_LIMIT: usize = 4096;
 /// Most entries that one call may set.
 const ENTRY_LIMIT: usize = 1024;
 
+const MAIN_TABLE: u32 = n::rt_class_t::RT_TABLE_MAIN as u32;
 const UP: u32 = IFF_UP as u32;
 const NO_ARP: u32 = IFF_NOARP as u32;
 
@@ -63,28 +67,34 @@ impl Kernel {
         self.ask(request, |_, _| {})
     }
 
-    fn list<T>(&mut self, get: u16, new: u16, parse: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>, Fault> {
+    /// What of a kind the answers to a request say.
+    fn list<T>(
+        &mut self,
+        request: Request,
+        of_kind: u16,
+        parse: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, Fault> {
         let mut list = Vec::new();
-        self.ask(Request::dump(get), |kind, body| list.extend(parse(body).filter(|_| kind == new)))
+        self.ask(request, |kind, body| list.extend(parse(body).filter(|_| kind == of_kind)))
             .context("read the network's state")?;
         Ok(list)
     }
 
-    fn links(&mut self) -> Result<Vec<Link>, Fault> {
-        self.list(kind::GET_LINK, kind::NEW_LINK, Link::parse)
+    /// The link of this index, or all of them for 0.
+    fn links(&mut self, index: u32) -> Result<Vec<Link>, Fault> {
+        self.list(Request::get_link(index), kind!(RTM_NEWLINK), Link::parse)
     }
 
     fn addresses(&mut self) -> Result<Vec<Address>, Fault> {
-        self.list(kind::GET_ADDRESS, kind::NEW_ADDRESS, Address::parse)
+        self.list(Request::dump(kind!(RTM_GETADDR)), kind!(RTM_NEWADDR), Address::parse)
     }
 
     /// Routes that packets to others take: those of the main table.
     fn routes(&mut self) -> Result<Vec<Route>, Fault> {
-        let mut routes = self.list(kind::GET_ROUTE, kind::NEW_ROUTE, Route::parse)?;
-        routes.retain(|route| {
-            route.table == n::rt_class_t::RT_TABLE_MAIN as u32
-                && u32::from(route.kind) == n::RTN_UNICAST as u32
-        });
+        let mut routes = self.list(Request::dump(kind!(RTM_GETROUTE)), kind!(RTM_NEWROUTE), Route::parse)?;
+        let is_main =
+            |route: &Route| route.table == MAIN_TABLE && u32::from(route.kind) == n::RTN_UNICAST as u32;
+        routes.retain(is_main);
         Ok(routes)
     }
 
@@ -121,6 +131,11 @@ fn kernel() -> Result<Kernel, Fault> {
     Kernel::open().context("open an rtnetlink socket")
 }
 
+/// A family as the API has it.
+fn family(is_ipv4: bool) -> i32 {
+    if is_ipv4 { IpFamily::V4 } else { IpFamily::V6 }.into()
+}
+
 fn limit<T>(entries: &[T]) -> Result<&[T], Fault> {
     match entries.len() {
         0..=ENTRY_LIMIT => Ok(entries),
@@ -129,16 +144,14 @@ fn limit<T>(entries: &[T]) -> Result<&[T], Fault> {
 }
 
 fn by_name<'a>(links: &'a [Link], name: &str) -> Result<&'a Link, Fault> {
-    links
-        .iter()
-        .find(|link| link.name == name)
-        .ok_or_else(|| fault!(InvalidArgument, "no network interface `{name}`"))
+    let link = links.iter().find(|link| link.name == name);
+    link.ok_or_else(|| fault!(InvalidArgument, "no network interface `{name}`"))
 }
 
 /// Gives an interface its name, addresses and MTU, and brings it up. Addresses that it had go.
 pub fn update_interface(wanted: &Interface) -> Result<Interface, Fault> {
     let mut kernel = kernel()?;
-    let links = kernel.links()?;
+    let links = kernel.links(0)?;
     let name = if wanted.device.is_empty() { &wanted.name } else { &wanted.device };
     let link = match wanted.hw_addr.as_str() {
         "" => by_name(&links, name)?,
@@ -170,21 +183,21 @@ pub fn update_interface(wanted: &Interface) -> Result<Interface, Fault> {
         change = change.with_mtu(mtu);
     }
     kernel.tell(change).context(doing)?;
-    for old in kernel.addresses()?.iter().filter(|old| old.link == link.index && !addresses.contains(old)) {
-        // Link-local addresses are the kernel's.
-        if !matches!(old.address, core::net::IpAddr::V6(address) if address.is_unicast_link_local()) {
-            kernel.tell(Request::delete_address(old)).context(doing)?;
-        }
+    let mut kept = kernel.addresses()?;
+    kept.retain(|old| old.link == link.index && !addresses.contains(old));
+    // Link-local addresses are the kernel's.
+    let is_kernels = |old: &Address| matches!(old.address, IpAddr::V6(ip) if ip.is_unicast_link_local());
+    for old in kept.iter().filter(|old| !is_kernels(old)) {
+        kernel.tell(Request::delete_address(old)).context(doing)?;
     }
+    kept.retain(is_kernels);
     for new in &addresses {
         let doing = format_args!("give {} the address {}/{}", link.name, new.address, new.prefix);
         kernel.tell(Request::add_address(new)).context(doing)?;
     }
-    let index = link.index;
-    let links = kernel.links()?;
-    let link = links.iter().find(|link| link.index == index);
+    let link = kernel.links(link.index)?.pop();
     let link = link.ok_or_else(|| fault!(Internal, "the network interface is gone"))?;
-    Ok(describe(link, &kernel.addresses()?))
+    Ok(describe(&link, &[addresses, kept].concat()))
 }
 
 fn describe(link: &Link, addresses: &[Address]) -> Interface {
@@ -194,7 +207,7 @@ fn describe(link: &Link, addresses: &[Address]) -> Interface {
         name: link.name.clone(),
         ip_addresses: of_link
             .map(|Address { address, prefix, .. }| types::IpAddress {
-                family: if address.is_ipv4() { IpFamily::V4 } else { IpFamily::V6 }.into(),
+                family: family(address.is_ipv4()),
                 address: format!("{address}"),
                 mask: format!("{prefix}"),
             })
@@ -210,7 +223,7 @@ fn describe(link: &Link, addresses: &[Address]) -> Interface {
 /// Every interface.
 pub fn list_interfaces() -> Result<Interfaces, Fault> {
     let mut kernel = kernel()?;
-    let (links, addresses) = (kernel.links()?, kernel.addresses()?);
+    let (links, addresses) = (kernel.links(0)?, kernel.addresses()?);
     Ok(Interfaces { interfaces: links.iter().map(|link| describe(link, &addresses)).collect() })
 }
 
@@ -218,7 +231,7 @@ pub fn list_interfaces() -> Result<Interfaces, Fault> {
 /// were there are there again.
 pub fn update_routes(wanted: &[types::Route]) -> Result<Routes, Fault> {
     let mut kernel = kernel()?;
-    let links = kernel.links()?;
+    let links = kernel.links(0)?;
     let new = limit(wanted)?.iter().map(|route| parse(route, &links)).collect::<Result<Vec<_>, Fault>>()?;
     let old = kernel.set_routes()?;
     if let Err(fault) = kernel.exchange_routes(&old, &new) {
@@ -228,7 +241,7 @@ pub fn update_routes(wanted: &[types::Route]) -> Result<Routes, Fault> {
             .map_err(|again| again.while_doing(format_args!("{}", fault.message)))?;
         return Err(fault);
     }
-    list_routes()
+    describe_routes(&kernel.routes()?, &links)
 }
 
 fn parse(route: &types::Route, links: &[Link]) -> Result<Route, Fault> {
@@ -258,7 +271,7 @@ fn parse(route: &types::Route, links: &[Link]) -> Result<Route, Fault> {
         source,
         link: if route.device.is_empty() { 0 } else { by_name(links, &route.device)?.index },
         metric: 0,
-        table: n::rt_class_t::RT_TABLE_MAIN as u32,
+        table: MAIN_TABLE,
         protocol: n::RTPROT_BOOT as u8,
         scope: if on_link { n::rt_scope_t::RT_SCOPE_LINK as u8 } else { scope },
         kind: n::RTN_UNICAST as u8,
@@ -269,24 +282,19 @@ fn parse(route: &types::Route, links: &[Link]) -> Result<Route, Fault> {
 /// Every route of the main table.
 pub fn list_routes() -> Result<Routes, Fault> {
     let mut kernel = kernel()?;
-    let links = kernel.links()?;
-    let routes = kernel.routes()?;
+    let links = kernel.links(0)?;
+    describe_routes(&kernel.routes()?, &links)
+}
+
+fn describe_routes(routes: &[Route], links: &[Link]) -> Result<Routes, Fault> {
+    let name = |index| links.iter().find(|link| link.index == index).map(|link| link.name.clone());
     let describe = |route: &Route| types::Route {
         dest: destination(route),
         gateway: address::text(route.gateway),
-        device: links
-            .iter()
-            .find(|link| link.index == route.link)
-            .map(|link| link.name.clone())
-            .unwrap_or_default(),
+        device: name(route.link).unwrap_or_default(),
         source: address::text(route.source),
         scope: route.scope.into(),
-        family: if u32::from(route.family) == linux_raw_sys::net::AF_INET {
-            IpFamily::V4
-        } else {
-            IpFamily::V6
-        }
-        .into(),
+        family: family(u32::from(route.family) == linux_raw_sys::net::AF_INET),
         flags: route.flags,
     };
     Ok(Routes { routes: routes.iter().map(describe).collect() })
@@ -295,7 +303,7 @@ pub fn list_routes() -> Result<Routes, Fault> {
 /// Adds entries to the neighbour tables.
 pub fn add_neighbors(neighbors: &[ArpNeighbor]) -> Result<(), Fault> {
     let mut kernel = kernel()?;
-    let links = kernel.links()?;
+    let links = kernel.links(0)?;
     let mut requests = Vec::new();
     for ArpNeighbor { to_ip_address, device, lladdr, state, flags } in limit(neighbors)? {
         let address = address::parse(to_ip_address.as_ref().map_or("", |address| &address.address))?;

@@ -15,7 +15,7 @@
 use super::cgroup::Cgroup;
 use super::{devices, mounts, users};
 use crate::agent::Sandbox;
-use crate::api::oci::{Linux, LinuxNamespace, Spec};
+use crate::api::oci::{Hooks, Linux, LinuxNamespace, Spec};
 use crate::fault::REPORT_LIMIT;
 use crate::prelude::*;
 use crate::spec::annotation::Further;
@@ -32,18 +32,8 @@ use crate::sys::process::{
 pub const PID1_ANNOTATION: &str = "io.ferry.pid1";
 
 /// Programs that are process 1 unless [`PID1_ANNOTATION`] says no, by the last part of their path.
-pub const INITS: [&str; 10] = [
-    "init",
-    "systemd",
-    "tini",
-    "tini-static",
-    "dumb-init",
-    "catatonit",
-    "docker-init",
-    "s6-svscan",
-    "runit-init",
-    "openrc-init",
-];
+pub const INITS: &str =
+    "init systemd tini tini-static dumb-init catatonit docker-init s6-svscan runit-init openrc-init";
 
 /// The container's process, as the holder sees it: the first that the namespace gets after process 1.
 const FIRST_PROCESS: i32 = 2;
@@ -122,7 +112,7 @@ pub fn wants_pid1(spec: &Spec, program: Option<&String>) -> bool {
         Some(_) => false,
         None => {
             let name = program.and_then(|program| program.rsplit('/').next()).unwrap_or_default();
-            INITS.contains(&name)
+            place(INITS, name).is_some()
         }
     }
 }
@@ -148,17 +138,7 @@ impl Space {
         }
         users::check(linux)?;
         let further = Further::parse(spec)?;
-        let hooks = spec.hooks.iter().flat_map(|hooks| {
-            [
-                &hooks.prestart,
-                &hooks.poststart,
-                &hooks.poststop,
-                &hooks.create_runtime,
-                &hooks.create_container,
-                &hooks.start_container,
-            ]
-        });
-        if hooks.map(Vec::len).sum::<usize>() != 0 {
+        if spec.hooks.as_ref().is_some_and(|hooks| *hooks != Hooks::default()) {
             return Err(fault!(Unimplemented, "hooks are programs of a host; this guest runs none"));
         }
         if linux.is_some_and(|linux| linux.intel_rdt.is_some()) {
@@ -172,15 +152,12 @@ impl Space {
         for (kind, path) in found.join {
             let path = match path.strip_prefix("container:") {
                 None => path.into(),
-                Some(other) => match inhabitant(other) {
-                    Some(pid) => format!("/proc/{pid}/ns/{}", file_name(kind)),
-                    None => {
-                        return Err(fault!(
-                            FailedPrecondition,
-                            "container {other}, to be joined, has no process"
-                        ));
-                    }
-                },
+                Some(other) => {
+                    let pid = inhabitant(other).ok_or_else(|| {
+                        fault!(FailedPrecondition, "container {other}, to be joined, has no process")
+                    })?;
+                    format!("/proc/{pid}/ns/{}", file_name(kind))
+                }
             };
             join.push((kind, path));
         }
@@ -192,12 +169,7 @@ impl Space {
             Err(_) if resources.is_none() && !mounts::exists("/sys/fs/cgroup/cgroup.procs") => None,
             other => Some(other?),
         };
-        for (file, value) in &further.cgroup {
-            let cgroup = cgroup.as_ref().ok_or_else(|| fault!(Unimplemented, "this guest has no cgroups"))?;
-            cgroup.set(file, value)?;
-        }
-        let dns = sandbox.dns.clone();
-        Ok(Space {
+        let space = Space {
             id: id.into(),
             inhabitant: None,
             cgroup,
@@ -205,10 +177,17 @@ impl Space {
             new: found.new,
             join,
             is_init,
-            dns,
+            dns: sandbox.dns.clone(),
             root: root.path.clone(),
             gate: None,
-        })
+        };
+        further.cgroup.iter().try_for_each(|(file, value)| space.cgroup()?.set(file, value))?;
+        Ok(space)
+    }
+
+    /// Its cgroup, for a call that needs one.
+    pub(super) fn cgroup(&self) -> Result<&Cgroup, Fault> {
+        self.cgroup.as_ref().ok_or_else(|| fault!(Unimplemented, "this guest has no cgroups"))
     }
 
     /// Whether the container has a pid namespace of its own, whose process 1 is ours to end.
@@ -367,18 +346,12 @@ fn join(kind: u32, path: &str) -> Result<(), Fault> {
 fn set_parameters(linux: &Linux) -> Result<(), Fault> {
     for (name, value) in linux.sysctl.iter() {
         // `net.ipv4.conf.eth0/1.x`: a slash in a name stands for a dot, as in sysctl(8).
-        let path: String = name
-            .chars()
-            .map(|byte| {
-                if byte == '.' {
-                    '/'
-                } else if byte == '/' {
-                    '.'
-                } else {
-                    byte
-                }
-            })
-            .collect();
+        let exchanged = |letter| match letter {
+            '.' => '/',
+            '/' => '.',
+            other => other,
+        };
+        let path: String = name.chars().map(exchanged).collect();
         if path.split('/').any(|part| part == "..") {
             return Err(fault!(InvalidArgument, "no kernel parameter {name}"));
         }

@@ -131,12 +131,13 @@ fn block(file: &[u8]) -> BlkioStats {
 fn network(file: &[u8]) -> Vec<NetworkStats> {
     let interface = |line: &str| {
         let (name, counters) = line.split_once(':')?;
-        let mut numbers = counters.split_ascii_whitespace().map(|number| number.parse::<u64>().unwrap_or(0));
-        let mut next = || numbers.next().unwrap_or(0);
-        let (rx_bytes, rx_packets, rx_errors, rx_dropped) = (next(), next(), next(), next());
-        // fifo, frame, compressed, multicast.
-        let _ = (next(), next(), next(), next());
-        let (tx_bytes, tx_packets, tx_errors, tx_dropped) = (next(), next(), next(), next());
+        let mut numbers = [0; 12];
+        for (number, text) in numbers.iter_mut().zip(counters.split_ascii_whitespace()) {
+            *number = text.parse().unwrap_or(0);
+        }
+        // Between them: fifo, frame, compressed, multicast.
+        let [rx_bytes, rx_packets, rx_errors, rx_dropped, _, _, _, _, sent @ ..] = numbers;
+        let [tx_bytes, tx_packets, tx_errors, tx_dropped] = sent;
         Some(NetworkStats {
             name: name.trim().into(),
             rx_bytes,

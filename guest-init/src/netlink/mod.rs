@@ -14,29 +14,13 @@ use core::net::IpAddr;
 use address::Hardware;
 use linux_raw_sys::netlink as n;
 
-/// Message types, in the width that a header has.
-pub mod kind {
-    use linux_raw_sys::netlink as n;
-
-    /// Makes or changes a link.
-    pub const NEW_LINK: u16 = n::RTM_NEWLINK as u16;
-    /// Asks for links.
-    pub const GET_LINK: u16 = n::RTM_GETLINK as u16;
-    /// Gives an interface an address.
-    pub const NEW_ADDRESS: u16 = n::RTM_NEWADDR as u16;
-    /// Takes an address away.
-    pub const DELETE_ADDRESS: u16 = n::RTM_DELADDR as u16;
-    /// Asks for addresses.
-    pub const GET_ADDRESS: u16 = n::RTM_GETADDR as u16;
-    /// Makes a route.
-    pub const NEW_ROUTE: u16 = n::RTM_NEWROUTE as u16;
-    /// Removes a route.
-    pub const DELETE_ROUTE: u16 = n::RTM_DELROUTE as u16;
-    /// Asks for routes.
-    pub const GET_ROUTE: u16 = n::RTM_GETROUTE as u16;
-    /// Makes a neighbour table entry.
-    pub const NEW_NEIGHBOR: u16 = n::RTM_NEWNEIGH as u16;
+/// A message's type in the width that a header has (`RTM_*`).
+macro_rules! kind {
+    ($name:ident) => {
+        linux_raw_sys::netlink::$name as u16
+    };
 }
+pub(crate) use kind;
 
 /// Size of struct nlmsghdr: length u32, type u16, flags u16, sequence u32, port u32.
 const HEADER: usize = 16;
@@ -117,7 +101,7 @@ fn text(value: &[u8]) -> String {
 }
 
 impl Link {
-    /// From a [`kind::NEW_LINK`] message. struct ifinfomsg: family u8, type u16 at 2, index at 4, flags at 8,
+    /// From a `RTM_NEWLINK` message. struct ifinfomsg: family u8, type u16 at 2, index at 4, flags at 8,
     /// change at 12.
     pub fn parse(body: &[u8]) -> Option<Link> {
         let mut link = Link { index: word(body, 4)?, flags: word(body, 8)?, ..Default::default() };
@@ -149,7 +133,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// From a [`kind::NEW_ADDRESS`] message. struct ifaddrmsg: family u8, prefix length u8, flags u8, scope u8,
+    /// From a `RTM_NEWADDR` message. struct ifaddrmsg: family u8, prefix length u8, flags u8, scope u8,
     /// index at 4.
     pub fn parse(body: &[u8]) -> Option<Address> {
         let [family, prefix, ..] = *body else { return None };
@@ -162,7 +146,7 @@ impl Address {
 }
 
 /// A route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Route {
     /// `AF_INET` or `AF_INET6`.
     pub family: u8,
@@ -191,24 +175,12 @@ pub struct Route {
 }
 
 impl Route {
-    /// From a [`kind::NEW_ROUTE`] message. struct rtmsg: family, destination and source prefix length, TOS, table,
+    /// From a `RTM_NEWROUTE` message. struct rtmsg: family, destination and source prefix length, TOS, table,
     /// protocol, scope and type, a byte each; flags at 8.
     pub fn parse(body: &[u8]) -> Option<Route> {
         let [family, prefix, _, _, table, protocol, scope, kind, ..] = *body else { return None };
-        let mut route = Route {
-            family,
-            destination: None,
-            prefix,
-            gateway: None,
-            source: None,
-            link: 0,
-            metric: 0,
-            table: table.into(),
-            protocol,
-            scope,
-            kind,
-            flags: word(body, 8)?,
-        };
+        let (table, flags) = (table.into(), word(body, 8)?);
+        let mut route = Route { family, prefix, table, protocol, scope, kind, flags, ..Route::default() };
         for (kind, value) in attributes(body, 12) {
             let address = || address::from_bytes(family, value);
             match kind {

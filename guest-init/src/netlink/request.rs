@@ -22,10 +22,20 @@ impl Request {
         Request(bytes)
     }
 
-    /// Asks for everything of a kind ([`kind`]`::GET_*`).
+    /// Asks for everything of a kind (`RTM_GET*`).
     pub fn dump(kind: u16) -> Request {
         // As long as the longest structure of those; the family (any) is its first byte.
         Request::new(kind, n::NLM_F_DUMP, &[0; 16])
+    }
+
+    /// Asks for one link, or for all when the index is 0, without its counters.
+    pub fn get_link(index: u32) -> Request {
+        const SKIP_STATISTICS: u32 = 1 << 3;
+        let mut fixed = [0; 16];
+        fixed[4..8].copy_from_slice(&index.to_le_bytes());
+        let flags = if index == 0 { n::NLM_F_DUMP } else { n::NLM_F_ACK };
+        Request::new(kind!(RTM_GETLINK), flags, &fixed)
+            .attribute(n::IFLA_EXT_MASK as u16, &SKIP_STATISTICS.to_le_bytes())
     }
 
     /// Changes a link: the flags in `change` to those in `flags` (`IFF_*`).
@@ -34,7 +44,7 @@ impl Request {
         fixed[4..8].copy_from_slice(&index.to_le_bytes());
         fixed[8..12].copy_from_slice(&flags.to_le_bytes());
         fixed[12..].copy_from_slice(&change.to_le_bytes());
-        Request::new(kind::NEW_LINK, n::NLM_F_ACK, &fixed)
+        Request::new(kind!(RTM_NEWLINK), n::NLM_F_ACK, &fixed)
     }
 
     /// Adds a name to a [`set_link`](Self::set_link).
@@ -55,14 +65,14 @@ impl Request {
 
     /// Gives an interface an address, without looking whether somebody else on the link has it (which takes a second).
     pub fn add_address(address: &Address) -> Request {
-        Request::address(kind::NEW_ADDRESS, n::NLM_F_CREATE | n::NLM_F_REPLACE, address)
+        Request::address(kind!(RTM_NEWADDR), n::NLM_F_CREATE | n::NLM_F_REPLACE, address)
             .ip(n::IFA_ADDRESS as u16, address.address)
             .attribute(n::IFA_FLAGS as u16, &n::IFA_F_NODAD.to_le_bytes())
     }
 
     /// Takes an address away.
     pub fn delete_address(address: &Address) -> Request {
-        Request::address(kind::DELETE_ADDRESS, 0, address)
+        Request::address(kind!(RTM_DELADDR), 0, address)
     }
 
     fn route(kind: u16, flags: u32, route: &Route) -> Request {
@@ -91,19 +101,19 @@ impl Request {
 
     /// Makes a route; one to the same destination with the same metric gives way.
     pub fn add_route(route: &Route) -> Request {
-        Request::route(kind::NEW_ROUTE, n::NLM_F_CREATE | n::NLM_F_REPLACE, route)
+        Request::route(kind!(RTM_NEWROUTE), n::NLM_F_CREATE | n::NLM_F_REPLACE, route)
     }
 
     /// Removes a route.
     pub fn delete_route(route: &Route) -> Request {
-        Request::route(kind::DELETE_ROUTE, 0, route)
+        Request::route(kind!(RTM_DELROUTE), 0, route)
     }
 
     /// Says which hardware address a neighbour has; `state` is `NUD_*`, `flags` are `NTF_*`.
     pub fn add_neighbor(link: u32, address: IpAddr, hardware: Hardware, state: u16, flags: u8) -> Request {
         let ([a, b, c, d], [low, high]) = (link.to_le_bytes(), state.to_le_bytes());
         let fixed = [address::family(&address), 0, 0, 0, a, b, c, d, low, high, flags, 0];
-        Request::new(kind::NEW_NEIGHBOR, n::NLM_F_ACK | n::NLM_F_CREATE | n::NLM_F_REPLACE, &fixed)
+        Request::new(kind!(RTM_NEWNEIGH), n::NLM_F_ACK | n::NLM_F_CREATE | n::NLM_F_REPLACE, &fixed)
             .ip(n::NDA_DST as u16, address)
             .attribute(n::NDA_LLADDR as u16, &hardware.0)
     }

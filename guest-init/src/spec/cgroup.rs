@@ -47,24 +47,18 @@ pub fn writes(resources: &LinuxResources) -> Result<Vec<Write>, Fault> {
 
 /// A limit that is said and not kept would be worse than none.
 fn refuse(resources: &LinuxResources) -> Result<(), Fault> {
-    let memory = resources.memory.as_ref();
-    let cpu = resources.cpu.as_ref();
-    let io = resources.block_io.as_ref();
+    let memory = resources.memory.clone().unwrap_or_default();
+    let cpu = resources.cpu.clone().unwrap_or_default();
+    let io = resources.block_io.iter();
+    let leaf_weights =
+        io.flat_map(|io| io.weight_device.iter().map(|device| device.leaf_weight).chain([io.leaf_weight]));
     let network = resources.network.as_ref();
     let said = [
-        ("memory swappiness", memory.is_some_and(|memory| memory.swappiness != 0)),
-        ("a switch for the OOM killer", memory.is_some_and(|memory| memory.disable_oom_killer)),
-        ("limits of kernel memory", memory.is_some_and(|memory| memory.kernel > 0 || memory.kernel_tcp > 0)),
-        (
-            "real-time processor limits",
-            cpu.is_some_and(|cpu| cpu.realtime_runtime != 0 || cpu.realtime_period != 0),
-        ),
-        (
-            "leaf weights",
-            io.is_some_and(|io| {
-                io.leaf_weight != 0 || io.weight_device.iter().any(|device| device.leaf_weight != 0)
-            }),
-        ),
+        ("memory swappiness", memory.swappiness != 0),
+        ("a switch for the OOM killer", memory.disable_oom_killer),
+        ("limits of kernel memory", memory.kernel > 0 || memory.kernel_tcp > 0),
+        ("real-time processor limits", cpu.realtime_runtime != 0 || cpu.realtime_period != 0),
+        ("leaf weights", leaf_weights.max() > Some(0)),
         (
             "network classes and priorities",
             network.is_some_and(|network| network.class_id != 0 || !network.priorities.is_empty()),

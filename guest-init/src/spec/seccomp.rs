@@ -111,15 +111,16 @@ fn action(name: &str, data: Option<u32>) -> Result<u32, Fault> {
 fn condition(arg: &LinuxSeccompArg) -> Result<(u8, Comparison), Fault> {
     let index = u8::try_from(arg.index).ok().filter(|index| *index < 6);
     let index = index.ok_or_else(|| fault!(InvalidArgument, "seccomp: a call has arguments 0 to 5"))?;
-    let comparison = match arg.op.as_str() {
-        "SCMP_CMP_EQ" => Comparison::Equal(arg.value),
-        "SCMP_CMP_NE" => Comparison::NotEqual(arg.value),
-        "SCMP_CMP_LT" => Comparison::Less(arg.value),
-        "SCMP_CMP_LE" => Comparison::AtMost(arg.value),
-        "SCMP_CMP_GE" => Comparison::AtLeast(arg.value),
-        "SCMP_CMP_GT" => Comparison::More(arg.value),
-        "SCMP_CMP_MASKED_EQ" => Comparison::Masked(arg.value, arg.value_two),
-        other => return Err(fault!(InvalidArgument, "seccomp: no comparison `{other}`")),
+    let word = arg.op.strip_prefix("SCMP_CMP_").unwrap_or_default();
+    let comparison = match word {
+        "EQ" => Comparison::Equal(arg.value),
+        "NE" => Comparison::NotEqual(arg.value),
+        "LT" => Comparison::Less(arg.value),
+        "LE" => Comparison::AtMost(arg.value),
+        "GE" => Comparison::AtLeast(arg.value),
+        "GT" => Comparison::More(arg.value),
+        "MASKED_EQ" => Comparison::Masked(arg.value, arg.value_two),
+        _ => return Err(fault!(InvalidArgument, "seccomp: no comparison `{}`", arg.op)),
     };
     Ok((index, comparison))
 }

@@ -23,19 +23,13 @@ pub struct Identity {
     pub home: Option<String>,
 }
 
-/// A line of passwd.
-struct Passwd<'a> {
+/// A line of passwd or group: the name, the number, and the two fields behind it.
+struct Entry<'a> {
     name: &'a [u8],
-    uid: u32,
-    gid: u32,
+    id: u32,
+    /// A user's group, or a group's members.
+    next: &'a [u8],
     home: &'a [u8],
-}
-
-/// A line of group.
-struct Group<'a> {
-    name: &'a [u8],
-    gid: u32,
-    members: &'a [u8],
 }
 
 fn number(text: &[u8]) -> Option<u32> {
@@ -47,27 +41,18 @@ fn number(text: &[u8]) -> Option<u32> {
     text.parse().ok().filter(|&number| number != u32::MAX)
 }
 
-fn lines(file: &[u8]) -> impl Iterator<Item = &[u8]> {
-    file.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line))
-}
-
-fn passwd_lines(file: &[u8]) -> impl Iterator<Item = Passwd<'_>> {
-    lines(file).filter_map(|line| {
-        let mut fields = line.split(|&byte| byte == b':');
-        let (name, _password) = (fields.next()?, fields.next()?);
-        let (uid, gid) = (number(fields.next()?)?, number(fields.next()?)?);
-        let home = fields.nth(1).unwrap_or_default();
-        (!name.is_empty()).then_some(Passwd { name, uid, gid, home })
+fn entries(file: &[u8]) -> impl Iterator<Item = Entry<'_>> {
+    file.split(|&byte| byte == b'\n').filter_map(|line| {
+        let mut fields = line.strip_suffix(b"\r").unwrap_or(line).split(|&byte| byte == b':');
+        let (name, _password, id) = (fields.next()?, fields.next()?, number(fields.next()?)?);
+        let (next, home) = (fields.next().unwrap_or_default(), fields.nth(1).unwrap_or_default());
+        (!name.is_empty()).then_some(Entry { name, id, next, home })
     })
 }
 
-fn group_lines(file: &[u8]) -> impl Iterator<Item = Group<'_>> {
-    lines(file).filter_map(|line| {
-        let mut fields = line.split(|&byte| byte == b':');
-        let (name, _password, gid) = (fields.next()?, fields.next()?, number(fields.next()?)?);
-        let members = fields.next().unwrap_or_default();
-        (!name.is_empty()).then_some(Group { name, gid, members })
-    })
+/// The users of passwd, and the groups that they are in.
+fn users(passwd: &[u8]) -> impl Iterator<Item = (Entry<'_>, u32)> {
+    entries(passwd).filter_map(|entry| number(entry.next).map(|gid| (entry, gid)))
 }
 
 fn unknown(kind: &str, name: &str) -> Fault {
@@ -85,12 +70,12 @@ pub fn look_up(user: &str, passwd: &[u8], group: &[u8]) -> Result<Identity, Faul
     let user = if user.is_empty() { "0" } else { user };
     let as_number = number(user.as_bytes());
     // A name goes first, even one of digits, as in Docker.
-    let entry = passwd_lines(passwd)
-        .find(|entry| entry.name == user.as_bytes())
-        .or_else(|| passwd_lines(passwd).find(|entry| Some(entry.uid) == as_number));
+    let entry = users(passwd)
+        .find(|(entry, _)| entry.name == user.as_bytes())
+        .or_else(|| users(passwd).find(|(entry, _)| Some(entry.id) == as_number));
     let mut identity = match (&entry, as_number) {
-        (Some(entry), _) => {
-            Identity { uid: entry.uid, gid: entry.gid, groups: Vec::new(), home: home(entry) }
+        (Some((entry, gid)), _) => {
+            Identity { uid: entry.id, gid: *gid, groups: Vec::new(), home: home(entry) }
         }
         (None, Some(uid)) => Identity { uid, ..Default::default() },
         (None, None) => return Err(unknown("user", user)),
@@ -98,7 +83,7 @@ pub fn look_up(user: &str, passwd: &[u8], group: &[u8]) -> Result<Identity, Faul
     match own_group {
         Some(name) => identity.gid = group_id(name, group)?,
         None => {
-            if let Some(entry) = &entry {
+            if let Some((entry, _)) = &entry {
                 identity.groups = memberships(entry.name, group);
             }
         }
@@ -109,29 +94,29 @@ pub fn look_up(user: &str, passwd: &[u8], group: &[u8]) -> Result<Identity, Faul
 
 /// The number of a group given by name or number.
 pub fn group_id(name: &str, group: &[u8]) -> Result<u32, Fault> {
-    group_lines(group)
+    entries(group)
         .find(|entry| entry.name == name.as_bytes())
-        .map(|entry| entry.gid)
+        .map(|entry| entry.id)
         .or_else(|| number(name.as_bytes()))
         .ok_or_else(|| unknown("group", name))
 }
 
 /// The home directory of a user id, if passwd has it.
 pub fn home_of(uid: u32, passwd: &[u8]) -> Option<String> {
-    passwd_lines(passwd).find(|entry| entry.uid == uid).and_then(|entry| home(&entry))
+    users(passwd).find(|(entry, _)| entry.id == uid).and_then(|(entry, _)| home(&entry))
 }
 
-fn home(entry: &Passwd<'_>) -> Option<String> {
+fn home(entry: &Entry<'_>) -> Option<String> {
     let home = core::str::from_utf8(entry.home).ok()?;
     (!home.is_empty()).then(|| home.into())
 }
 
 fn memberships(user: &[u8], group: &[u8]) -> Vec<u32> {
-    group_lines(group)
-        .filter(|entry| entry.members.split(|&byte| byte == b',').any(|member| member == user))
+    entries(group)
+        .filter(|entry| entry.next.split(|&byte| byte == b',').any(|member| member == user))
         .take(MAX_GROUPS)
         .fold(Vec::new(), |mut groups, entry| {
-            insert(&mut groups, entry.gid);
+            insert(&mut groups, entry.id);
             groups
         })
 }

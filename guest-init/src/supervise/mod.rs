@@ -8,11 +8,9 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use crate::api::appliance::{AtEnd, Health, RestartPolicy, ServiceState, ServiceStatus, Until};
-use crate::fault::Fault;
+use crate::api::ttrpc::Code;
+use crate::prelude::*;
 use crate::sys::process::SIGKILL;
 
 /// The status of a service that never ran, and of an appliance that cannot begin.
@@ -153,6 +151,15 @@ impl Unit {
             }
             _ => Some(false),
         }
+    }
+
+    fn failed(&mut self, fault: Fault) {
+        self.status = Some(match fault.code {
+            Code::NotFound => 127,
+            Code::PermissionDenied => 126,
+            _ => NO_STATUS,
+        });
+        self.problem = fault.into_words().message;
     }
 
     /// How long to wait before the next restart.
@@ -321,11 +328,8 @@ impl Supervisor {
 
     /// Whether all that a service waits for is far enough; `None` when some of it never will be.
     fn gate(&self, at: usize) -> Option<bool> {
-        let mut open = true;
-        for &(other, until) in &self.units[at].after {
-            open &= self.units[other].is_far_enough(until)?;
-        }
-        Some(open)
+        let far_enough = |&(other, until): &(usize, _)| self.units[other].is_far_enough(until);
+        self.units[at].after.iter().try_fold(true, |open, each| Some(open & far_enough(each)?))
     }
 
     /// Whether nothing that waited for this service is there any more.
@@ -336,13 +340,11 @@ impl Supervisor {
     /// The container is there, or is not and why.
     pub fn created(&mut self, at: usize, result: Result<(), Fault>, now: u64) {
         let unit = &mut self.units[at];
-        if unit.phase != Phase::Creating {
-            return;
-        }
         match result {
+            _ if unit.phase != Phase::Creating => {}
             Ok(()) => unit.enter(Phase::Created, now),
             Err(fault) => {
-                self.failed(at, fault);
+                unit.failed(fault);
                 self.removed(at, now);
             }
         }
@@ -351,10 +353,8 @@ impl Supervisor {
     /// The process runs, or does not and why.
     pub fn started(&mut self, at: usize, result: Result<(), Fault>, now: u64) {
         let unit = &mut self.units[at];
-        if unit.phase != Phase::Starting {
-            return;
-        }
         match result {
+            _ if unit.phase != Phase::Starting => {}
             Ok(()) => {
                 unit.started = now;
                 if let Some(check) = &mut unit.check {
@@ -366,20 +366,10 @@ impl Supervisor {
                 unit.enter(Phase::Running, now);
             }
             Err(fault) => {
-                self.failed(at, fault);
-                self.units[at].enter(Phase::Over, now);
+                unit.failed(fault);
+                unit.enter(Phase::Over, now);
             }
         }
-    }
-
-    fn failed(&mut self, at: usize, fault: Fault) {
-        let unit = &mut self.units[at];
-        unit.status = Some(match fault.code {
-            crate::api::ttrpc::Code::NotFound => 127,
-            crate::api::ttrpc::Code::PermissionDenied => 126,
-            _ => NO_STATUS,
-        });
-        unit.problem = fault.into_words().message;
     }
 
     /// Its process has ended.
@@ -402,10 +392,9 @@ impl Supervisor {
         }
         unit.next_life(now);
         if self.is_ending {
-            self.units[at].enter(Phase::Ended, now);
-        } else if self.units[at].phase == Phase::Ended && self.units[at].wish != Wish::Stop {
-            let status = self.units[at].status.filter(|status| *status != 0);
-            self.first_failure = self.first_failure.or(status);
+            unit.enter(Phase::Ended, now);
+        } else if unit.phase == Phase::Ended && unit.wish != Wish::Stop {
+            self.first_failure = self.first_failure.or(unit.status.filter(|status| *status != 0));
         }
     }
 

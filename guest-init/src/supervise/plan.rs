@@ -3,7 +3,7 @@
 use super::{Check, Phase, Supervisor, Unit, Wish};
 use crate::agent::check_id;
 use crate::api::agent::CreateContainerRequest;
-use crate::api::appliance::{Appliance, Health, Restart, RestartPolicy, SERVICE_LIMIT, Service};
+use crate::api::appliance::{Appliance, Health, HealthCheck, Restart, SERVICE_LIMIT, Service};
 use crate::api::protobuf::Message;
 use crate::prelude::*;
 use crate::sys::process::SIGTERM;
@@ -49,12 +49,9 @@ impl Supervisor {
             if supervisor.find(&name).is_some() {
                 return Err(fault!(InvalidArgument, "two services are called {name}"));
             }
-            let at = supervisor.units.len();
-            supervisor.units.push(Unit::new(name));
-            let unit = &mut supervisor.units[at];
-            if let Err(fault) = unit.plan(service) {
-                return Err(fault.while_doing(format_args!("service {}", unit.name)));
-            }
+            let unit = Unit::plan(name.clone(), service)
+                .map_err(|fault| fault.while_doing(format_args!("service {name}")))?;
+            supervisor.units.push(unit);
         }
         if !appliance.status_of.is_empty() {
             supervisor.status_of = Some(supervisor.known(&appliance.status_of)?);
@@ -76,58 +73,51 @@ impl Supervisor {
 }
 
 impl Unit {
-    fn new(name: String) -> Unit {
-        Unit {
+    /// What the specification says of a service itself.
+    fn plan(name: String, service: &Service) -> Result<Unit, Fault> {
+        if service.stop_signal > 64 {
+            return Err(fault!(InvalidArgument, "{} is no signal", service.stop_signal));
+        }
+        let restart = service.restart.as_ref().unwrap_or(&NEVER);
+        let check = service.health.as_ref().map(Check::plan).transpose()?;
+        Ok(Unit {
             name,
             after: Vec::new(),
-            policy: RestartPolicy::No,
-            limit: 0,
-            initial: 0,
-            cap: 0,
-            good_run: 0,
-            stop_signal: SIGTERM,
-            grace: 0,
-            check: None,
+            policy: known(restart.policy)?,
+            limit: restart.limit,
+            initial: or(restart.initial_ms, 100),
+            cap: or(restart.cap_ms, 60_000),
+            good_run: or(restart.reset_ms, 10_000),
+            stop_signal: or(service.stop_signal, SIGTERM) as u32,
+            grace: or(service.grace_ms, 10_000),
+            health: if check.is_some() { Health::Starting } else { Health::None },
+            check,
             phase: Phase::Waiting,
             since: 0,
             started: 0,
             wish: Wish::Run,
-            health: Health::None,
             restarts: 0,
             in_a_row: 0,
             status: None,
             problem: String::new(),
-        }
+        })
     }
+}
 
-    /// Takes over what the specification says of the service itself.
-    fn plan(&mut self, service: &Service) -> Result<(), Fault> {
-        if service.stop_signal > 64 {
-            return Err(fault!(InvalidArgument, "{} is no signal", service.stop_signal));
-        }
-        self.stop_signal = or(service.stop_signal, SIGTERM) as u32;
-        self.grace = or(service.grace_ms, 10_000);
-        let restart = service.restart.as_ref().unwrap_or(&NEVER);
-        self.policy = known(restart.policy)?;
-        self.limit = restart.limit;
-        self.initial = or(restart.initial_ms, 100);
-        self.cap = or(restart.cap_ms, 60_000);
-        self.good_run = or(restart.reset_ms, 10_000);
-        let Some(health) = &service.health else { return Ok(()) };
+impl Check {
+    fn plan(health: &HealthCheck) -> Result<Check, Fault> {
         let kinds = [!health.exec.is_empty(), health.tcp_port != 0, health.http.is_some()];
         if kinds.iter().filter(|is_there| **is_there).count() != 1 {
             return Err(fault!(InvalidArgument, "a health check is one of a command, a port and a page"));
         }
-        self.health = Health::Starting;
-        self.check = Some(Check {
+        Ok(Check {
             interval: or(health.interval_ms, 30_000),
             timeout: or(health.timeout_ms, 30_000),
             start_period: health.start_period_ms.into(),
             failures_allowed: or(health.failures, 3) as u32,
             successes_needed: or(health.successes, 1) as u32,
             ..Default::default()
-        });
-        Ok(())
+        })
     }
 }
 

@@ -90,6 +90,11 @@ impl Terminated {
     fn as_ptr(&self) -> *const u8 {
         if self.long.is_empty() { self.short.as_ptr() } else { self.long.as_ptr() }
     }
+
+    /// Null for empty text.
+    fn as_ptr_or_null(&self) -> *const u8 {
+        if self.short[0] == 0 && self.long.is_empty() { core::ptr::null() } else { self.as_ptr() }
+    }
 }
 
 /// A path or other text for the kernel; `EINVAL` when it has a zero inside.

@@ -37,9 +37,9 @@ calls! { Result<()>;
     pub attach(mount: &Fd, target: i32) =
         move_mount(mount.raw(), c"".as_ptr(), target, c"".as_ptr(), EMPTY_PATHS);
 
-    /// mount(2).
+    /// mount(2). Of any data, even none, the kernel would copy a page.
     pub mount(source: &str, target: &str, fstype: &str, flags: u32, data: &str) =
-        mount(text(source)?.as_ptr(), text(target)?.as_ptr(), text(fstype)?.as_ptr(), flags, text(data)?.as_ptr());
+        mount(text(source)?.as_ptr(), text(target)?.as_ptr(), text(fstype)?.as_ptr(), flags, text(data)?.as_ptr_or_null());
 
     /// Unmounts; lazily, so that what still uses it keeps it until it ends.
     pub detach(target: &str) = umount2(text(target)?.as_ptr(), c::MNT_DETACH);

@@ -31,26 +31,14 @@ pub enum Forked {
 /// The program must have a single thread, so that the child's copy of memory is consistent.
 pub unsafe fn fork(namespaces: u32, cgroup: Option<&Fd>) -> Result<Forked> {
     let mut pidfd: i32 = -1;
-    let mut arguments = c::clone_args {
-        flags: u64::from(namespaces | c::CLONE_PIDFD),
-        pidfd: &raw mut pidfd as u64,
-        child_tid: 0,
-        parent_tid: 0,
-        exit_signal: u64::from(c::SIGCHLD),
-        stack: 0,
-        stack_size: 0,
-        tls: 0,
-        set_tid: 0,
-        set_tid_size: 0,
-        cgroup: 0,
-    };
-    if let Some(cgroup) = cgroup {
-        arguments.flags |= c::CLONE_INTO_CGROUP;
-        arguments.cgroup = cgroup.raw() as u64;
-    }
+    let (into, cgroup) = cgroup.map_or((0, 0), |cgroup| (c::CLONE_INTO_CGROUP, cgroup.raw() as u64));
+    let flags = u64::from(namespaces | c::CLONE_PIDFD) | into;
+    // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size,
+    // cgroup.
+    let arguments = [flags, &raw mut pidfd as u64, 0, 0, c::SIGCHLD.into(), 0, 0, 0, 0, 0, cgroup];
     // SAFETY: without CLONE_VM the child gets a copy of all memory, so returning twice is sound in a program
     // of one thread (the caller's promise); the arguments outlive the call.
-    let pid = unsafe { syscall!(Sysno::clone3, &raw mut arguments, size_of::<c::clone_args>()) }?;
+    let pid = unsafe { syscall!(Sysno::clone3, arguments.as_ptr(), size_of_val(&arguments)) }?;
     match pid {
         0 => Ok(Forked::Child),
         pid => Ok(Forked::Parent(pid as i32, Fd(pidfd))),

@@ -19,8 +19,10 @@ pub trait Put {
     /// Appends the field under its number.
     fn put(&self, number: u32, out: &mut Vec<u8>);
 
-    /// Whether it has the value that a field has which is not sent.
-    fn is_default(&self) -> bool;
+    /// Whether it has a value that is not sent, which `put` would send.
+    fn is_default(&self) -> bool {
+        false
+    }
 }
 
 fn bytes<'a>(wire: Wire<'a>) -> Result<&'a [u8], DecodeError> {
@@ -134,10 +136,6 @@ impl<M: Source> Put for M {
     fn put(&self, number: u32, out: &mut Vec<u8>) {
         put_message(number, self, out);
     }
-
-    fn is_default(&self) -> bool {
-        false
-    }
 }
 
 fn put_message(number: u32, message: &dyn Source, out: &mut Vec<u8>) {
@@ -157,10 +155,6 @@ impl<F: Put> Put for Option<F> {
         if let Some(value) = self {
             value.put(number, out);
         }
-    }
-
-    fn is_default(&self) -> bool {
-        self.is_none()
     }
 }
 
@@ -182,10 +176,6 @@ impl<E: Element + Take + Default> Take for Vec<E> {
 impl<E: Element + Put> Put for Vec<E> {
     fn put(&self, number: u32, out: &mut Vec<u8>) {
         self.iter().for_each(|element| element.put(number, out));
-    }
-
-    fn is_default(&self) -> bool {
-        self.is_empty()
     }
 }
 
@@ -257,9 +247,5 @@ impl<V: Put> Put for Table<String, V> {
             value.put(2, &mut entry);
             put_bytes(number, &entry, out);
         }
-    }
-
-    fn is_default(&self) -> bool {
-        self.is_empty()
     }
 }
