@@ -328,6 +328,7 @@ pub struct Machine {
     sandbox: Sandbox,
     memory_mib: RangeInclusive<u64>,
     wish: Option<Wish>,
+    kvm: Kvm,
 }
 
 impl Machine {
@@ -349,6 +350,11 @@ impl Machine {
             memory_mib: self.memory_mib.clone(),
             wish: self.wish.clone(),
         }
+    }
+
+    /// What the host's KVM is like.
+    pub fn kvm(&self) -> Kvm {
+        self.kvm
     }
 
     /// The flattened device tree that describes the machine to its guest.

@@ -12,6 +12,7 @@
 
 pub mod cgroup;
 mod enclosure;
+mod filter;
 mod lock;
 mod user;
 
@@ -25,12 +26,9 @@ use thiserror::Error;
 /// Why a thread or process could not be locked in.
 #[derive(Debug, Error)]
 pub enum SandboxError {
-    /// The filter could not be built or installed.
-    #[error("cannot lock a thread in with seccomp: {0}")]
-    Filter(#[from] seccompiler::Error),
-    /// The filter's rules contradict each other.
-    #[error("cannot build a seccomp filter: {0}")]
-    Rules(#[from] seccompiler::BackendError),
+    /// A mistake in this program: the filter has too many rules, or one for a call that there cannot be.
+    #[error("internal error: the rules for system calls make no filter")]
+    Rules,
     /// The rules for files and networks could not be put in force.
     #[error("cannot lock the process in with landlock: {0}")]
     Landlock(#[from] landlock::RulesetError),

@@ -1,9 +1,7 @@
 //! `ferry-vmm`: boots a kernel in a machine, without images or containers. For measuring and debugging the machine.
 
 use ferry_vmm::backends::disk::{Access, Raw};
-use ferry_vmm::machine::{
-    Config, DiskConfig, Exit, Handle, Image, Machine, Output, Sandbox, VsockConfig, probe,
-};
+use ferry_vmm::machine::{Config, DiskConfig, Exit, Handle, Image, Machine, Output, Sandbox, VsockConfig};
 use ferry_vmm::payload;
 use std::fs::File;
 use std::io::Write;
@@ -70,9 +68,6 @@ fn run() -> Result<Exit, Box<dyn std::error::Error>> {
     }
     config.kernel = kernel.ok_or("no kernel: name one with --kernel")?;
     config.initrd = initrd;
-    if probe()?.emulates_ring0 {
-        eprintln!("ferry-vmm: this KVM emulates ring 0: expect a boot of many seconds");
-    }
     let started = Instant::now();
     let machine = Machine::new(config)?;
     if let Some(path) = dump {
@@ -80,7 +75,13 @@ fn run() -> Result<Exit, Box<dyn std::error::Error>> {
         return Ok(Exit::Reset);
     }
     let handle = machine.handle();
-    eprintln!("ferry-vmm: machine made in {:?}", started.elapsed());
+    let made = started.elapsed();
+    match machine.kvm().emulates_ring0 {
+        true => {
+            eprintln!("ferry-vmm: machine made in {made:?}; KVM emulates ring 0: its boot takes many seconds")
+        }
+        false => eprintln!("ferry-vmm: machine made in {made:?}"),
+    }
     stop_on_sigterm(handle.clone())?;
     let exit = machine.run()?;
     if let Some(file) = &mut metrics {

@@ -10,8 +10,8 @@ use super::layout::Slot;
 use super::memory::{self, Source};
 use super::vcpu::{Buses, Vcpu};
 use super::{
-    Config, DiskConfig, Error, Exit, Image, Machine, NetworkConfig, PortConfig, ShareConfig, VsockConfig,
-    cmdline, cpuid, entry, fdt, kernel, layout, mapped, metrics, probe,
+    Config, DiskConfig, Error, Exit, Image, Machine, NetworkConfig, PortConfig, Sandbox, ShareConfig,
+    VsockConfig, cmdline, cpuid, entry, fdt, kernel, layout, mapped, metrics, probe,
 };
 use crate::backends::disk::{Segment, Worker};
 use crate::devices::bus::Bus;
@@ -42,7 +42,11 @@ pub(super) fn build(config: Config) -> Result<Machine, Error> {
     if config.vcpus == 0 || config.vcpus > layout::MAX_VCPUS {
         return Err(Error::Vcpus(config.vcpus));
     }
-    let features = probe()?;
+    if config.sandbox == Sandbox::WholeProcess {
+        share_the_heap();
+    }
+    let kvm = probe::open()?;
+    let features = probe::examine(&kvm)?;
     #[cfg(feature = "gdb")]
     let debugger = match config.gdb {
         Some(_) => {
@@ -53,7 +57,6 @@ pub(super) fn build(config: Config) -> Result<Machine, Error> {
     };
     #[cfg(not(feature = "gdb"))]
     let debugger = None;
-    let kvm = super::probe::open()?;
     let vm = kvm.create_vm().map_err(Error::kvm("create a VM"))?;
     vm.set_identity_map_address(layout::KVM_IDENTITY_MAP).map_err(Error::kvm("place its identity map"))?;
     vm.set_tss_address(layout::KVM_TSS as usize).map_err(Error::kvm("place its task state segment"))?;
@@ -141,7 +144,15 @@ pub(super) fn build(config: Config) -> Result<Machine, Error> {
         sandbox: config.sandbox,
         memory_mib: config.memory_mib..=config.most_memory_mib.max(config.memory_mib),
         wish,
+        kvm: features,
     })
+}
+
+/// Has all threads allocate from one heap. A heap for each costs page faults at the start and memory afterwards, and is
+/// for threads that allocate much: these do not while they serve queues.
+fn share_the_heap() {
+    // SAFETY: this parameter is a number. Where it is not taken, there are more heaps.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
 /// Hands guest memory to KVM, a slot for each region.

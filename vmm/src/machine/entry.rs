@@ -5,7 +5,7 @@
 
 use super::layout::{self, PAGE};
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap};
 
 const CR0_PROTECTION: u64 = 1 << 0;
 const CR0_EXTENSION_TYPE: u64 = 1 << 4;
@@ -29,9 +29,9 @@ pub fn write_tables(memory: &GuestMemoryMmap) -> Result<(), GuestMemoryError> {
     for gigabyte in 0..layout::IDENTITY_MAPPED >> 30 {
         let table = level2 + gigabyte * PAGE;
         memory.write_obj(table | PRESENT_WRITABLE, GuestAddress(level3 + gigabyte * 8))?;
-        let entry = |n: u64| (gigabyte << 30 | n << 21 | PRESENT_WRITABLE | LARGE_PAGE).to_le_bytes();
-        let entries: Vec<u8> = (0..512).flat_map(entry).collect();
-        memory.write_slice(&entries, GuestAddress(table))?;
+        let entries: [u64; 512] =
+            std::array::from_fn(|n| gigabyte << 30 | (n as u64) << 21 | PRESENT_WRITABLE | LARGE_PAGE);
+        memory.get_slice(GuestAddress(table), PAGE as usize)?.copy_from(&entries);
     }
     for (number, descriptor) in DESCRIPTORS.into_iter().enumerate() {
         memory.write_obj(descriptor, GuestAddress(layout::GDT + number as u64 * 8))?;

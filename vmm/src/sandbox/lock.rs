@@ -1,13 +1,11 @@
 //! What a thread may ask of the system: an allow list for each role, enforced by seccomp.
 
 use super::SandboxError;
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch,
-};
-use std::collections::BTreeMap;
+use super::filter::{self, Condition, Rules};
+use libc::sock_filter;
 use std::io;
 use std::ptr;
+use std::sync::Arc;
 
 /// What a thread is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,19 +144,17 @@ const DEVICE_REQUESTS: [u64; 4] = [libc::FIONBIO, libc::TUNSETOFFLOAD, libc::TUN
 
 /// A filter, ready to be entered by any number of threads.
 #[derive(Clone, Debug)]
-pub struct Lock(BpfProgram);
+pub struct Lock(Arc<[sock_filter]>);
 
 impl Lock {
     /// Builds the lock for a role.
     pub fn new(role: Role) -> Result<Self, SandboxError> {
-        let filter =
-            SeccompFilter::new(rules(role)?, SeccompAction::Trap, SeccompAction::Allow, TargetArch::x86_64)?;
-        Ok(Self(filter.try_into()?))
+        Ok(Self(filter::compile(&rules(role))?.into()))
     }
 
     /// The numbers of the system calls that a role may make, some with certain arguments only.
-    pub fn allowed(role: Role) -> Result<Vec<i64>, SandboxError> {
-        Ok(rules(role)?.into_keys().collect())
+    pub fn allowed(role: Role) -> Vec<i64> {
+        rules(role).into_keys().collect()
     }
 
     /// Locks the calling thread in, for good.
@@ -169,29 +165,26 @@ impl Lock {
 
     /// The same, for a thread that goes on having the few capabilities that its enclosure has left it.
     pub fn enter_with_capabilities(&self) -> Result<(), SandboxError> {
-        // This also rules out gaining privileges by starting a program.
-        Ok(seccompiler::apply_filter(&self.0)?)
+        Ok(filter::install(&self.0)?)
     }
 }
 
-fn rules(role: Role) -> Result<BTreeMap<i64, Vec<SeccompRule>>, SandboxError> {
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        COMMON.iter().map(|number| (*number, Vec::new())).collect();
+fn rules(role: Role) -> Rules {
+    let mut rules: Rules = COMMON.iter().map(|number| (*number, Vec::new())).collect();
     // Memory, but none that can be executed.
-    let not_executable = SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64);
+    let not_executable = Condition { argument: 2, mask: libc::PROT_EXEC as u32, value: 0 };
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
-        rules.insert(call, vec![argument(2, not_executable.clone(), 0)?]);
+        rules.insert(call, vec![not_executable]);
     }
     // Rust's library checks that a descriptor is open before it closes it, in builds with assertions.
-    rules.insert(libc::SYS_fcntl, vec![argument(1, SeccompCmpOp::Eq, libc::F_GETFD as u64)?]);
+    rules.insert(libc::SYS_fcntl, vec![is(1, libc::F_GETFD as u64)]);
     let requests: &[u64] = match role {
         Role::Vcpu => &kvm::ALL,
         Role::Devices => {
             rules.extend(DEVICES.iter().map(|number| (*number, Vec::new())));
-            rules.insert(libc::SYS_socket, vec![argument(0, SeccompCmpOp::Eq, libc::AF_UNIX as u64)?]);
+            rules.insert(libc::SYS_socket, vec![is(0, libc::AF_UNIX as u64)]);
             // Who is at the other end of a socket.
-            rules
-                .insert(libc::SYS_getsockopt, vec![argument(2, SeccompCmpOp::Eq, libc::SO_PEERCRED as u64)?]);
+            rules.insert(libc::SYS_getsockopt, vec![is(2, libc::SO_PEERCRED as u64)]);
             &DEVICE_REQUESTS
         }
         Role::Main => {
@@ -199,38 +192,34 @@ fn rules(role: Role) -> Result<BTreeMap<i64, Vec<SeccompRule>>, SandboxError> {
             rules.insert(libc::SYS_getpid, Vec::new());
             rules.insert(libc::SYS_unlink, Vec::new());
             let own = u64::from(std::process::id());
-            rules.insert(libc::SYS_tgkill, vec![argument(0, SeccompCmpOp::Eq, own)?]);
+            rules.insert(libc::SYS_tgkill, vec![is(0, own)]);
             &[]
         }
         Role::Quiet => &[],
         Role::Debugger => {
             rules.extend([libc::SYS_poll, libc::SYS_accept4].map(|number| (number, Vec::new())));
-            rules
-                .insert(libc::SYS_getsockopt, vec![argument(2, SeccompCmpOp::Eq, libc::SO_PEERCRED as u64)?]);
+            rules.insert(libc::SYS_getsockopt, vec![is(2, libc::SO_PEERCRED as u64)]);
             &[]
         }
         Role::Files => {
             rules.extend(FILES.iter().map(|number| (*number, Vec::new())));
             let controls = rules.entry(libc::SYS_fcntl).or_default();
             for control in FILE_CONTROLS {
-                controls.push(argument(1, SeccompCmpOp::Eq, control as u64)?);
+                controls.push(is(1, control as u64));
             }
             &[]
         }
     };
-    let requests: Result<Vec<_>, _> =
-        requests.iter().map(|request| argument(1, SeccompCmpOp::Eq, *request)).collect();
-    let requests = requests?;
     // A rule without conditions would allow every request.
     if !requests.is_empty() {
-        rules.insert(libc::SYS_ioctl, requests);
+        rules.insert(libc::SYS_ioctl, requests.iter().map(|request| is(1, *request)).collect());
     }
-    Ok(rules)
+    rules
 }
 
-fn argument(index: u8, operation: SeccompCmpOp, value: u64) -> Result<SeccompRule, SandboxError> {
-    let condition = SeccompCondition::new(index, SeccompCmpArgLen::Dword, operation, value)?;
-    Ok(SeccompRule::new(vec![condition])?)
+/// That an argument's low 32 bits are those of `value`.
+fn is(argument: u8, value: u64) -> Condition {
+    Condition { argument, mask: u32::MAX, value: value as u32 }
 }
 
 /// Gives up every capability of the calling thread, those it could regain included.
@@ -298,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_vcpu_gets_by_with_twenty_system_calls() {
-        assert!(Lock::allowed(Role::Vcpu).unwrap().len() <= 20);
+        assert!(Lock::allowed(Role::Vcpu).len() <= 20);
     }
 
     /// Plays the part named in the environment, in a process of its own.
