@@ -215,8 +215,7 @@ impl Server {
             max_pages: (MAX_DATA / PAGE) as u16,
             ..InitReply::default()
         };
-        out.extend_from_slice(answer.as_slice());
-        Ok(())
+        answer_with(&answer, out)
     }
 
     fn clear(&mut self) {
@@ -390,6 +389,12 @@ fn finish(reply: &mut Vec<u8>, unique: u64, result: Result<(), Errno>) {
 /// An error of the system as its number.
 fn errno(error: &std::io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
+}
+
+/// Writes a reply's fixed part, which is all that there is of most.
+fn answer_with(answer: &impl ByteValued, out: &mut Vec<u8>) -> Result<(), Errno> {
+    out.extend_from_slice(answer.as_slice());
+    Ok(())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::super::wire::{
     SetXattrRequest, StatfsReply, valid,
 };
 use super::contents::take_privileges;
-use super::{BELIEVED, Server};
+use super::{BELIEVED, Server, answer_with};
 use rustix::fs::{
     AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, XattrFlags, chmodat, fstat,
     fstatvfs, ftruncate, getxattr, listxattr, removexattr, setxattr, utimensat,
@@ -16,7 +16,6 @@ use rustix::io::Errno;
 use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use vm_memory::ByteValued;
 
 /// The longest value or list of extended attributes that Linux knows.
 const LONGEST_XATTR: usize = 64 << 10;
@@ -32,8 +31,7 @@ impl Server {
     fn tell_attributes(&self, fd: &OwnedFd, out: &mut Vec<u8>) -> Result<(), Errno> {
         let attributes = self.attributes(fd, &fstat(fd)?);
         let answer = AttributesReply { valid: BELIEVED, attributes, ..AttributesReply::default() };
-        out.extend_from_slice(answer.as_slice());
-        Ok(())
+        answer_with(&answer, out)
     }
 
     pub(super) fn set_attributes(
@@ -100,8 +98,7 @@ impl Server {
             fragment_size: found.f_frsize as u32,
             ..StatfsReply::default()
         };
-        out.extend_from_slice(answer.as_slice());
-        Ok(())
+        answer_with(&answer, out)
     }
 
     pub(super) fn get_xattr(
@@ -179,9 +176,11 @@ fn check_name(name: &CStr) -> Result<(), Errno> {
 /// A value, or its length if that is all that is asked for.
 fn give_xattr(value: &[u8], size: u32, room: usize, out: &mut Vec<u8>) -> Result<(), Errno> {
     match size as usize {
-        0 => out.extend_from_slice(GetXattrReply { size: value.len() as u32, padding: 0 }.as_slice()),
-        size if value.len() <= size.min(room) => out.extend_from_slice(value),
-        _ => return Err(Errno::RANGE),
+        0 => answer_with(&GetXattrReply { size: value.len() as u32, padding: 0 }, out),
+        size if value.len() <= size.min(room) => {
+            out.extend_from_slice(value);
+            Ok(())
+        }
+        _ => Err(Errno::RANGE),
     }
-    Ok(())
 }

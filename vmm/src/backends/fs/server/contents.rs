@@ -7,7 +7,7 @@ use super::super::wire::{
     WRITE_KILL_SUIDGID, WriteReply, WriteRequest, opcode,
 };
 use super::super::{MAX_DATA, REPLY_HEADER};
-use super::{MOST_WAITING, Server, Waiting, errno};
+use super::{MOST_WAITING, Server, Waiting, answer_with, errno};
 use rustix::fs::{
     FallocateFlags, FlockOperation, Mode, OFlags, SeekFrom, copy_file_range, fallocate, fchmod, flock, fstat,
     seek,
@@ -15,7 +15,6 @@ use rustix::fs::{
 use rustix::io::Errno;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use vm_memory::ByteValued;
 
 /// The most that one request copies inside the host: it answers before others wait too long.
 const COPY_AT_ONCE: u64 = 64 << 20;
@@ -43,15 +42,13 @@ impl Server {
         }
         let file = self.open_node(head.node, flags)?;
         let handle = self.add_handle(file, false)?;
-        out.extend_from_slice(OpenReply { handle, ..OpenReply::default() }.as_slice());
-        Ok(())
+        answer_with(&OpenReply { handle, ..OpenReply::default() }, out)
     }
 
     pub(super) fn open_directory(&mut self, head: &RequestHeader, out: &mut Vec<u8>) -> Result<(), Errno> {
         let file = self.open_node(head.node, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let handle = self.add_handle(file, true)?;
-        out.extend_from_slice(OpenReply { handle, ..OpenReply::default() }.as_slice());
-        Ok(())
+        answer_with(&OpenReply { handle, ..OpenReply::default() }, out)
     }
 
     pub(super) fn release(&mut self, mut body: Body<'_>) -> Result<(), Errno> {
@@ -93,8 +90,7 @@ impl Server {
             take_privileges(file)?;
         }
         let written = file.write_at(data, offset).map_err(|error| errno(&error))?;
-        out.extend_from_slice(WriteReply { size: written as u32, padding: 0 }.as_slice());
-        Ok(())
+        answer_with(&WriteReply { size: written as u32, padding: 0 }, out)
     }
 
     pub(super) fn flush(&mut self, head: &RequestHeader, mut body: Body<'_>) -> Result<(), Errno> {
@@ -133,8 +129,7 @@ impl Server {
             _ => return Err(Errno::INVAL),
         };
         let offset = seek(self.file(handle)?, to)?;
-        out.extend_from_slice(SeekReply { offset }.as_slice());
-        Ok(())
+        answer_with(&SeekReply { offset }, out)
     }
 
     pub(super) fn copy(&mut self, mut body: Body<'_>, out: &mut Vec<u8>) -> Result<(), Errno> {
@@ -151,8 +146,7 @@ impl Server {
         let (mut offset_in, mut offset_out) = (asked.offset_in, asked.offset_out);
         let length = asked.length.min(COPY_AT_ONCE) as usize;
         let copied = copy_file_range(from, Some(&mut offset_in), to, Some(&mut offset_out), length)?;
-        out.extend_from_slice(WriteReply { size: copied as u32, padding: 0 }.as_slice());
-        Ok(())
+        answer_with(&WriteReply { size: copied as u32, padding: 0 }, out)
     }
 
     /// SETLK and SETLKW. True if the request waits.
@@ -207,8 +201,7 @@ impl Server {
         let result = locks.get((head.node, asked.owner), &asked.lock, || self.open_to_lock(head.node));
         self.locks = locks;
         let found: FileLock = result?;
-        out.extend_from_slice(found.as_slice());
-        Ok(())
+        answer_with(&found, out)
     }
 
     /// A file for locks alone: for both kinds of them where that is possible.

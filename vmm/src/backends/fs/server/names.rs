@@ -6,7 +6,7 @@ use super::super::wire::{
     Body, CreateRequest, Entry, LinkRequest, MkdirRequest, MknodRequest, OpenReply, ReadRequest,
     Rename2Request, RenameRequest, RequestHeader, opcode,
 };
-use super::{Handle, Server};
+use super::{Handle, Server, answer_with};
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat, chmodat, fstat, linkat, mkdirat, mknodat,
     openat, readlinkat, renameat_with, symlinkat, unlinkat,
@@ -15,7 +15,6 @@ use rustix::io::Errno;
 use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use vm_memory::ByteValued;
 
 /// The bits of a mode that are permissions.
 const PERMISSIONS: u32 = 0o7777;
@@ -38,10 +37,7 @@ impl Server {
     /// Answers with an entry; the guest knows of its node from now on.
     fn tell(&mut self, found: &Found, out: &mut Vec<u8>) -> Result<(), Errno> {
         match self.entry(found) {
-            Ok(entry) => {
-                out.extend_from_slice(entry.as_slice());
-                Ok(())
-            }
+            Ok(entry) => answer_with(&entry, out),
             Err(errno) => {
                 self.nodes.forget(found.node, 1);
                 Err(errno)
@@ -167,8 +163,7 @@ impl Server {
                 Err(errno) => return Err(errno),
             };
         let handle = self.add_handle(file, false).inspect_err(|_| self.nodes.forget(node, 1))?;
-        out.extend_from_slice(OpenReply { handle, ..OpenReply::default() }.as_slice());
-        Ok(())
+        answer_with(&OpenReply { handle, ..OpenReply::default() }, out)
     }
 
     pub(super) fn remove(
