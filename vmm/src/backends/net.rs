@@ -58,11 +58,12 @@ pub trait Port: Send {
     /// header. An error other than "would block" means that there will be no frames any more.
     fn receive(&mut self, frame: &mut [u8]) -> io::Result<usize>;
 
-    /// Takes a frame from the guest. [`io::ErrorKind::BrokenPipe`] means that nobody takes frames any more; with any
+    /// Takes a frame from the guest, and passes it on by the next [`Port::flush`] at the latest: a batch may go with one system
+    /// call. [`io::ErrorKind::BrokenPipe`] means that nobody takes frames any more; with any
     /// error but that and "would block" only this frame is lost.
     fn send(&mut self, frame: &[u8]) -> io::Result<()>;
 
-    /// Passes on what [`Port::send`] has taken and could not yet pass on. True if nothing is left.
+    /// Passes on what [`Port::send`] has taken and has not yet passed on. True if nothing is left.
     fn flush(&mut self) -> io::Result<bool> {
         Ok(true)
     }

@@ -12,6 +12,8 @@ use std::os::unix::net::UnixStream;
 const LENGTH: usize = 4;
 /// What is read at once at most: a few of the longest frames.
 const BUFFER: usize = 4 * (LENGTH + MAX_FRAME);
+/// From how many bytes on what is taken is passed on at once: more would only lie in memory twice.
+const BATCH: usize = 128 << 10;
 
 /// One end of a stream of frames.
 pub struct Passt {
@@ -20,7 +22,7 @@ pub struct Passt {
     input: Vec<u8>,
     start: usize,
     end: usize,
-    /// The rest of a frame that the other end had no room for.
+    /// Frames on their way to the other end, the first of them perhaps without its beginning.
     unsent: Vec<u8>,
 }
 
@@ -77,16 +79,12 @@ impl Port for Passt {
     }
 
     fn send(&mut self, frame: &[u8]) -> io::Result<()> {
-        if !self.flush()? {
+        if self.unsent.len() >= BATCH && !self.flush()? {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let frame = &frame[HEADER..];
-        let length = (frame.len() as u32).to_be_bytes();
-        let parts = [io::IoSlice::new(&length), io::IoSlice::new(frame)];
-        let sent = self.stream.write_vectored(&parts)?;
-        // Half a frame would be the end of the stream: the rest is kept.
-        self.unsent.extend_from_slice(length.get(sent..).unwrap_or_default());
-        self.unsent.extend_from_slice(frame.get(sent.saturating_sub(LENGTH)..).unwrap_or_default());
+        self.unsent.extend_from_slice(&(frame.len() as u32).to_be_bytes());
+        self.unsent.extend_from_slice(frame);
         Ok(())
     }
 
@@ -171,9 +169,24 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_of_frames_goes_as_a_whole() {
+        let (mut port, mut peer) = pair();
+        let frames: Vec<Vec<u8>> = (0u8..40).map(|n| vec![n; HEADER + 1500]).collect();
+        frames.iter().for_each(|frame| port.send(frame).unwrap());
+        peer.set_nonblocking(true).unwrap();
+        assert_eq!(peer.read(&mut [0; 1]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert!(port.flush().unwrap());
+        let all: Vec<u8> = frames.iter().flat_map(|frame| framed(&frame[HEADER..])).collect();
+        let mut found = vec![0; all.len()];
+        peer.read_exact(&mut found).unwrap();
+        assert!(found == all);
+    }
+
+    #[test]
     fn a_peer_that_is_gone_takes_nothing() {
         let (mut port, peer) = pair();
         drop(peer);
-        assert_eq!(port.send(&[0; 100]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        port.send(&[0; 100]).unwrap();
+        assert_eq!(port.flush().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 }

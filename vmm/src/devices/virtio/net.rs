@@ -213,7 +213,7 @@ impl Net {
             io.queues[queue].suppress_kicks(io.memory)?;
             loop {
                 if !self.transmit_gate.lets_pass(io.poller)? {
-                    return io.notify(queue);
+                    return self.end_batch(number, io);
                 }
                 let Some(chain) = io.pop(queue)? else { break };
                 // A frame longer than any is no frame.
@@ -234,9 +234,24 @@ impl Net {
                 io.push(queue, chain, 0)?;
             }
             if !io.queues[queue].ask_for_kicks(io.memory)? {
-                return io.notify(queue);
+                return self.end_batch(number, io);
             }
         }
+    }
+
+    /// Has the port pass on what it was given, and the driver know of it.
+    fn end_batch(&mut self, number: usize, io: &mut Io<'_>) -> Result<(), Fault> {
+        if self.is_up() {
+            match self.pairs[number].port.flush() {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.pairs[number].stalled = true;
+                    self.wait(number, io.poller)?;
+                }
+                Err(error) => self.lose(error, io),
+            }
+        }
+        io.notify(transmit_queue(number))
     }
 
     /// Goes on with what the rate held up on its way to the guest.
