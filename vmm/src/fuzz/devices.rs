@@ -2,8 +2,8 @@
 
 use super::Input;
 use crate::backends::disk::{Access, Raw};
-use crate::backends::net::Passt;
 use crate::backends::net::rate::Rates;
+use crate::backends::net::{Passt, Port};
 use crate::devices::bus::Registers;
 use crate::devices::virtio::Device;
 use crate::devices::virtio::balloon::Balloon;
@@ -74,7 +74,7 @@ impl Kind {
 /// A device, and what must stay as long as it does.
 struct World {
     device: Box<dyn Device>,
-    _others: (Option<UnixStream>, Option<UnixListener>, Option<tempfile::TempDir>),
+    _others: (Vec<UnixStream>, Option<UnixListener>, Option<tempfile::TempDir>),
 }
 
 /// Memory of which each byte is plugged once and unplugged once.
@@ -98,7 +98,7 @@ impl Pool for Books {
 }
 
 fn world(kind: Kind) -> World {
-    let (mut stream, mut listener, mut directory) = (None, None, None);
+    let (mut streams, mut listener, mut directory) = (Vec::new(), None, None);
     let device: Box<dyn Device> = match kind {
         Kind::Blk => {
             let file = tempfile::tempfile().expect("a temporary file");
@@ -107,15 +107,16 @@ fn world(kind: Kind) -> World {
             Box::new(Blk::new(Box::new(disk), "fuzz", 2).expect("a disk"))
         }
         Kind::Net => {
-            let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
-            // A frame to receive, and a length that no frame has.
-            theirs.write_all(&[&[0, 0, 0, 60][..], &[0; 60], &[0, 0, 0, 1, 9]].concat()).expect("it fits");
-            stream = Some(theirs);
-            let port = Passt::new(ours).expect("a socket is a port");
-            Box::new(
-                Net::new([2; 6], 1500, vec![Box::new(port)], Rates::default(), Box::new(|_| ()))
-                    .expect("a card"),
-            )
+            let mut port = || -> Box<dyn Port> {
+                let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
+                // A frame to receive, and a length that no frame has.
+                let frames = [&[0, 0, 0, 60][..], &[0; 60], &[0, 0, 0, 1, 9]].concat();
+                theirs.write_all(&frames).expect("it fits");
+                streams.push(theirs);
+                Box::new(Passt::new(ours).expect("a socket is a port"))
+            };
+            let ports = vec![port(), port()];
+            Box::new(Net::new([2; 6], 1500, ports, Rates::default(), Box::new(|_| ())).expect("a card"))
         }
         Kind::Console => {
             let file = |path: &str| File::options().read(true).write(true).open(path).expect("a device file");
@@ -141,7 +142,7 @@ fn world(kind: Kind) -> World {
             let (ours, mut theirs) = UnixStream::pair().expect("a pair of sockets");
             // An answer that nobody waits for.
             theirs.write_all(&[0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]).expect("it fits");
-            stream = Some(theirs);
+            streams.push(theirs);
             Box::new(Fs::new("work", ours, Box::new(|_| ())).expect("a share"))
         }
         Kind::Mem => {
@@ -151,7 +152,7 @@ fn world(kind: Kind) -> World {
         }
         Kind::Pmem => Box::new(Pmem::new(5 << 30, 2 << 20)),
     };
-    World { device, _others: (stream, listener, directory) }
+    World { device, _others: (streams, listener, directory) }
 }
 
 /// A device with a driver whose steps the input tells.
@@ -291,11 +292,14 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
     let chain = [0, 0, 2, 3, 0, 0, 2, 3, 0, 1, 0x83, 0, 2, 3, 0x40, 0, 0x81, 1];
     let kick = [0, 5];
     let register = [0, 8, 0x34, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0];
+    // To the network card's control queue: use two pairs of queues.
+    let pairs = [0, 7, 3, 0, 0, 4, 4, 0, 2, 0, 4, 0, 1, 3, 0, 0, 1, 4, 3, 0x40, 0, 0x81, 1, 4, 5];
     let reset = [0, 9, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
     vec![
         [&start[..], &chain, &kick].concat(),
         [&start[..], &chain, &chain, &kick, &reset, &chain, &kick].concat(),
         [&start[..], &register, &kick, &chain, &kick, &register].concat(),
+        [&start[..], &pairs, &[2], &chain[1..], &[2, 5], &[3], &chain[1..], &[3, 5], &pairs].concat(),
         [&start[..], &[1], &chain[1..], &[1, 5], &[2], &chain[1..], &[2, 5]].concat(),
     ]
 }
