@@ -157,7 +157,8 @@ impl Console {
     }
 
     fn say_size(&mut self, port: usize) {
-        // Columns first, as the specification has it. Linux before 6.15 takes them for rows.
+        // Columns first, as the specification has it, and as Linux 6.15, 6.16 and 6.12 from its 66th release on read them.
+        // Others of its versions, before and since, take them for rows.
         let size = [self.config.columns.to_le_bytes(), self.config.rows.to_le_bytes()].concat();
         self.say(port, event::RESIZE, 0, &size);
     }
