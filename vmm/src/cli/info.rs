@@ -6,7 +6,7 @@ use crate::machine;
 use crate::machine::Image;
 use crate::payload;
 use crate::runtime::logs::Capacity;
-use crate::runtime::run::LEAST_MEMORY_MIB;
+use crate::runtime::shape::LEAST_MEMORY_MIB;
 use crate::runtime::size::{MIB, human_size};
 use crate::runtime::state::Containers;
 use std::path::PathBuf;

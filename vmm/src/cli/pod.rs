@@ -2,7 +2,7 @@
 
 use super::progress::Show;
 use super::pull::{self, When};
-use super::run::{Milestones, RunArgs, in_monitor, prepare};
+use super::run::{Milestones, RunArgs, host, in_monitor, prepare};
 use super::settings::Settings;
 use super::{Fault, Global};
 use crate::runtime::guest::{Launch, Serial};
@@ -10,7 +10,8 @@ use crate::runtime::interrupt::{Forwarding, Interrupts};
 use crate::runtime::own_vmm::OwnVmm;
 use crate::runtime::pod::document::{Container, Pull};
 use crate::runtime::pod::{self, LONGEST, Output, Pod, Request};
-use crate::runtime::run::{Host, Ready, Shape};
+use crate::runtime::run::Ready;
+use crate::runtime::shape::Shape;
 use crate::runtime::supervise::{Afterwards, Failure};
 use ferry_images::source::{self, Access, Keep};
 use ferry_images::{Grammar, Progress, Reference};
@@ -112,14 +113,8 @@ fn fetch_and_run(
         output,
         log: settings.log_capacity(args.log_options()),
     };
-    let host = Host {
-        containers: &Global::containers()?,
-        launch: &OwnVmm,
-        interrupts: &interrupts,
-        progress: &progress,
-        milestone,
-    };
-    Ok(pod::run(&request, &host)?)
+    let containers = Global::containers()?;
+    Ok(pod::run(&request, &host(&containers, &interrupts, &progress, milestone))?)
 }
 
 /// What the document says, in the words of images.

@@ -19,8 +19,10 @@ use crate::runtime::oci::{Options, Writable};
 use crate::runtime::own_vmm::OwnVmm;
 use crate::runtime::record::Record;
 use crate::runtime::restart::Restart;
-use crate::runtime::run::{self, Host, Milestone, Mode, Ready, Request, Shape, Stop};
+use crate::runtime::run::{self, Host, Milestone, Mode, Ready, Request, Stop};
+use crate::runtime::shape::Shape;
 use crate::runtime::size::{MIB, parse_size};
+use crate::runtime::state::Containers;
 use crate::runtime::supervise::{Afterwards, Failure};
 use crate::runtime::volume::{Volume, parse_volume};
 use crate::sandbox::UserRange;
@@ -177,6 +179,13 @@ pub struct MachineArgs {
     /// To how much memory it can grow: ferry update --memory asks it to [default: not at all]
     #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
     pub memory_max: Option<u64>,
+    /// Hold the whole VM, ferry's own part of it and what the host's kernel keeps for it included, to so much of the host's
+    /// memory [default: no limit]
+    ///
+    /// It takes a cgroup with the memory controller: start ferry as root, or where that is delegated to it, as by
+    /// systemd-run --user --scope -p Delegate=yes. A VM that wants more is ended. Huge pages do not count.
+    #[arg(long, value_name = "SIZE", value_parser = parse_limit)]
+    pub memory_limit: Option<u64>,
     /// The network: user (passt, without privileges), tap=NAME[,ip=ADDRESS/PREFIX,gateway=ADDRESS,dns=ADDRESS,mtu=BYTES,queues=N]
     /// or none [default: user where passt is installed]
     ///
@@ -321,6 +330,11 @@ pub fn parse_memory(text: &str) -> Result<u64, String> {
     Ok(bytes.div_ceil(MIB))
 }
 
+/// Reads the value of `--memory-limit` into bytes.
+fn parse_limit(text: &str) -> Result<u64, String> {
+    parse_size(text).map_err(|error| error.to_string())
+}
+
 /// What pods need of the options.
 impl RunArgs {
     /// Whether it is left running.
@@ -428,6 +442,7 @@ impl MachineArgs {
             vsock: self.vsock.clone(),
             cpu: self.cpu.unwrap_or(defaults.cpu),
             backing: Backing { huge_pages: self.hugepages, prefault: self.prefault },
+            memory_limit: self.memory_limit,
             gdb: self.gdb.clone(),
             tell: Tell { report: self.report.clone(), exits: self.trace.is_some() },
         }
@@ -519,6 +534,16 @@ pub(super) fn in_monitor(work: impl FnOnce(Milestones<'_>) -> Result<u8, Fault>)
     result.or(Ok(FAILED))
 }
 
+/// What a run needs of this host.
+pub(super) fn host<'a>(
+    containers: &'a Containers,
+    interrupts: &'a Interrupts,
+    progress: &'a Show,
+    milestone: Milestones<'a>,
+) -> Host<'a> {
+    Host { containers, launch: &OwnVmm, interrupts, progress, milestone }
+}
+
 fn fetch_and_run(
     global: &Global,
     settings: &Settings,
@@ -555,12 +580,6 @@ fn fetch_and_run(
         stop: Stop { signal: args.stop_signal, seconds: args.stop_timeout },
         cores: args.container.cores()?,
     };
-    let host = Host {
-        containers: &Global::containers()?,
-        launch: &OwnVmm,
-        interrupts: &interrupts,
-        progress: &progress,
-        milestone,
-    };
-    Ok(run::run(&request, &host)?)
+    let containers = Global::containers()?;
+    Ok(run::run(&request, &host(&containers, &interrupts, &progress, milestone))?)
 }

@@ -2,7 +2,7 @@
 
 use super::run::{LogOption, Overlay, check_log_files, parse_log_size, parse_memory, parse_overlay};
 use crate::runtime::logs::Capacity;
-use crate::runtime::run::Shape;
+use crate::runtime::shape::Shape;
 use crate::sandbox::UserRange;
 use serde::Deserialize;
 use std::collections::BTreeMap;

@@ -3,7 +3,8 @@
 use super::guest::{End, Guest, Launch, LaunchError, Plan, PlannedDisk, Reason};
 use super::oci;
 use super::restart::Restart;
-use super::run::{Mode, Ready, Request, Shape, Stop};
+use super::run::{Mode, Ready, Request, Stop};
+use super::shape::Shape;
 use super::size::MIB;
 use super::supervise::Afterwards;
 use crate::agent::Transport;

@@ -45,6 +45,8 @@ pub struct Plan {
     pub cpu: Model,
     /// Where its memory comes from.
     pub backing: Backing,
+    /// The most memory of the host, in bytes, that its process may take.
+    pub memory_limit: Option<u64>,
     /// The socket at which it waits for a debugger, if it does.
     pub gdb: Option<PathBuf>,
     /// What is told of it besides when it has ended.

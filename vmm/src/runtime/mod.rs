@@ -32,6 +32,7 @@ pub mod pod;
 pub mod record;
 pub mod restart;
 pub mod run;
+pub mod shape;
 mod share_process;
 pub mod size;
 pub mod state;

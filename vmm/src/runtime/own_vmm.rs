@@ -23,7 +23,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -104,6 +104,7 @@ impl Launch for OwnVmm {
             dump: Mutex::new(None),
             gdb: Mutex::new(None),
             is_debugged: plan.gdb.is_some(),
+            starved: AtomicBool::new(false),
             child: Mutex::new(Some(child)),
             _helpers: helpers,
             end: Mutex::new(None),
@@ -188,6 +189,8 @@ struct Running {
     /// The debugger's socket, once it is this guest's.
     gdb: Mutex<Option<PathBuf>>,
     is_debugged: bool,
+    /// Set when it has ended because its cgroup had no more memory.
+    starved: AtomicBool,
     /// Taken by whoever waits for its end: then there is nobody to kill any more.
     child: Mutex<Option<Child>>,
     /// The processes that serve what is shared. They end with the VM's, whose sockets they are at the other end of.
@@ -326,6 +329,7 @@ impl Running {
         let mut child = lock(&self.child).take()?;
         let _ = child.kill();
         let status = child.wait().ok();
+        self.starved.store(cgroup::ran_out_of_memory(child.id()), Ordering::Relaxed);
         cgroup::remove(child.id());
         // What it said last is said before it is told how it ended.
         if let Some(complaints) = lock(&self.complaints).take() {
@@ -339,6 +343,9 @@ impl Running {
         let was_stopped = lock(&self.child).is_none();
         match self.reap() {
             _ if was_stopped => End { reason: Reason::VmmKilled, detail: String::new() },
+            Some(_) if self.starved.load(Ordering::Relaxed) => {
+                End { reason: Reason::VmmKilled, detail: STARVED.to_owned() }
+            }
             Some(status) => silent(status),
             None => End { reason: Reason::VmmError, detail: "the VM's process is lost".to_owned() },
         }
@@ -351,6 +358,9 @@ struct Dump {
     most: u64,
     fault: Option<String>,
 }
+
+/// What is said of a VM that the kernel has killed for its memory.
+const STARVED: &str = "it wanted more of the host's memory than its cgroup has (--memory-limit)";
 
 /// What is said of a dump that goes beyond the machine's memory.
 const TOO_LARGE: &str = "its VM's process says more than there is";

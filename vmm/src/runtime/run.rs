@@ -4,7 +4,7 @@
 use super::clock;
 use super::cores::Cores;
 use super::directory;
-use super::guest::{Contents, Launch, Plan, PlannedDisk, PlannedShare, Reason, Serial, Tell};
+use super::guest::{Contents, Launch, Plan, PlannedDisk, PlannedShare, Reason};
 use super::init_system;
 use super::interrupt::Interrupts;
 use super::logs::{Capacity, Writer};
@@ -16,15 +16,13 @@ use super::oci::{self, LAYERS_SERIAL, SCRATCH_SERIAL, Writable};
 use super::oom;
 use super::record::{Made, Record, Status};
 use super::restart::{Restart, Restarts};
-use super::size::{MIB, human_size};
+use super::shape::Shape;
 use super::state::Containers;
 use super::supervise::{Afterwards, Failure, Job, Step, supervise};
 use super::volume::{self, Volume};
 use crate::agent::Signal;
 use crate::agent::session::{ContainerSpec, Control, Keyboard, Progress as Steps, Stdio};
 use crate::agent::terminal::Window;
-use crate::machine::{Backing, Model};
-use crate::sandbox::UserRange;
 use ferry_images::{Image, Progress, Segment, ext4};
 use std::fs::OpenOptions;
 use std::io::IsTerminal;
@@ -34,101 +32,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// The least memory a guest boots in, with a little left for its process.
-pub const LEAST_MEMORY_MIB: u64 = 64;
-/// The most a machine is offered: 1 TiB.
-const MOST_MEMORY_MIB: u64 = 1 << 20;
-/// The least scratch disk worth having.
-const LEAST_SCRATCH: u64 = 16 * MIB;
-
 /// The file of the scratch disk in a container's directory.
 pub(super) const SCRATCH: &str = "scratch.ext4";
-
-/// The shape of the machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shape {
-    /// Number of vCPUs.
-    pub vcpus: u8,
-    /// Memory in MiB.
-    pub memory_mib: u64,
-    /// To how much it can grow while it runs, in MiB; nothing: not at all.
-    pub most_memory_mib: Option<u64>,
-    /// Size of the scratch disk in bytes, where there is one.
-    pub scratch_bytes: u64,
-    /// How it gets at the image's layers.
-    pub layers: Layers,
-    /// Its network.
-    pub network: network::Wanted,
-    /// Words appended to the kernel's command line.
-    pub cmdline_extra: String,
-    /// A kernel other than the usual one.
-    pub kernel: Option<PathBuf>,
-    /// An initrd other than the usual one.
-    pub initrd: Option<PathBuf>,
-    /// Where the guest's serial output goes.
-    pub serial: Serial,
-    /// Whether the VM's process is locked in.
-    pub sandboxed: bool,
-    /// The users of whom it becomes one where root starts it; none: the usual ones.
-    pub users: Option<UserRange>,
-    /// A directory for the sockets of the guest's vsock, if its processes may use that.
-    pub vsock: Option<PathBuf>,
-    /// What its processors are like.
-    pub cpu: Model,
-    /// Where its memory comes from.
-    pub backing: Backing,
-    /// A socket at which it waits for a debugger.
-    pub gdb: Option<PathBuf>,
-    /// What is told of the VM when it has ended.
-    pub tell: Tell,
-}
-
-impl Default for Shape {
-    fn default() -> Self {
-        Self {
-            vcpus: 1,
-            memory_mib: 512,
-            most_memory_mib: None,
-            scratch_bytes: 10 << 30,
-            layers: Layers::default(),
-            network: network::Wanted::default(),
-            cmdline_extra: String::new(),
-            kernel: None,
-            initrd: None,
-            serial: Serial::Quiet,
-            sandboxed: true,
-            users: None,
-            vsock: None,
-            cpu: Model::Host,
-            backing: Backing::default(),
-            gdb: None,
-            tell: Tell::default(),
-        }
-    }
-}
-
-/// How a guest gets at an image's layers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Layers {
-    /// As a disk, whose contents each guest caches for itself
-    #[default]
-    Blk,
-    /// Mapped into its address space: all guests share the host's copy
-    Pmem,
-}
-
-impl Layers {
-    /// Whether the files of an image are mapped.
-    fn are_mapped(self, launch: &dyn Launch) -> Result<bool, Failure> {
-        match self {
-            Self::Blk => Ok(false),
-            Self::Pmem if launch.maps_files() => Ok(true),
-            Self::Pmem => Err(Failure::early(
-                "--layers pmem: only ferry's own machine maps layers: run it with --on kvm, or leave it out",
-            )),
-        }
-    }
-}
 
 /// An image, ready to run.
 #[derive(Debug, Clone)]
@@ -204,6 +109,13 @@ pub struct Host<'a> {
     pub milestone: &'a (dyn Fn(Milestone, &[Record]) + Sync),
 }
 
+impl<'a> Host<'a> {
+    /// One where nobody is shown how far it is.
+    pub fn quiet(containers: &'a Containers, launch: &'a dyn Launch, interrupts: &'a Interrupts) -> Self {
+        Self { containers, launch, interrupts, progress: &(), milestone: &|_, _| {} }
+    }
+}
+
 /// How far a run has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Milestone {
@@ -221,35 +133,7 @@ pub fn check(options: &oci::Options, shape: &Shape, interactive: bool) -> Result
         ));
     }
     volume::check(&options.volumes).map_err(Failure::early)?;
-    let memory = shape.memory_mib;
-    if memory < LEAST_MEMORY_MIB {
-        let asked = human_size(memory.saturating_mul(MIB));
-        return Err(Failure::early(format!(
-            "{asked} of memory is too little: the guest's kernel and one process need at least {LEAST_MEMORY_MIB} MiB \
-             (--memory {LEAST_MEMORY_MIB}m)"
-        )));
-    }
-    if memory > MOST_MEMORY_MIB {
-        return Err(Failure::early(format!(
-            "{memory} MiB of memory is more than the 1 TiB a machine can have"
-        )));
-    }
-    // SAFETY: takes nothing.
-    if shape.users.is_some() && unsafe { libc::geteuid() } != 0 {
-        return Err(Failure::early("--uid-range is for root: only root can give each VM a user of its own"));
-    }
-    if let Some(most) = shape.most_memory_mib.filter(|most| !(memory..=MOST_MEMORY_MIB).contains(most)) {
-        return Err(Failure::early(format!(
-            "--memory-max {most}m: it is from the {memory} MiB that the machine starts with to 1 TiB"
-        )));
-    }
-    if options.writable == Writable::Disk && shape.scratch_bytes < LEAST_SCRATCH {
-        let asked = human_size(shape.scratch_bytes);
-        return Err(Failure::early(format!(
-            "a scratch disk of {asked} is too small: it needs at least 16 MiB"
-        )));
-    }
-    Ok(())
+    shape.check(options.writable == Writable::Disk)
 }
 
 /// Runs it to its end, with every restart that belongs to it; the exit status of its process.
@@ -391,7 +275,7 @@ impl Life<'_> {
             };
             disks.push(PlannedDisk { serial: SCRATCH_SERIAL.to_owned(), contents });
         }
-        let plan = plan_of(shape, disks, self.network.clone(), self.sockets);
+        let plan = shape.plan(disks, self.network.clone(), self.sockets);
         Ok(Plan { shares: self.shares.clone(), ..plan })
     }
 
@@ -476,42 +360,6 @@ impl Life<'_> {
             name: &self.monitor.record().map(|record| record.name).unwrap_or_default(),
             step: &step,
         })
-    }
-}
-
-/// A machine of this shape with these disks, whose sockets are below this directory of the run.
-pub(super) fn plan_of(
-    shape: &Shape,
-    disks: Vec<PlannedDisk>,
-    network: Option<network::Plan>,
-    sockets: &Path,
-) -> Plan {
-    Plan {
-        shares: Vec::new(),
-        network,
-        vcpus: shape.vcpus,
-        memory_mib: shape.memory_mib,
-        most_memory_mib: shape.most_memory_mib.unwrap_or(0),
-        disks,
-        cmdline_extra: cmdline(shape),
-        kernel: shape.kernel.clone(),
-        initrd: shape.initrd.clone(),
-        directory: directory::of_vm(sockets),
-        serial: shape.serial,
-        sandboxed: shape.sandboxed,
-        users: shape.users,
-        cpu: shape.cpu,
-        backing: shape.backing,
-        gdb: shape.gdb.clone(),
-        tell: shape.tell.clone(),
-    }
-}
-
-/// A kernel whose serial port somebody watches is not to be quiet. What the user adds comes last and wins.
-fn cmdline(shape: &Shape) -> String {
-    match shape.serial {
-        Serial::Quiet => shape.cmdline_extra.clone(),
-        Serial::Stderr => format!("loglevel=7 {}", shape.cmdline_extra),
     }
 }
 

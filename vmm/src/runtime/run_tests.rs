@@ -4,6 +4,7 @@ use super::*;
 use crate::agent::fake::{Script, running};
 use crate::runtime::fake_guest::{FakeGuest, FakeVmm, request};
 use crate::runtime::interrupt::Forwarding;
+use crate::runtime::size::MIB;
 use ferry_init::api::method;
 use ferry_init::api::ttrpc::Code;
 

@@ -34,6 +34,10 @@ const GUEST_CID: u64 = 3;
 const TASKS: u32 = 256;
 /// The longest line that either end reads.
 pub(super) const LONGEST_LINE: u64 = 1 << 20;
+/// What is said where a VM cannot be held to an amount of memory.
+const NO_MEMORY_CONTROLLER: &str = "--memory-limit: no cgroup with the memory controller can be made for the VM: start ferry \
+                                    as root, or where that controller is delegated to it (systemd-run --user --scope -p \
+                                    Delegate=yes ferry run …), or leave the limit out";
 /// What a guest without a kernel is told.
 const NO_PAYLOAD: &str = "this ferry was built without a guest kernel: name one with --kernel and --initrd, or with \
                           FERRY_KERNEL and FERRY_INITRD in the environment";
@@ -130,8 +134,12 @@ fn serve() -> Result<(), Box<dyn std::error::Error>> {
     reader.by_ref().take(LONGEST_LINE).read_line(&mut plan)?;
     let plan: Plan = serde_json::from_str(&plan)?;
     let words = Words(Arc::new(Mutex::new(control)));
-    if is_root() {
-        cgroup::enter(u32::from(plan.vcpus) + TASKS);
+    if is_root() || plan.memory_limit.is_some() {
+        let limits = cgroup::Limits { tasks: u32::from(plan.vcpus) + TASKS, memory: plan.memory_limit };
+        let entered = cgroup::enter(limits);
+        if plan.memory_limit.is_some() && !entered.holds_memory {
+            return Ok(words.say(&Word::Failed(NO_MEMORY_CONTROLLER.to_owned()))?);
+        }
     }
     let user = match own_user(&plan) {
         Ok(user) => user,

@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,14 +14,59 @@ use std::time::{Duration, Instant};
 const PARENT: &str = "ferry";
 /// The controllers of version 1 whose hierarchies are used.
 const CONTROLLERS: [&str; 3] = ["pids", "memory", "cpu"];
+/// Where a group's limit of memory is written, in version 2 and 1, and where it says that it was met.
+const MEMORY_LIMITS: [&str; 2] = ["memory.max", "memory.limit_in_bytes"];
+const MEMORY_EVENTS: [&str; 2] = ["memory.events", "memory.oom_control"];
+/// Where ferry's own processes go in a group of version 2 that was delegated to them: controllers are passed on by groups
+/// without processes alone.
+const OWN: &str = "ferry-host";
 /// How long a group that is about to be empty is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Enters a cgroup of its own in every hierarchy that lets it, with at most `tasks` processes and threads. Returns how many
-/// those are.
-pub fn enter(tasks: u32) -> usize {
-    let places = places();
-    places.iter().filter(|place| enter_in(place, std::process::id(), tasks).is_ok()).count()
+/// What a VM is held to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The most processes and threads.
+    pub tasks: u32,
+    /// The most memory of the host in bytes, what the kernel keeps for it included.
+    pub memory: Option<u64>,
+}
+
+/// What has come of entering.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Entered {
+    /// In how many hierarchies there is a group now.
+    pub groups: usize,
+    /// Whether one of them holds this process to its memory.
+    pub holds_memory: bool,
+}
+
+/// Enters a cgroup of its own in every hierarchy that lets it.
+pub fn enter(limits: Limits) -> Entered {
+    let mut entered = Entered::default();
+    for place in places() {
+        if let Ok(holds_memory) = enter_in(&place, std::process::id(), limits) {
+            entered.groups += 1;
+            entered.holds_memory |= holds_memory;
+        }
+    }
+    entered
+}
+
+/// Whether the kernel has killed something in the groups of the process `pid` because they had no more memory.
+pub fn ran_out_of_memory(pid: u32) -> bool {
+    places().iter().any(|place| {
+        MEMORY_EVENTS.iter().any(|name| {
+            let text = fs::read_to_string(group(place, pid).join(name)).unwrap_or_default();
+            kills(&text) > 0
+        })
+    })
+}
+
+/// How often it has, by what a group says of its memory.
+fn kills(events: &str) -> u64 {
+    let count = |line: &str| line.strip_prefix("oom_kill ")?.trim().parse().ok();
+    events.lines().find_map(count).unwrap_or(0)
 }
 
 /// Removes the cgroups of the process `pid`, which has ended. What it has left running in them is killed, where the system
@@ -48,8 +94,12 @@ fn remove_in_time(group: &Path) {
     }
 }
 
-fn enter_in(place: &Path, pid: u32, tasks: u32) -> io::Result<()> {
+/// Whether it holds the process to its memory there.
+fn enter_in(place: &Path, pid: u32, limits: Limits) -> io::Result<bool> {
     let parent = place.join(PARENT);
+    if limits.memory.is_some() {
+        pass_memory_on(place);
+    }
     fs::create_dir_all(&parent)?;
     // In version 2, what the parent has it passes on only if told; in version 1 there is no such file.
     let subtree = parent.join("cgroup.subtree_control");
@@ -60,7 +110,7 @@ fn enter_in(place: &Path, pid: u32, tasks: u32) -> io::Result<()> {
     }
     sweep(&parent);
     let group = group(place, pid);
-    let mut result = Ok(());
+    let (mut result, mut holds_memory) = (Ok(()), false);
     // One that was made just now may have been taken for a forgotten one.
     for _ in 0..3 {
         if !group.exists() {
@@ -68,7 +118,11 @@ fn enter_in(place: &Path, pid: u32, tasks: u32) -> io::Result<()> {
         }
         let most = group.join("pids.max");
         if most.exists() {
-            let _ = fs::write(most, tasks.to_string());
+            let _ = fs::write(most, limits.tasks.to_string());
+        }
+        if let Some(memory) = limits.memory {
+            let limit = MEMORY_LIMITS.iter().map(|name| group.join(name)).find(|path| path.exists());
+            holds_memory = limit.is_some_and(|limit| fs::write(limit, memory.to_string()).is_ok());
         }
         result = fs::write(group.join("cgroup.procs"), "0");
         if !result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
@@ -78,7 +132,33 @@ fn enter_in(place: &Path, pid: u32, tasks: u32) -> io::Result<()> {
     if result.is_err() {
         let _ = fs::remove_dir(&group);
     }
-    result
+    result.map(|()| holds_memory)
+}
+
+/// Has a group of version 2 give its children the memory controller. One that was delegated to ferry, and has no processes but
+/// ferry's, is emptied for that.
+fn pass_memory_on(place: &Path) {
+    let subtree = place.join("cgroup.subtree_control");
+    let pass_on = || fs::write(&subtree, "+memory");
+    let is_busy = |error: &io::Error| error.kind() == io::ErrorKind::ResourceBusy;
+    if !subtree.exists() || pass_on().is_ok() || !pass_on().is_err_and(|error| is_busy(&error)) {
+        return;
+    }
+    let text = fs::read_to_string(place.join("cgroup.procs")).unwrap_or_default();
+    let program =
+        |pid: &str| fs::metadata(format!("/proc/{pid}/exe")).map(|file| (file.dev(), file.ino())).ok();
+    let own = program("self");
+    if own.is_none() || text.lines().any(|pid| program(pid) != own) {
+        return;
+    }
+    let room = place.join(OWN);
+    if fs::create_dir_all(&room).is_ok() {
+        for pid in text.lines() {
+            // One that has ended meanwhile is out of the way as well.
+            let _ = fs::write(room.join("cgroup.procs"), pid);
+        }
+        let _ = pass_on();
+    }
 }
 
 /// Removes groups that a killed ferry has left: only what is empty can be removed.
@@ -93,7 +173,14 @@ fn sweep(parent: &Path) {
 /// The directories of this process's own cgroups.
 fn places() -> Vec<PathBuf> {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
-    own_groups(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo"))
+    let mut places = own_groups(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo"));
+    // Next to the room that was made for ferry's own processes, and not in it.
+    for place in &mut places {
+        if place.ends_with(OWN) {
+            place.pop();
+        }
+    }
+    places
 }
 
 /// The directories of the cgroups that a `/proc/PID/cgroup` names, by the mounts that a `/proc/PID/mountinfo` lists.
@@ -192,10 +279,61 @@ mod tests {
         if std::env::var_os("FERRY_CGROUP_PART").is_none() {
             return;
         }
-        println!("entered: {}", enter(300));
+        let memory = std::env::var("FERRY_CGROUP_MEMORY").ok().map(|bytes| bytes.parse().unwrap());
+        let entered = enter(Limits { tasks: 300, memory });
+        println!("entered: {}", entered.groups);
+        println!("memory: {}", entered.holds_memory);
         let place = places().into_iter().next().unwrap();
         println!("in {}", place.display());
+        if let Some(bytes) = memory {
+            std::hint::black_box(vec![1u8; 2 * bytes as usize]);
+            println!("took more than there is");
+        }
         println!("most {}", fs::read_to_string(place.join("pids.max")).unwrap_or_default());
+    }
+
+    #[test]
+    fn kills_are_read_in_both_versions() {
+        assert_eq!(kills("low 0\nhigh 0\nmax 12\noom 1\noom_kill 2\noom_group_kill 0\n"), 2);
+        assert_eq!(kills("oom_kill_disable 0\nunder_oom 0\noom_kill 1\n"), 1);
+        assert_eq!(kills(""), 0);
+        assert_eq!(kills("oom_kill many\n"), 0);
+    }
+
+    #[test]
+    fn a_process_that_takes_more_memory_than_it_is_held_to_is_killed() {
+        // SAFETY: takes nothing.
+        if unsafe { libc::geteuid() } != 0 {
+            println!("skipped: only root has cgroups for certain");
+            return;
+        }
+        let (pid, output) = part_with(&[("FERRY_CGROUP_MEMORY", "67108864")]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        let killed = ran_out_of_memory(pid);
+        remove(pid);
+        if !text.contains("memory: true") {
+            println!("skipped: this host has no memory controller for root: {text}");
+            return;
+        }
+        assert_eq!(
+            std::os::unix::process::ExitStatusExt::signal(&output.status),
+            Some(libc::SIGKILL),
+            "{text}"
+        );
+        assert!(killed && !text.contains("took more"), "{text}");
+        assert!(!ran_out_of_memory(pid));
+    }
+
+    /// Runs the part in a process of its own, to its end.
+    fn part_with(environment: &[(&str, &str)]) -> (u32, std::process::Output) {
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "sandbox::cgroup::tests::part", "--ignored", "--nocapture"])
+            .env("FERRY_CGROUP_PART", "1")
+            .envs(environment.iter().copied())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        (child.id(), child.wait_with_output().unwrap())
     }
 
     #[test]
@@ -205,14 +343,7 @@ mod tests {
             println!("skipped: only root's VMs have cgroups");
             return;
         }
-        let child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "sandbox::cgroup::tests::part", "--ignored", "--nocapture"])
-            .env("FERRY_CGROUP_PART", "1")
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        let pid = child.id();
-        let output = child.wait_with_output().unwrap();
+        let (pid, output) = part_with(&[]);
         let text = String::from_utf8_lossy(&output.stdout);
         if !text.contains("entered: ") || text.contains("entered: 0") {
             println!("skipped: this host has no cgroups for root: {text}");

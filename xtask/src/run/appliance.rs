@@ -15,7 +15,7 @@ use ferry_vmm::agent::{self, Client, Patience, Signal, Wait};
 use ferry_vmm::runtime::appliance::{BOOT_WORD, status_in};
 use ferry_vmm::runtime::guest::{Contents, Guest, Launch, Plan, PlannedDisk, Serial};
 use ferry_vmm::runtime::interrupt::Interrupts;
-use ferry_vmm::runtime::run::Shape;
+use ferry_vmm::runtime::shape::Shape;
 use ferry_vmm::runtime::supervise::{BOOT_LIMIT, SHUTDOWN_LIMIT};
 use ferry_vmm::runtime::{directory, network};
 
@@ -76,6 +76,7 @@ pub fn run(workshop: &Workshop, appliance: Appliance<'_>) -> Result<ExitCode> {
         network: network.clone(),
         cpu: shape.cpu,
         backing: shape.backing,
+        memory_limit: shape.memory_limit,
         gdb: shape.gdb,
         cmdline_extra: format!("{BOOT_WORD} {}", shape.cmdline_extra),
         kernel: shape.kernel,

@@ -20,7 +20,7 @@ use ferry_vmm::runtime::appliance::status_in;
 use ferry_vmm::runtime::directory;
 use ferry_vmm::runtime::guest::{Contents, Launch, Plan, PlannedDisk, Serial};
 use ferry_vmm::runtime::oci::LAYERS_SERIAL;
-use ferry_vmm::runtime::run::Shape;
+use ferry_vmm::runtime::shape::Shape;
 
 use super::qemu::Qemu;
 use super::{Ingredients, On, Prepared, What, fetch};
@@ -72,6 +72,7 @@ pub fn bare(workshop: &mut Workshop, bare: Bare) -> Result<ExitCode> {
         users: None,
         cpu: shape.cpu,
         backing: shape.backing,
+        memory_limit: shape.memory_limit,
         gdb: None,
         tell: shape.tell,
     };

@@ -24,7 +24,8 @@ use ferry_vmm::runtime::network::{Wanted, passt_is_installed};
 use ferry_vmm::runtime::oci::Options;
 use ferry_vmm::runtime::own_vmm::OwnVmm;
 use ferry_vmm::runtime::restart::Restart;
-use ferry_vmm::runtime::run::{self as container, Host, Mode, Ready, Request, Shape, Stop};
+use ferry_vmm::runtime::run::{self as container, Host, Mode, Ready, Request, Stop};
+use ferry_vmm::runtime::shape::Shape;
 use ferry_vmm::runtime::state::Containers;
 use ferry_vmm::runtime::supervise::{Afterwards, Failure};
 
@@ -146,14 +147,7 @@ pub fn run(workshop: &mut Workshop, run: Run) -> Result<ExitCode> {
         stop: Stop::default(),
         cores,
     };
-    let host = Host {
-        containers: &containers()?,
-        launch,
-        interrupts: &interrupts,
-        progress: &(),
-        milestone: &|_, _| {},
-    };
-    match container::run(&request, &host) {
+    match container::run(&request, &Host::quiet(&containers()?, launch, &interrupts)) {
         Ok(status) => Ok(ExitCode::from(status)),
         Err(failure) => Ok(failed(&failure)),
     }

@@ -11,7 +11,8 @@ use ferry_vmm::runtime::interrupt::{Forwarding, Interrupts};
 use ferry_vmm::runtime::logs::Capacity;
 use ferry_vmm::runtime::own_vmm::OwnVmm;
 use ferry_vmm::runtime::pod::{self, Output, Request};
-use ferry_vmm::runtime::run::{Host, Shape};
+use ferry_vmm::runtime::run::Host;
+use ferry_vmm::runtime::shape::Shape;
 use ferry_vmm::runtime::supervise::{Afterwards, Failure};
 
 use super::qemu::Qemu;
@@ -69,14 +70,7 @@ pub fn run(workshop: &mut Workshop, file: &Path, run: &Run) -> Result<ExitCode> 
     };
     let qemu = Qemu { tools: &workshop.tools, further: &run.qemu_arg };
     let launch: &dyn Launch = if on == On::Kvm { &OwnVmm } else { &qemu };
-    let host = Host {
-        containers: &containers()?,
-        launch,
-        interrupts: &interrupts,
-        progress: &(),
-        milestone: &|_, _| {},
-    };
-    match pod::run(&request, &host) {
+    match pod::run(&request, &Host::quiet(&containers()?, launch, &interrupts)) {
         Ok(status) => Ok(ExitCode::from(status)),
         Err(failure) => Ok(failed(&failure)),
     }

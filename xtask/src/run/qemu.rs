@@ -51,6 +51,10 @@ impl Launch for Qemu<'_> {
     }
 
     fn launch(&self, plan: &Plan) -> Result<Arc<dyn Guest>, LaunchError> {
+        if plan.memory_limit.is_some() {
+            let text = "--memory-limit is for ferry's own machine: run it with --on kvm, or leave it out";
+            return Err(LaunchError(text.to_owned()));
+        }
         self.start(plan)
             .map(|guest| Arc::new(guest) as Arc<dyn Guest>)
             .map_err(|error| LaunchError(format!("cannot start qemu-system-x86_64: {error}")))

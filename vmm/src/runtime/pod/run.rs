@@ -17,7 +17,8 @@ use crate::runtime::oci::{self, SCRATCH_SERIAL, Writable};
 use crate::runtime::oom;
 use crate::runtime::record::{Made, Record};
 use crate::runtime::restart::Restart;
-use crate::runtime::run::{self, Host, Milestone, Ready, Shape, made_of};
+use crate::runtime::run::{self, Host, Milestone, Ready, made_of};
+use crate::runtime::shape::Shape;
 use crate::runtime::supervise::{Afterwards, BOOT_LIMIT, Failure, Watch, not_reached, not_run};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -272,7 +273,7 @@ fn launch(
         scratch = Some(path);
     }
     let shares = host_paths.values().map(|shared| shared.share.clone()).collect();
-    let plan = Plan { shares, ..run::plan_of(shape, disks, network, sockets) };
+    let plan = Plan { shares, ..shape.plan(disks, network, sockets) };
     host.progress.begin(host.launch.step(), None);
     let guest = host
         .launch

@@ -1,7 +1,7 @@
 //! What a pod's machine is like.
 
 use super::*;
-use crate::runtime::run::Shape;
+use crate::runtime::shape::Shape;
 
 fn pod(containers: &str) -> Pod {
     let text =
