@@ -11,7 +11,7 @@ use crate::runtime::own_vmm::OwnVmm;
 use crate::runtime::pod::document::{Container, Pull};
 use crate::runtime::pod::{self, LONGEST, Output, Pod, Request};
 use crate::runtime::run::Ready;
-use crate::runtime::shape::Shape;
+use crate::runtime::shape::{Layers, Shape};
 use crate::runtime::supervise::{Afterwards, Failure};
 use ferry_images::source::{self, Access, Keep};
 use ferry_images::{Grammar, Progress, Reference};
@@ -26,6 +26,9 @@ pub(super) fn run(global: &Global, settings: &Settings, args: &RunArgs, file: &P
     let machine = args.machine();
     let shape = machine.shape(settings.overlay, defaults);
     let shape = pod::machine(&pod, shape, machine.cpus.is_some(), machine.memory.is_some());
+    if shape.layers == Layers::Pmem {
+        return Err(Fault::new("--layers pmem: the images of a pod are disks; leave it out"));
+    }
     OwnVmm.check().map_err(Fault::new)?;
     match args.detaches() {
         false => fetch_and_run(global, settings, args, pod, shape, Output::Shown, &|_, _| {}),

@@ -20,7 +20,7 @@ use crate::runtime::own_vmm::OwnVmm;
 use crate::runtime::record::Record;
 use crate::runtime::restart::Restart;
 use crate::runtime::run::{self, Host, Milestone, Mode, Ready, Request, Stop};
-use crate::runtime::shape::Shape;
+use crate::runtime::shape::{Layers, Shape};
 use crate::runtime::size::{MIB, parse_size};
 use crate::runtime::state::Containers;
 use crate::runtime::supervise::{Afterwards, Failure};
@@ -208,6 +208,9 @@ pub struct MachineArgs {
     /// Wait for gdb at this socket before the VM starts: gdb -ex 'target remote SOCKET'
     #[arg(long, value_name = "SOCKET")]
     pub gdb: Option<PathBuf>,
+    /// How the guest gets at the image [default: blk]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub layers: Option<Layers>,
     /// Boot this kernel (an ELF vmlinux)
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
@@ -428,7 +431,7 @@ impl MachineArgs {
                 Some(Overlay::Disk(Some(bytes))) => bytes,
                 _ => defaults.scratch_bytes,
             },
-            layers: defaults.layers,
+            layers: self.layers.unwrap_or(defaults.layers),
             network: Wanted {
                 link: self.network.clone().unwrap_or(defaults.network.link),
                 published: self.publish.clone(),

@@ -104,7 +104,7 @@ pub(super) fn build(config: Config) -> Result<Machine, Error> {
     };
     let tree =
         fdt::describe(config.vcpus, &slots).map_err(|_| Error::Internal("the device tree does not close"))?;
-    let cmdline = cmdline::for_ferry(processor, &config.cmdline_extra);
+    let cmdline = cmdline::for_ferry(processor, config.backing, &config.cmdline_extra);
     let seed = random()?;
     BootParams { cmdline: &cmdline, initrd, tree: &tree, seed }.write(&memory)?;
     entry::write_tables(&memory).map_err(|_| Error::Internal("no memory for the page tables"))?;

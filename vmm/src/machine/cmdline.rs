@@ -2,6 +2,8 @@
 //!
 //! See Linux's Documentation/admin-guide/kernel-parameters.txt for every word.
 
+use super::Backing;
+
 /// The kernel's limit on x86, its terminating zero included (`COMMAND_LINE_SIZE`).
 pub const LIMIT: usize = 2048;
 
@@ -16,6 +18,10 @@ const ALWAYS: &str = "console=ttyS0 quiet panic=-1 memhp_default_state=online";
 /// what is slow there for twenty seconds has not stalled.
 const EMULATED_RING0: &str = "mitigations=off rcupdate.rcu_cpu_stall_suppress=1 ferry.emulated_ring0";
 
+/// The smallest piece of free memory that a guest gives back: 128 KiB. By itself Linux gives back pieces of 2 MiB, and those
+/// only while more than 64 MiB are free, so that a small guest would keep what its processes have left.
+const GIVE_BACK: &str = "page_reporting.page_reporting_order=5";
+
 /// How the guest's processor is provided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Processor {
@@ -26,8 +32,12 @@ pub enum Processor {
 }
 
 /// The command line for ferry's machine: a reset is the keyboard controller's.
-pub fn for_ferry(processor: Processor, extra: &str) -> String {
-    join(&["reboot=k"], processor, extra)
+pub fn for_ferry(processor: Processor, backing: Backing, extra: &str) -> String {
+    // Of a huge page the host takes nothing back but the whole.
+    match backing.huge_pages {
+        true => join(&["reboot=k"], processor, extra),
+        false => join(&["reboot=k", GIVE_BACK], processor, extra),
+    }
 }
 
 /// The command line for QEMU's microvm: it has no keyboard controller, but resets at a triple fault.
@@ -57,9 +67,11 @@ mod tests {
     #[test]
     fn puts_extra_words_last() {
         assert_eq!(
-            for_ferry(Processor::Complete, " init=/x "),
-            "console=ttyS0 quiet panic=-1 memhp_default_state=online reboot=k init=/x"
+            for_ferry(Processor::Complete, Backing::default(), " init=/x "),
+            "console=ttyS0 quiet panic=-1 memhp_default_state=online reboot=k page_reporting.page_reporting_order=5 init=/x"
         );
+        let huge = Backing { huge_pages: true, prefault: false };
+        assert!(!for_ferry(Processor::Complete, huge, "").contains("page_reporting"));
         assert_eq!(
             for_qemu(Processor::Complete, ""),
             "console=ttyS0 quiet panic=-1 memhp_default_state=online reboot=t no_timer_check lpj=1000000"
@@ -68,7 +80,7 @@ mod tests {
 
     #[test]
     fn switches_the_kernel_over_where_ring_0_is_emulated() {
-        let line = for_ferry(Processor::EmulatedRing0, "");
+        let line = for_ferry(Processor::EmulatedRing0, Backing::default(), "");
         assert!(line.split(' ').any(|word| word == "ferry.emulated_ring0"));
         assert!(line.split(' ').all(|word| !word.is_empty()), "{line}");
         assert!(line.len() < LIMIT);

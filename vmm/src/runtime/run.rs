@@ -155,7 +155,9 @@ pub fn run(request: &Request, host: &Host<'_>) -> Result<u8, Failure> {
     }
     let mut container =
         oci::container_for(&id, &request.image.image.config, &options).map_err(|error| fault(&error))?;
-    let are_mapped = request.shape.layers.are_mapped(host.launch)?;
+    let shape = &request.shape;
+    let image_bytes = request.image.segments.iter().map(|segment| segment.bytes).sum();
+    let are_mapped = shape.layers.are_mapped(host.launch, image_bytes, shape.memory_mib)?;
     if are_mapped {
         oci::find_mapped_layers(&mut container.storages);
     }

@@ -167,24 +167,70 @@ impl Shape {
 }
 
 /// How a guest gets at an image's layers.
+///
+/// A page of a mapped image is in the host's page cache, once for all guests, and in no guest's memory. The guest's kernel pays
+/// for it with 64 bytes for each page of the whole image (`struct page`), read or not, and their initialisation at each boot.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Layers {
-    /// As a disk, whose contents each guest caches for itself
+    /// As a disk, whose contents each guest caches for itself: a large image costs nothing before it is read
     #[default]
     Blk,
-    /// Mapped into its address space: all guests share the host's copy
+    /// Mapped into its address space (KVM only): all guests share the host's copy and cache nothing; each pays a 64th of the
+    /// image's size in memory
     Pmem,
+    /// pmem for images of up to half of the guest's memory, which then pays less than a hundredth of it; blk for larger ones
+    Auto,
 }
 
 impl Layers {
-    /// Whether the files of an image are mapped.
-    pub(super) fn are_mapped(self, launch: &dyn Launch) -> Result<bool, Failure> {
+    /// Whether the files of an image of `bytes` bytes are mapped for a guest with so much memory.
+    pub(super) fn are_mapped(
+        self,
+        launch: &dyn Launch,
+        bytes: u64,
+        memory_mib: u64,
+    ) -> Result<bool, Failure> {
         match self {
             Self::Blk => Ok(false),
             Self::Pmem if launch.maps_files() => Ok(true),
             Self::Pmem => Err(Failure::early(
                 "--layers pmem: only ferry's own machine maps layers: run it with --on kvm, or leave it out",
             )),
+            Self::Auto => Ok(launch.maps_files() && bytes / MIB <= memory_mib / 2),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::guest::{Guest, LaunchError};
+    use std::sync::Arc;
+
+    #[test]
+    fn layers_are_mapped_where_that_can_be_and_by_themselves_where_it_costs_little() {
+        struct Machine {
+            maps: bool,
+        }
+        impl Launch for Machine {
+            fn maps_files(&self) -> bool {
+                self.maps
+            }
+            fn launch(&self, _: &Plan) -> Result<Arc<dyn Guest>, LaunchError> {
+                Err(LaunchError("no guest today".into()))
+            }
+        }
+        let are_mapped =
+            |layers: Layers, maps, mib: u64| layers.are_mapped(&Machine { maps }, mib * MIB, 128);
+        for (layers, maps, mib, mapped) in [
+            (Layers::Blk, true, 1, false),
+            (Layers::Pmem, true, 4096, true),
+            (Layers::Auto, true, 64, true),
+            (Layers::Auto, true, 65, false),
+            (Layers::Auto, false, 1, false),
+        ] {
+            assert_eq!(are_mapped(layers, maps, mib).unwrap(), mapped, "{layers:?} {mib}");
+        }
+        assert!(are_mapped(Layers::Pmem, false, 1).unwrap_err().message.contains("--on kvm"));
     }
 }

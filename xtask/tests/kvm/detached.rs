@@ -21,7 +21,8 @@ fn built(part: &str, name: &str) -> PathBuf {
     let outcome = xtask(&["build", part]).within(PATIENCE).run();
     outcome.exits(0);
     let beginning = format!("xtask: {name}: ");
-    let line = outcome.stderr.lines().find_map(|line| line.strip_prefix(beginning.as_str()));
+    // The last such line: those before it tell how far a long build is.
+    let line = outcome.stderr.lines().rev().find_map(|line| line.strip_prefix(beginning.as_str()));
     let (path, _size) = line.and_then(|line| line.rsplit_once(" (")).expect("it says where it is");
     PathBuf::from(path)
 }

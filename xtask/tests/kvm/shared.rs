@@ -1,11 +1,12 @@
-//! What a guest has of its host: a shared directory and a shared file, until their helpers die. One boot for all of it.
+//! What a guest has of its host: a shared directory and a shared file, until their helpers die, memory, until the process ends
+//! that used it, and the host's one copy of the layers. One boot for all of it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::detached::Ferry;
-use crate::road::xtask;
+use crate::road::{size, xtask};
 
 /// What a busy machine may take for anything here.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -22,17 +23,46 @@ fn children(parent: &str, name: &str) -> Vec<String> {
     pids.into_iter().filter(is_called).collect()
 }
 
+/// The memory that a process has, in KiB: for a VM's, what its guest has touched and not given back.
+fn resident(pid: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a number");
+    line.trim().trim_end_matches("kB").trim().parse().expect("a number")
+}
+
+/// Of the files below `directory` that a process has mapped: what it has of them in memory, and what of that is its own and
+/// no other process's who maps them, both in KiB.
+fn mapped(pid: &str, directory: &Path) -> (u64, u64) {
+    let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("a process");
+    let (mut resident, mut own, mut is_below) = (0, 0, false);
+    for line in smaps.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            [_, _, _, _, _, path] => is_below = Path::new(path).starts_with(directory),
+            ["Rss:", number, _] if is_below => resident += number.parse::<u64>().expect("a number"),
+            ["Private_Dirty:" | "Anonymous:", number, _] if is_below => {
+                own += number.parse::<u64>().expect("a number");
+            }
+            // A mapping without a path, or its flags.
+            [first, ..] if !first.ends_with(':') => is_below = false,
+            _ => {}
+        }
+    }
+    (resident, own)
+}
+
 /// Waits until something has been written to a file.
-fn wait_for(path: &Path) {
+fn wait_for(path: &Path, mut meanwhile: impl FnMut()) {
     let until = Instant::now() + PATIENCE;
     while !fs::metadata(path).is_ok_and(|file| file.len() > 0) {
         assert!(Instant::now() < until, "{} never comes", path.display());
+        meanwhile();
         std::thread::sleep(Duration::from_millis(50));
     }
 }
 
 #[test]
-fn a_directory_and_a_file_are_shared_until_their_helpers_die() {
+fn a_directory_and_a_file_are_shared_until_their_helpers_die_and_memory_is_given_back() {
     let ferry = Ferry::new();
     let image = xtask(&["build", "image", "hello"]).run();
     image.exits(0);
@@ -42,12 +72,17 @@ fn a_directory_and_a_file_are_shared_until_their_helpers_die() {
     fs::write(&settings, "colour=blue\n").expect("a file");
     fs::write(host.path().join("from-host"), "hello\n").expect("a file");
     // Every program that is started costs seconds where ring 0 is emulated: the shell does what it can itself.
-    let script = "cd /vol; read line < from-host; read setting < /etc/settings
+    // The big process is a subshell with a long string, which it has twice while it makes it longer.
+    let length = size(2 << 20, 256 << 20);
+    let script = format!(
+        "cd /vol; read line < from-host; read setting < /etc/settings
          echo $line $setting > a; mv a b; ln -s b l; read line < l
          exec 3<> gone; rm gone; echo \"$line, still\" >&3
          (echo no > /etc/settings) 2> refused || echo refused >> refused
          echo $line > told
-         while :; do sleep 1000; done";
+         (x=xxxxxxxxxxxxxxxx; while [ ${{#x}} -lt {length} ]; do x=$x$x; done; echo ${{#x}} > filled)
+         while :; do sleep 1000; done"
+    );
     let (shared, file) =
         (format!("{}:/vol", host.path().display()), format!("{}:/etc/settings:ro", settings.display()));
     ferry.says(&[
@@ -57,6 +92,8 @@ fn a_directory_and_a_file_are_shared_until_their_helpers_die() {
         "shared",
         "--network",
         "none",
+        "--layers",
+        "pmem",
         "-v",
         &shared,
         "-v",
@@ -64,20 +101,41 @@ fn a_directory_and_a_file_are_shared_until_their_helpers_die() {
         &image,
         "sh",
         "-c",
-        script,
+        &script,
     ]);
     let inspected: serde_json::Value =
         serde_json::from_str(&ferry.says(&["inspect", "shared"])).expect("JSON");
     assert_eq!(inspected[0]["Mounts"][1]["Destination"], "/etc/settings");
     let monitor = inspected[0]["State"]["Pid"].as_u64().expect("a process").to_string();
 
-    wait_for(&host.path().join("told"));
+    wait_for(&host.path().join("told"), || {});
     let read = |name: &str| fs::read_to_string(host.path().join(name)).expect("a file");
     assert_eq!((read("b").as_str(), read("told").as_str()), ("hello colour=blue\n", "hello colour=blue\n"));
     assert_eq!(fs::read_link(host.path().join("l")).expect("a link"), PathBuf::from("b"));
     assert!(!host.path().join("a").exists() && !host.path().join("gone").exists());
     assert!(read("refused").contains("Read-only file system"), "{}", read("refused"));
     assert_eq!(fs::read_to_string(&settings).expect("a file"), "colour=blue\n");
+
+    let vm = children(&monitor, "ferry-vm");
+    assert_eq!(vm.len(), 1, "{vm:?}");
+    let (layers, own) = mapped(&vm[0], ferry.home.path());
+    assert!(
+        layers > 500 && own == 0,
+        "{layers} KiB of the layers are in its memory, {own} KiB are its own copy"
+    );
+    let (before, mut peak) = (resident(&vm[0]), 0);
+    wait_for(&host.path().join("filled"), || peak = peak.max(resident(&vm[0])));
+    let (until, given_back) = (Instant::now() + PATIENCE, length as u64 / 1024);
+    loop {
+        let now = resident(&vm[0]);
+        peak = peak.max(now);
+        if now + given_back <= peak {
+            println!("memory of the VM in KiB: {before} before, {peak} with a big process, {now} after it");
+            break;
+        }
+        assert!(Instant::now() < until, "of {peak} KiB {now} are left when the process has long ended");
+        std::thread::sleep(Duration::from_millis(200));
+    }
 
     for helper in children(&monitor, "ferry-share") {
         assert!(
