@@ -10,6 +10,8 @@ pub mod space;
 pub mod tree;
 pub mod write;
 
+mod directory;
+mod output;
 mod window;
 mod xattrs;
 

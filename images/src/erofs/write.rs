@@ -11,7 +11,9 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use super::directory::{DirectorySize, merged};
 use super::format::*;
+use super::output::Output;
 use super::space::Table;
 use super::tree::{Content, Data, Node, NodeId, Tree};
 use super::xattrs::Stored;
@@ -556,120 +558,5 @@ impl<'t> ChunkMap<'t> {
 
     fn format(&self) -> u32 {
         u32::from(self.bits) | if self.device == 0 { 0 } else { CHUNK_INDEXES }
-    }
-}
-
-/// How much room a directory takes, as its names come in their order.
-struct DirectorySize {
-    whole: u32,
-    room: usize,
-    /// `.` and `..`, which take their places in the order of names, unless they have.
-    own: &'static [&'static [u8]],
-}
-
-impl Default for DirectorySize {
-    fn default() -> Self {
-        DirectorySize { whole: 0, room: BLOCK, own: &[b".", b".."] }
-    }
-}
-
-impl DirectorySize {
-    fn add(&mut self, name: &[u8]) {
-        while let Some((first, rest)) = self.own.split_first().filter(|(first, _)| **first < name) {
-            self.own = rest;
-            self.add_length(first.len());
-        }
-        self.add_length(name.len());
-    }
-
-    fn add_length(&mut self, length: usize) {
-        if self.room < DIRENT + length {
-            self.whole += 1;
-            self.room = BLOCK;
-        }
-        self.room -= DIRENT + length;
-    }
-
-    /// Whole blocks, and bytes after them.
-    fn finish(mut self) -> (u32, u32) {
-        for own in std::mem::take(&mut self.own) {
-            self.add_length(own.len());
-        }
-        (self.whole, (BLOCK - self.room) as u32)
-    }
-}
-
-/// A name and where it leads.
-type Named<'t> = (Cow<'t, [u8]>, NodeId);
-
-/// Two sequences in the order of names as one.
-fn merged<'t>(
-    one: impl Iterator<Item = Named<'t>>,
-    other: impl Iterator<Item = Named<'t>>,
-) -> impl Iterator<Item = Named<'t>> {
-    let (mut one, mut other) = (one.peekable(), other.peekable());
-    std::iter::from_fn(move || match (one.peek(), other.peek()) {
-        (Some(first), Some(second)) if first.0 < second.0 => one.next(),
-        (Some(_), None) => one.next(),
-        _ => other.next(),
-    })
-}
-
-/// Buffered writing at a place of a file.
-struct Output<'a> {
-    out: &'a File,
-    start: u64,
-    buffer: Vec<u8>,
-}
-
-impl<'a> Output<'a> {
-    const CAPACITY: usize = 1 << 20;
-
-    fn at(out: &'a File, start: u64) -> Output<'a> {
-        Output { out, start, buffer: Vec::with_capacity(Self::CAPACITY) }
-    }
-
-    fn offset(&self) -> u64 {
-        self.start + self.buffer.len() as u64
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.buffer.len() + bytes.len() > Self::CAPACITY {
-            self.flush()?;
-        }
-        self.buffer.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    /// Bytes at a place of their own: further on, with zeros up to there, or in a gap that was left.
-    fn put_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        if offset >= self.offset() {
-            self.zeros_to(offset)?;
-            return self.put(bytes);
-        }
-        match offset.checked_sub(self.start) {
-            Some(at) => self.buffer[at as usize..][..bytes.len()].copy_from_slice(bytes),
-            None => self.out.write_all_at(bytes, offset)?,
-        }
-        Ok(())
-    }
-
-    /// Zeros up to `offset`, which is not behind: less than a block of them.
-    fn zeros_to(&mut self, offset: u64) -> io::Result<()> {
-        const ZEROS: [u8; BLOCK] = [0; BLOCK];
-        let mut left = offset.saturating_sub(self.offset());
-        while left != 0 {
-            let piece = left.min(BLOCK as u64);
-            self.put(&ZEROS[..piece as usize])?;
-            left -= piece;
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.write_all_at(&self.buffer, self.start)?;
-        self.start += self.buffer.len() as u64;
-        self.buffer.clear();
-        Ok(())
     }
 }

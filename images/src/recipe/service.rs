@@ -93,6 +93,8 @@ pub struct Service {
     pub writable: Option<Writable>,
     /// Directories that are kept over a reboot, besides the image's volumes.
     pub volumes: Vec<String>,
+    /// Kernel parameters by dotted name, set before it starts. Those that no namespace has are the machine's.
+    pub sysctl: BTreeMap<String, String>,
     /// The signal that asks it to end, instead of the image's.
     pub stop_signal: Option<String>,
     /// How long it has then.
@@ -215,6 +217,8 @@ impl Service {
     fn over(self, below: &Self) -> Self {
         let mut env = below.env.clone();
         env.extend(self.env);
+        let mut sysctl = below.sysctl.clone();
+        sysctl.extend(self.sysctl);
         let mut volumes = below.volumes.clone();
         volumes.extend(self.volumes);
         Self {
@@ -230,6 +234,7 @@ impl Service {
             health: self.health.or_else(|| below.health.clone()),
             writable: self.writable.or(below.writable),
             volumes,
+            sysctl,
             stop_signal: self.stop_signal.or_else(|| below.stop_signal.clone()),
             stop_timeout: self.stop_timeout.or(below.stop_timeout),
         }

@@ -257,7 +257,7 @@ fn a_recipe_stands_on_an_image_whose_layers_stay_as_they_are() {
                 [image]\ncmd = [\"run\"]\nentrypoint = [\"entry\"]\nenv = { A = \"1\" }\nvolumes = [\"/v\"]";
     let (below, result) = assembled(&[stage("below", made)], &[&[]]);
     let manifest = result.unwrap();
-    let store = store::Store::open(&below.path().join("store")).unwrap();
+    let store = crate::store::Store::open(&below.path().join("store")).unwrap();
     let registries = crate::Registries::new(Default::default());
     let images = Images { store: &store, registries: &registries };
     let base = base::current("oci:out/layout", below.path(), images, &()).unwrap();

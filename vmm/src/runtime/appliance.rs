@@ -184,6 +184,11 @@ fn compose_service(name: &str, service: &Service, image: &Ingredients<'_>) -> Re
     let root = storages.last().map(|storage| storage.mount_point.clone()).unwrap_or_default();
     let layers = name_partitions(&mut storages, &image.root);
     let mut spec = oci::spec_for(name, &root, &commanded(service, image.config), &options).map_err(wrong)?;
+    if let Some(linux) = &mut spec.linux {
+        for (name, value) in &service.sysctl {
+            linux.sysctl.insert(name.clone(), value.clone());
+        }
+    }
     let volumes = volumes(service, image.config);
     for path in &volumes {
         let storage = volume(name, path, &layers, &kept, image.directories.contains(path))?;
@@ -423,6 +428,7 @@ mod tests {
         let service = Service {
             volumes: vec!["/data".into(), "/var/new dir".into()],
             env: [("A".to_owned(), "1".to_owned())].into(),
+            sysctl: [("vm.overcommit_memory".to_owned(), "1".to_owned())].into(),
             restart: Some(service::Restart::OnFailure(4)),
             ..Default::default()
         };
@@ -448,6 +454,8 @@ mod tests {
         assert_eq!((binds[0].destination.as_str(), &binds[0].source), ("/data", &data.mount_point));
         assert_eq!((binds[1].destination.as_str(), &binds[1].source), ("/var/new dir", &new.mount_point));
         assert!(spec.process.as_ref().unwrap().env.contains(&"A=1".to_owned()));
+        let parameters = &spec.linux.as_ref().unwrap().sysctl;
+        assert_eq!(parameters.get("vm.overcommit_memory").map(String::as_str), Some("1"));
         assert_eq!(service.restart.as_ref().unwrap().limit, 4);
         assert_eq!(service.stop_signal, u32::from(Signal::QUIT.number()));
     }

@@ -96,7 +96,13 @@ fn reproducible(workshop: &Workshop) -> Result<Vec<OsString>> {
         .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")))
         .context("neither CARGO_HOME nor HOME is set")?;
     let mut flags = Vec::new();
-    for (from, to) in [(home.as_path(), "/cargo"), (workshop.checkout.as_path(), "/ferry")] {
+    // The last that fits counts: what build scripts have written is in the target directory, wherever that is.
+    let places = [
+        (home.as_path(), "/cargo"),
+        (workshop.checkout.as_path(), "/ferry"),
+        (workshop.target_dir.as_path(), "/ferry/target"),
+    ];
+    for (from, to) in places {
         flags.push(OsString::from("--remap-path-prefix"));
         let mut mapping = from.as_os_str().to_owned();
         mapping.push("=");

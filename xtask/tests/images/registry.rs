@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::road::image::{Image, Packing};
 use crate::road::registry::{PASSWORD, Registry, USER, ferry, skopeo, store, succeed};
 use crate::road::tarball::Tarball;
-use crate::road::{on_qemu, program};
+use crate::road::{on_qemu, program, xtask};
 use crate::tokens::{IDENTITY, PUBLIC, TokenServer};
 
 /// A layer with a file that says its number, and as much that cannot be packed.
@@ -234,6 +234,55 @@ fn lets_in_whom_it_knows(registry: &Registry, identity: Option<&str>) {
         assert!(let_in || said.contains(host.as_str()) && said.lines().count() == 1, "{said}");
         assert!(!said.contains(PASSWORD), "{said}");
     }
+}
+
+#[test]
+fn a_recipe_stands_on_an_image_of_a_registry_as_it_was_locked() {
+    let registry = Registry::start();
+    let directory = tempfile::tempdir().expect("a directory");
+    let push = |number: usize| {
+        let layout = directory.path().join(format!("layout-{number}"));
+        image(number, 100).write_layout(&layout, "x");
+        let reference = registry.push(&layout, "x", "base:1", &[]);
+        layers(&manifest_at(&reference))
+    };
+    let pushed = push(2);
+    let recipes = directory.path().join("recipes");
+    fs::create_dir(&recipes).expect("a directory");
+    let recipe = format!(
+        "description = 'x'\nfrom = {{ image = '{}/base:1' }}\n[files.'/own']\ncontent = 'mine'\n",
+        registry.host
+    );
+    fs::write(recipes.join("own.toml"), recipe).expect("the recipe");
+    // With a store and a cache that know nothing yet, each time.
+    let run = |place: &str, words: &[&str]| {
+        let recipes = recipes.display().to_string();
+        let at = |name: &str| directory.path().join(place).join(name);
+        let xtask = xtask(&[words, &["--recipes", &recipes]].concat());
+        xtask.env("XDG_DATA_HOME", at("data")).env("FERRY_CACHE", at("cache")).run()
+    };
+    let build = |place: &str| {
+        let built = run(place, &["build", "image", "own"]);
+        built.exits(0);
+        let layout = built.text().trim().to_owned();
+        let read = |path: &str| fs::read_to_string(path).expect("a document");
+        let manifest = succeed(skopeo().args(["inspect", "--raw"]).arg(format!("oci:{layout}")));
+        let manifest: Value = serde_json::from_str(&manifest).expect("a manifest");
+        (layers(&manifest), read(&format!("{layout}.provenance.json")))
+    };
+    let unlocked = run("unlocked", &["build", "image", "own"]);
+    unlocked.exits(125);
+    assert!(unlocked.one_line_of_error().contains("image lock --update own"), "{}", unlocked.stderr);
+    run("lock", &["image", "lock", "--update", "own"]).exits(0);
+    let first = build("first");
+    assert_eq!((first.0.len(), &first.0[..2]), (3, &pushed[..]), "its layers as they came, and one more");
+    let named = |digest: &String| first.1.contains(digest.strip_prefix("sha256:").expect("a digest"));
+    assert!(pushed.iter().all(named), "{}", first.1);
+    // The name moves on, and the recipe with it when it is told to.
+    let moved = push(4);
+    assert!(build("second") == first, "what is locked is what is built");
+    run("lock again", &["image", "lock", "--update", "own"]).exits(0);
+    assert_eq!(build("third").0[..4], moved);
 }
 
 #[test]

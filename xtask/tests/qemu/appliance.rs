@@ -37,6 +37,11 @@ fn three_containers_start_in_order_answer_from_outside_and_stop_when_told() {
     let at =
         |text: &str| outcome.stderr.find(text).unwrap_or_else(|| panic!("no {text:?}: {}", outcome.stderr));
     assert!(at("redis: ") < at("web: "), "{}", outcome.stderr);
+    assert!(
+        !outcome.stderr.contains("overcommit"),
+        "redis warns of the kernel's settings: {}",
+        outcome.stderr
+    );
     // The one that others wait for ends last.
     assert!(at("bye bye") > at("worker process"), "{}", outcome.stderr);
 }
