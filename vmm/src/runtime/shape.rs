@@ -169,16 +169,17 @@ impl Shape {
 /// How a guest gets at an image's layers.
 ///
 /// A page of a mapped image is in the host's page cache, once for all guests, and in no guest's memory. The guest's kernel pays
-/// for it with 64 bytes for each page of the whole image (`struct page`), read or not, and their initialisation at each boot.
+/// for it with 64 bytes for each page of the whole image (`struct page`), read or not, and with 40 instructions to write them:
+/// measured with 1 GiB, 16.4 MB of its memory and 10 million instructions, on top of the 35 million of a boot.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Layers {
     /// As a disk, whose contents each guest caches for itself: a large image costs nothing before it is read
     #[default]
     Blk,
-    /// Mapped into its address space (KVM only): all guests share the host's copy and cache nothing; each pays a 64th of the
-    /// image's size in memory
+    /// Mapped into its address space (KVM only): all guests share the host's copy and cache nothing; each GiB of the image
+    /// costs each guest 16 MiB and 10 million instructions at its start
     Pmem,
-    /// pmem for images of up to half of the guest's memory, which then pays less than a hundredth of it; blk for larger ones
+    /// pmem for images of up to half of the guest's memory, which then pays a 128th of that at most; blk for larger ones
     Auto,
 }
 
