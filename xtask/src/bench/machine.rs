@@ -34,7 +34,7 @@ const FERRY_VMM: &str = "ferry-vmm (machine and devices only)";
 const QEMU: &str = "QEMU microvm";
 
 /// The figures of the benchmark inside of ferry's library, with their units.
-const INSIDE: [(&str, &str); 13] = [
+const INSIDE: [(&str, &str); 19] = [
     ("copy_4k_ns", "ns a copy"),
     ("copy_1500_ns", "ns a copy"),
     ("blk_memory_4k_read_ns", "ns a request"),
@@ -45,6 +45,12 @@ const INSIDE: [(&str, &str); 13] = [
     ("net_1500_send_allocations", "allocations a packet"),
     ("net_1500_receive_ns", "ns a packet"),
     ("net_1500_receive_allocations", "allocations a packet"),
+    ("blk_file_system_calls", "system calls a batch"),
+    ("net_passt_send_system_calls", "system calls a batch"),
+    ("net_passt_receive_system_calls", "system calls a batch"),
+    ("vsock_send_system_calls", "system calls a batch"),
+    ("console_send_system_calls", "system calls a batch"),
+    ("bare_cpu_seconds_to_first_run", "seconds"),
     ("user_space_exits_per_kick", "exits"),
     ("user_space_exits_per_interrupt", "exits"),
     ("user_space_exits_per_batch", "exits"),
@@ -351,7 +357,7 @@ fn outside_guest_memory(mappings: &[Mapping]) -> Option<u64> {
 
 /// The benchmark inside of ferry's library, optimised as the product is.
 fn inside(workshop: &Workshop) -> Result<Vec<Figure>> {
-    let output = build::ferry::benchmark(workshop)
+    let output = build::ferry::benchmark(workshop)?
         .stderr(Stdio::inherit())
         .output()
         .context("the benchmark of the devices does not start")?;

@@ -74,21 +74,26 @@ pub fn machine_only(workshop: &Workshop) -> Result<PathBuf> {
 }
 
 /// The benchmark of the devices, to be started.
-pub fn benchmark(workshop: &Workshop) -> Command {
-    let mut command = cargo(workshop, &workshop.target_dir.join("dist"));
-    command.args(["bench", "--quiet", "--locked", "--package", "ferry-vmm", "--bench", "machine"]);
-    command.args(["--no-default-features", "--features", "fuzz", "--target", TARGET]);
+pub fn benchmark(workshop: &Workshop) -> Result<Command> {
+    let parts = ["--quiet", "--bench", "machine", "--no-default-features", "--features", "fuzz"];
+    let mut command = as_given(workshop, &["bench"], &parts)?;
     command.env_remove("FERRY_KERNEL").env_remove("FERRY_INITRD");
-    command
+    Ok(command)
 }
 
 /// What builds such parts of the VMM's crate as they are given to users.
 fn optimised(workshop: &Workshop, parts: &[&str]) -> Result<Command> {
+    as_given(workshop, &["build", "--release"], parts)
+}
+
+/// Cargo doing this to such parts, with the flags of what is given to users.
+fn as_given(workshop: &Workshop, verb: &[&str], parts: &[&str]) -> Result<Command> {
     let mut flags = reproducible(workshop)?;
     flags.extend(["-C", "target-feature=+crt-static", "-C", "relocation-model=static"].map(Into::into));
     let mut command = cargo(workshop, &workshop.target_dir.join("dist"));
     command
-        .args(["build", "--locked", "--release", "--package", "ferry-vmm"])
+        .args(verb)
+        .args(["--locked", "--package", "ferry-vmm"])
         .args(parts)
         .args(["--target", TARGET])
         .env("CARGO_ENCODED_RUSTFLAGS", encoded(&flags))
