@@ -79,10 +79,15 @@ impl<S: System> Agent<S> {
                     self.system.container_of(&call.path).filter(|id| self.containers.contains_key(*id));
                 self.send_child(caller, container, request)
             }
+            method::GET_DIAGNOSTIC_DATA => {
+                let call: guest::GetDiagnosticDataRequest = decode(request)?;
+                self.send_child(caller, Some(&call.container_id), request)
+            }
             method::GET_OOM_EVENT => self.next_memory_event(caller),
             method::GET_VOLUME_STATS
             | method::RESIZE_VOLUME
             | method::ONLINE_CPU_MEM
+            | method::ADD_SWAP
             | method::ADD_SWAP_PATH => self.send_child(caller, None, request),
             method::START_CONTAINER => self.start_container(caller, &addressed(request)?.container_id),
             method::SIGNAL_PROCESS => {

@@ -68,12 +68,21 @@ impl Connection {
             if length >= NONSENSE {
                 return Some(Incoming::Nonsense);
             }
-            if length > MAX_MESSAGE {
-                let present = length.min(rest.len() - HEADER_LEN);
+            let present = length.min(rest.len() - HEADER_LEN);
+            // Room for all of it, so that a message for which there is none fails alone.
+            let why = if length > MAX_MESSAGE {
+                "a message is over 4 MiB"
+            } else if self.input.try_reserve(length - present).is_err() {
+                "no memory for a message"
+            } else {
+                ""
+            };
+            if !why.is_empty() {
                 self.skip = length - present;
                 self.taken += HEADER_LEN + present;
-                return Some(refused(header.stream_id, Code::ResourceExhausted, "a message is over 4 MiB"));
+                return Some(refused(header.stream_id, Code::ResourceExhausted, why));
             }
+            let rest = &self.input[self.taken..];
             let message = rest.get(HEADER_LEN..HEADER_LEN + length)?;
             let request = match header.kind() {
                 Some(Kind::Request) => Some(Request::decode(message)),
@@ -128,6 +137,9 @@ impl Connection {
         // What a response has besides these two is a few bytes.
         let text = response.status.as_ref().map_or(0, |status| status.message.len());
         if self.output.try_reserve(HEADER_LEN + 2 * (text + response.payload.len()) + 64).is_err() {
+            if !response.payload.is_empty() {
+                self.refuse(stream_id, Err(fault!(ResourceExhausted, "no memory for the answer")));
+            }
             return;
         }
         let begin = self.output.len();

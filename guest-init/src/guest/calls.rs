@@ -35,12 +35,6 @@ pub fn answer(request: &Request) -> Result<Vec<u8>, Fault> {
             let call: api::AddArpNeighborsRequest = decode(request)?;
             network::add_neighbors(&call.neighbors.unwrap_or_default().arp_neighbors).map(nothing)
         }
-        method::ADD_SWAP => {
-            Err(fault!(Unimplemented, "this guest has no PCI; AddSwapPath takes a disk by its path"))
-        }
-        method::GET_DIAGNOSTIC_DATA => {
-            Err(fault!(Unimplemented, "no diagnostic data; ferry.v1 has the kernel's log"))
-        }
         other => Err(fault!(Unimplemented, "this agent has no {other}")),
     }
 }

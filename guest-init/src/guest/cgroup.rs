@@ -135,9 +135,11 @@ impl Cgroup {
         collect_processes(&self.directory, DEPTH_LIMIT, &mut pids).context("list the cgroup's processes")?;
         Ok(pids)
     }
+}
 
+impl Drop for Cgroup {
     /// Removes it; one in which something still ends is left.
-    pub fn remove(self) {
+    fn drop(&mut self) {
         let _ = rmdir(CWD, &self.path);
     }
 }

@@ -25,6 +25,8 @@ pub fn answer(space: Option<&Space>, request: &Request) -> Result<Vec<u8>, Fault
         method::RESIZE_VOLUME => volumes::resize(&decode(request)?).map(|()| Vec::new()),
         method::ONLINE_CPU_MEM => hotplug::online(&decode(request)?).map(|()| Vec::new()),
         method::ADD_SWAP_PATH => volumes::add_swap(&decode(request)?).map(|()| Vec::new()),
+        method::ADD_SWAP => volumes::add_swap_by_place(&decode(request)?).map(|()| Vec::new()),
+        method::GET_DIAGNOSTIC_DATA => Ok(files::last_words(space()?, &decode(request)?)?.encode_to_vec()),
         method::PROBE => probe::probe(&decode(request)?).map(|()| Vec::new()),
         method::KERNEL_LOG => {
             let text = kernel_log(LOG_LIMIT).context("read the kernel's log")?;

@@ -9,7 +9,7 @@ use super::space::Space;
 use crate::api::ferry::{
     FileInfo, ReadDirRequest, ReadDirResponse, ReadFileRequest, ReadFileResponse, StatFileRequest,
 };
-use crate::api::guest::CopyFileRequest;
+use crate::api::guest::{CopyFileRequest, GetDiagnosticDataRequest};
 use crate::prelude::*;
 use crate::sys::file::{
     self, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_WRONLY, S_IFDIR, S_IFLNK,
@@ -18,6 +18,9 @@ use crate::sys::file::{
 
 /// Most bytes that one answer brings.
 const READ_LIMIT: usize = 1 << 20;
+
+/// Bytes that Kubernetes reads of what a container has said last.
+const LAST_WORDS: u32 = 4096;
 
 /// Names given at once, when there are more.
 const NAMES: usize = 1024;
@@ -44,6 +47,7 @@ pub fn stat(root: &Fd, call: &StatFileRequest) -> Result<FileInfo, Fault> {
     let found = find(root, &call.path, if call.follow { 0 } else { O_NOFOLLOW })?;
     let stat = stat_fd(found.raw()).context("stat")?;
     let is_link = stat.st_mode & S_IFMT == S_IFLNK;
+    let (device_major, device_minor) = file::device_numbers(stat.st_rdev);
     Ok(FileInfo {
         mode: stat.st_mode,
         uid: stat.st_uid,
@@ -52,9 +56,8 @@ pub fn stat(root: &Fd, call: &StatFileRequest) -> Result<FileInfo, Fault> {
         mtime_ns: (stat.st_mtime as i64)
             .saturating_mul(1_000_000_000)
             .saturating_add(stat.st_mtime_nsec as i64),
-        // makedev(3)'s layout, which stat(2) has.
-        device_major: (stat.st_rdev >> 8 & 0xfff) as u32 | (stat.st_rdev >> 32 & !0xfff) as u32,
-        device_minor: (stat.st_rdev & 0xff) as u32 | (stat.st_rdev >> 12 & !0xff) as u32,
+        device_major,
+        device_minor,
         link_target: if is_link { read_link(&found).context("read the link")? } else { Vec::new() },
         inode: stat.st_ino,
         device: stat.st_dev,
@@ -98,6 +101,20 @@ pub fn read(root: &Fd, call: &ReadFileRequest) -> Result<ReadFileResponse, Fault
         .context("read")?;
     data.truncate(length);
     Ok(ReadFileResponse { data })
+}
+
+/// `GetDiagnosticData`: what a container has said last, as UTF-8. Its answer is on the wire what that to a read is.
+pub fn last_words(space: &Space, call: &GetDiagnosticDataRequest) -> Result<ReadFileResponse, Fault> {
+    if call.log_type != "termination_log" {
+        return Err(fault!(InvalidArgument, "no log `{}`: there is termination_log", call.log_type));
+    }
+    let root = match space.words_in_guest {
+        false => space.open_root()?,
+        true => file::open(file::CWD, "/", O_PATH, 0).context("open the root")?,
+    };
+    let path = space.last_words.as_bytes().into();
+    let said = read(&root, &ReadFileRequest { path, len: LAST_WORDS, ..Default::default() })?;
+    Ok(ReadFileResponse { data: String::from_utf8_lossy(&said.data).into_owned().into() })
 }
 
 /// Makes a directory, a symbolic link, or a part of a file. The path is of the guest, below [`BASE`]; below a

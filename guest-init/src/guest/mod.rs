@@ -117,24 +117,28 @@ impl Guest {
         self.add(events).ok()
     }
 
-    /// Forks into the namespaces and the cgroup of a container.
-    fn fork_into(&mut self, space: &Space) -> Result<Forked, Fault> {
+    /// Forks into the namespaces and the cgroup of a container; `None` in the child.
+    fn fork_into(&mut self, space: &Space) -> Result<Option<i32>, Fault> {
         let cgroup = space.cgroup.as_ref().map(cgroup::Cgroup::directory);
         let Some((_, inhabitant)) = &space.inhabitant else {
             return Err(fault!(FailedPrecondition, "the container is gone"));
         };
-        if !space.has_pids() {
-            // SAFETY: PID 1 has one thread.
-            return unsafe { fork(0, cgroup) }.context("fork");
+        if space.has_pids() {
+            self.own_pids()?;
+            enter(inhabitant, CLONE_NEWPID).context("enter the container's pid namespace")?;
         }
-        let own = self.own_pids()?;
-        enter(inhabitant, CLONE_NEWPID).context("enter the container's pid namespace")?;
         // SAFETY: PID 1 has one thread.
         let forked = unsafe { fork(0, cgroup) };
-        if !matches!(forked, Ok(Forked::Child)) {
-            enter(own, CLONE_NEWPID).context("come back to our pid namespace")?;
+        if matches!(forked, Ok(Forked::Child)) {
+            return Ok(None);
         }
-        forked.context("fork")
+        if space.has_pids() {
+            enter(self.own_pids()?, CLONE_NEWPID).context("come back to our pid namespace")?;
+        }
+        match forked.context("fork")? {
+            Forked::Child => Ok(None),
+            Forked::Parent(pid, _) => Ok(Some(pid)),
+        }
     }
 
     fn own_pids(&mut self) -> Result<&Fd, Fault> {
@@ -241,7 +245,8 @@ impl System for Guest {
             return Ok(Created { container: space, holder: None, memory });
         }
         let (report, writer) = self.report()?;
-        match space.fork_new(spec, self.own_pids()?)? {
+        let forked = self.own_pids().and_then(|own_pids| space.fork_new(spec, own_pids));
+        match forked.inspect_err(|_| self.close(report))? {
             None => space::hold(&space, spec, writer),
             Some(pid) => {
                 self.remember(&space);
@@ -261,15 +266,12 @@ impl System for Guest {
         let (ours, childs) = self.stdio(space, process)?;
         let (report, writer) = self.report()?;
         let makes_space = space.is_init && which == Which::First;
-        let pid = if makes_space {
-            space.fork_new(spec, self.own_pids()?)?
+        let forked = if makes_space {
+            self.own_pids().and_then(|own_pids| space.fork_new(spec, own_pids))
         } else {
-            match self.fork_into(space)? {
-                Forked::Child => None,
-                Forked::Parent(pid, _) => Some(pid),
-            }
+            self.fork_into(space)
         };
-        let Some(pid) = pid else {
+        let Some(pid) = forked.inspect_err(|_| self.close(report))? else {
             let fault = enter_and_run(space, spec, process, &childs, which, makes_space);
             let _ = write_all(writer.raw(), &fault.encode());
             exit(127);
@@ -335,9 +337,6 @@ impl System for Guest {
 
     fn remove(&mut self, space: Space) {
         self.inhabitants.remove(&space.id);
-        if let Some(cgroup) = space.cgroup {
-            cgroup.remove();
-        }
         space::clear(&space.id);
     }
 

@@ -95,8 +95,8 @@ pub fn enter_root(path: &str) -> Result<(), Fault> {
     (|| {
         chdir(path)?;
         match m::pivot_root(".", ".") {
-            // A directory that is no mount becomes one.
-            Err(Errno::EINVAL) => {
+            // A directory that is no mount, of the guest's own root or of another, becomes one.
+            Err(Errno::EINVAL | Errno::EBUSY) => {
                 m::mount(".", path, "", m::MS_BIND | m::MS_REC, "")?;
                 chdir(path)?;
                 m::pivot_root(".", ".")?;

@@ -31,6 +31,9 @@ use crate::sys::process::{
 /// `true` or `false`: whether the container's process is process 1 of its pid namespace.
 pub const PID1_ANNOTATION: &str = "io.ferry.pid1";
 
+/// Where Kubernetes has a container say its last words.
+const LAST_WORDS_ANNOTATION: &str = "io.kubernetes.container.terminationMessagePath";
+
 /// Programs that are process 1 unless [`PID1_ANNOTATION`] says no, by the last part of their path.
 pub const INITS: &str =
     "init systemd tini tini-static dumb-init catatonit docker-init s6-svscan runit-init openrc-init";
@@ -55,6 +58,10 @@ pub struct Space {
     pub(super) dns: Vec<String>,
     /// Where its root is in the guest.
     root: String,
+    /// The file with what it has said last: in it, or, where one of the guest's is mounted there and so outlives its
+    /// processes, in the guest.
+    pub(super) last_words: String,
+    pub(super) words_in_guest: bool,
     /// In the child that makes it: opens when its user namespace has users.
     gate: Option<Fd>,
 }
@@ -169,6 +176,8 @@ impl Space {
             Err(_) if resources.is_none() && !mounts::exists("/sys/fs/cgroup/cgroup.procs") => None,
             other => Some(other?),
         };
+        let said = spec.annotations.get(LAST_WORDS_ANNOTATION).map_or("/dev/termination-log", String::as_str);
+        let mounted = spec.mounts.iter().find(|mount| mount.destination == said);
         let space = Space {
             id: id.into(),
             inhabitant: None,
@@ -179,6 +188,8 @@ impl Space {
             is_init,
             dns: sandbox.dns.clone(),
             root: root.path.clone(),
+            last_words: mounted.map_or(said, |mount| &mount.source).into(),
+            words_in_guest: mounted.is_some(),
             gate: None,
         };
         further.cgroup.iter().try_for_each(|(file, value)| space.cgroup()?.set(file, value))?;

@@ -5,7 +5,7 @@ use crate::agent::Mounted;
 use crate::api::agent::{Storage, UpdateEphemeralMountsRequest};
 use crate::prelude::*;
 use crate::spec::mount_options::Options;
-use crate::sys::file::{CWD, O_DIRECTORY, O_RDONLY};
+use crate::sys::file::{CWD, O_DIRECTORY, O_NOFOLLOW, O_PATH, O_RDONLY};
 use crate::sys::{file, mount as m};
 
 /// Most block devices looked at in search of one.
@@ -145,8 +145,8 @@ pub fn make_directories(path: &str) -> SysResult<()> {
     file::ensure_dir(CWD, path, 0o755)
 }
 
-/// The device node of a disk: a path below /dev, the disk whose serial is the NAME of `serial=NAME`, or the partition
-/// whose name in its GPT is the NAME of `partname=NAME`. `None` while there is no such disk.
+/// The device node of a disk: a path below /dev, the disk whose serial is the NAME of `serial=NAME`, the partition whose name
+/// in its GPT is the NAME of `partname=NAME`, or the virtio disk at `pci=SLOT/SLOT…`. `None` while there is no such disk.
 pub fn find_disk(source: &str) -> Result<Option<String>, Fault> {
     if source.starts_with("/dev/") {
         return Ok(file::stat(source).ok().map(|_| source.into()));
@@ -155,10 +155,11 @@ pub fn find_disk(source: &str) -> Result<Option<String>, Fault> {
     let is_it = match what {
         "serial" => has_serial,
         "partname" => has_partition_name,
+        "pci" => has_place,
         _ => {
             return Err(fault!(
                 InvalidArgument,
-                "storage source `{source}` is neither a /dev path nor serial=NAME nor partname=NAME"
+                "storage source `{source}` is neither a /dev path nor serial=, partname= or pci="
             ));
         }
     };
@@ -185,6 +186,21 @@ fn has_serial(directory: &Fd, disk: &str, wanted: &str) -> bool {
 
 fn has_partition_name(directory: &Fd, disk: &str, wanted: &str) -> bool {
     property(directory, disk, "uevent").lines().any(|line| line.strip_prefix("PARTNAME=") == Some(wanted))
+}
+
+/// Whether a virtio disk is at this place on the PCI bus: slots in hexadecimal, those of bridges first, as Kata writes them.
+fn has_place(directory: &Fd, disk: &str, wanted: &str) -> bool {
+    let link =
+        file::open(directory.raw(), disk, O_PATH | O_NOFOLLOW, 0).and_then(|link| file::read_link(&link));
+    let link = String::from_utf8_lossy(&link.unwrap_or_default()).into_owned();
+    let way = link.split_once("/pci0000:00/").and_then(|(_, way)| way.split_once("/virtio"));
+    let mut place = String::new();
+    // Each is domain:bus:slot.function, where the bus is whatever the bridge has been given.
+    for address in way.unwrap_or_default().0.split('/') {
+        place.push('/');
+        place.push_str(address.get(8..10).unwrap_or_default());
+    }
+    place.get(1..) == Some(wanted) && way.is_some()
 }
 
 /// Makes the upper and the work directory. The merged root shows the upper directory's own owner and mode, so
@@ -238,6 +254,30 @@ mod tests {
     fn a_disk_that_is_not_there_may_come() {
         assert_eq!(find_disk("/dev/no-such-disk"), Ok(None));
         assert_eq!(find_disk("serial=no-such-serial"), Ok(None));
+    }
+
+    #[test]
+    fn a_disk_is_known_by_its_place_on_the_pci_bus() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = file::open(CWD, dir.path().to_str().unwrap(), O_RDONLY | O_DIRECTORY, 0).unwrap();
+        for (disk, leads) in [
+            ("vda", "../../devices/pci0000:00/0000:00:1f.0/virtio3/block/vda"),
+            ("vdb", "../../devices/pci0000:00/0000:00:02.0/0000:05:10.0/virtio7/block/vdb"),
+            ("vdc", "../../devices/platform/feb00e00.virtio_mmio/virtio0/block/vdc"),
+            ("sda", "../../devices/pci0000:00/0000:00:03.0/ata1/host0/block/sda"),
+        ] {
+            std::os::unix::fs::symlink(leads, dir.path().join(disk)).unwrap();
+        }
+        let at = |wanted: &str| -> Vec<&str> {
+            ["vda", "vdb", "vdc", "sda", "no"]
+                .into_iter()
+                .filter(|disk| has_place(&directory, disk, wanted))
+                .collect()
+        };
+        assert_eq!((at("1f"), at("02/10")), (vec!["vda"], vec!["vdb"]));
+        for nowhere in ["", "02", "10", "03", "02/10/01", "ffffffff"] {
+            assert!(at(nowhere).is_empty(), "{nowhere}");
+        }
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Volumes: how full they are, and growing them.
 
+use super::storage::find_disk;
 use crate::api::guest::{
-    AddSwapPathRequest, ResizeVolumeRequest, VolumeStatsRequest, VolumeStatsResponse, VolumeUnit, VolumeUsage,
+    AddSwapPathRequest, AddSwapRequest, ResizeVolumeRequest, VolumeStatsRequest, VolumeStatsResponse,
+    VolumeUnit, VolumeUsage,
 };
 use crate::prelude::*;
 use crate::sys::file::{self, CWD, O_DIRECTORY, O_RDONLY, open};
@@ -36,6 +38,18 @@ pub fn add_swap(call: &AddSwapPathRequest) -> Result<(), Fault> {
     file::swap_on(&call.path).context(format_args!("swap to {}", call.path))
 }
 
+/// `AddSwap`: the same, of a virtio disk by its place on the PCI bus: the slots of the bridges that lead to it, and its own.
+pub fn add_swap_by_place(call: &AddSwapRequest) -> Result<(), Fault> {
+    let mut source = String::from("pci=");
+    for (at, slot) in call.pci_path.iter().enumerate() {
+        source.push_str(&format!("{}{slot:02x}", if at == 0 { "" } else { "/" }));
+    }
+    match find_disk(&source)? {
+        Some(path) => add_swap(&AddSwapPathRequest { path }),
+        None => Err(fault!(FailedPrecondition, "no disk is {source}: AddSwapPath takes one by its path")),
+    }
+}
+
 /// `ResizeVolume`: grows an ext4 filesystem, as large as its disk has become or as asked for.
 pub fn resize(call: &ResizeVolumeRequest) -> Result<(), Fault> {
     let volume = open_volume(&call.volume_guest_path)?;
@@ -44,5 +58,14 @@ pub fn resize(call: &ResizeVolumeRequest) -> Result<(), Fault> {
         return Err(fault!(Unimplemented, "only ext4 volumes can be grown"));
     }
     let block = u64::try_from(stat.f_bsize).ok().filter(|block| *block != 0).unwrap_or(4096);
-    file::resize_ext4(&volume, call.size / block).context("grow the volume")
+    let size =
+        if call.size == 0 { disk_size(&volume).context("ask for the disk's size")? } else { call.size };
+    file::resize_ext4(&volume, size / block).context("grow the volume")
+}
+
+/// Bytes of the disk or partition that a file is on.
+fn disk_size(file: &Fd) -> SysResult<u64> {
+    let (major, minor) = file::device_numbers(file::stat_fd(file.raw())?.st_dev);
+    let sectors = file::read_control(CWD, &format!("/sys/dev/block/{major}:{minor}/size"))?;
+    sectors.trim().parse::<u64>().map_or(Err(Errno::EINVAL), |sectors| Ok(sectors.saturating_mul(512)))
 }

@@ -151,6 +151,11 @@ fn stat_at(dir: i32, path: &str, flags: u32) -> Result<Stat> {
     }
 }
 
+/// The major and the minor number in the `st_dev` or `st_rdev` of a file (makedev(3)'s layout).
+pub fn device_numbers(device: u64) -> (u32, u32) {
+    ((device >> 8 & 0xfff | device >> 32 & !0xfff) as u32, (device & 0xff | device >> 12 & !0xff) as u32)
+}
+
 /// The number by which ext4 is known (EXT4_SUPER_MAGIC).
 pub const EXT4_MAGIC: i64 = 0xef53;
 

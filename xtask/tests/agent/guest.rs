@@ -36,8 +36,6 @@ static NAMES: AtomicU32 = AtomicU32::new(0);
 pub struct Guest {
     pub socket: PathBuf,
     client: Option<Client>,
-    /// What is on its disk `volume`.
-    pub volume: Volume,
     /// Its end is the guest's.
     _input: ChildStdin,
     /// What its xtask writes, which ends with it.
@@ -75,7 +73,7 @@ impl Guest {
         ];
         let at = |serial: &str| disks.path().join(serial);
         swap_space(&at("swap"));
-        let volume = volume(&at("volume"));
+        volume(&at("volume"));
         for serial in ["swap", "volume"] {
             let path = at(serial);
             let drive = format!("if=none,id={serial},format=raw,cache=unsafe,file={}", path.display());
@@ -96,7 +94,7 @@ impl Guest {
         let socket = PathBuf::from(line.trim_end());
         assert!(socket.is_absolute(), "xtask guest has said {line:?}");
         let _input = xtask.stdin.take().expect("a pipe");
-        let mut guest = Guest { socket, client: None, volume, _input, output, _disks: disks };
+        let mut guest = Guest { socket, client: None, _input, output, _disks: disks };
         let sandbox = CreateSandboxRequest {
             hostname: "sandbox".to_owned(),
             sandbox_id: "tests".to_owned(),
@@ -140,29 +138,11 @@ fn swap_space(path: &Path) {
     file.write_all_at(&page, 0).and_then(|()| file.set_len(SWAP)).expect("swap space");
 }
 
-/// What the file system on the disk `volume` can do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Volume {
-    /// mke2fs(8) has made it, so that it grows.
-    Growing,
-    /// It is ours, which does not: there is no mke2fs here.
-    Fixed,
-}
-
 /// A file system that has half of its disk.
-fn volume(path: &Path) -> Volume {
-    let file = File::options().read(true).write(true).create_new(true).open(path).expect("a file");
-    let half = format!("{}k", VOLUME / 2 / 1024);
-    let made = Command::new("mke2fs").args(["-q", "-F", "-t", "ext4"]).arg(path).arg(half).status();
-    let volume = match made {
-        Ok(status) if status.success() => Volume::Growing,
-        _ => {
-            ferry_images::ext4::format(&file, VOLUME / 2).expect("a file system");
-            Volume::Fixed
-        }
-    };
+fn volume(path: &Path) {
+    let file = File::create_new(path).expect("a file");
+    ferry_images::ext4::format_kept(&file, VOLUME / 2).expect("a file system");
     file.set_len(VOLUME).expect("a larger disk");
-    volume
 }
 
 /// The same, with options.

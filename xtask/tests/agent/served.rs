@@ -186,10 +186,10 @@ fn swap_volumes_and_memory_file_systems_are_counted_and_grown() {
         code(&tell(&client, method::ADD_SWAP_PATH, &AddSwapPathRequest { path: "/dev/null".into() })),
         Code::Ok
     );
-    assert_eq!(
-        code(&tell(&client, method::ADD_SWAP, &AddSwapRequest { pci_path: vec![1] })),
-        Code::Unimplemented
-    );
+    // This machine's disks are on no PCI bus.
+    let by_place = tell(&client, method::ADD_SWAP, &AddSwapRequest { pci_path: vec![1] });
+    assert_eq!(code(&by_place), Code::FailedPrecondition);
+    assert!(by_place.unwrap_err().to_string().contains("AddSwapPath"));
 
     // A container with an ext4 volume half as large as its disk, and a tmpfs.
     let id = fresh("volume");
@@ -219,15 +219,15 @@ fn swap_volumes_and_memory_file_systems_are_counted_and_grown() {
         .unwrap();
     assert_eq!(bytes(stats("memory")), 3 << 20);
     let before = bytes(stats("volume"));
-    let resize = ResizeVolumeRequest { volume_guest_path: place("volume"), size: VOLUME };
-    let resized = tell(&client, method::RESIZE_VOLUME, &resize);
-    let after = bytes(stats("volume"));
-    match guest.volume {
-        Volume::Growing => {
-            assert!(resized.is_ok() && after > before * 3 / 2, "{resized:?}: {before}, {after}")
-        }
-        Volume::Fixed => assert!(code(&resized) != Code::Ok && after == before, "{resized:?}"),
+    // To a size, and then to all that its disk has.
+    for (size, least) in [(VOLUME / 4 * 3, before * 4 / 3), (0, before * 9 / 5)] {
+        let resize = ResizeVolumeRequest { volume_guest_path: place("volume"), size };
+        tell(&client, method::RESIZE_VOLUME, &resize).unwrap();
+        let after = bytes(stats("volume"));
+        assert!(after > least, "{size}: {before}, {after}");
     }
+    let beyond = ResizeVolumeRequest { volume_guest_path: place("volume"), size: 2 * VOLUME };
+    assert_eq!(code(&tell(&client, method::RESIZE_VOLUME, &beyond)), Code::Internal);
     let wrong = ResizeVolumeRequest { volume_guest_path: place("memory"), size: 0 };
     assert_eq!(code(&tell(&client, method::RESIZE_VOLUME, &wrong)), Code::Unimplemented);
     client.remove_container(&id, LONG).unwrap();
@@ -256,9 +256,50 @@ fn processors_and_memory_come_up() {
     let probed = tell(&client, method::MEM_HOTPLUG_BY_PROBE, &MemHotplugByProbeRequest::default());
     assert_eq!(code(&probed) == Code::Ok, details.support_mem_hotplug_probe);
     assert!(details.mem_block_size_bytes.is_power_of_two());
-    let log = tell(&client, method::GET_DIAGNOSTIC_DATA, &GetDiagnosticDataRequest::default());
-    assert_eq!(code(&log), Code::Unimplemented);
     client.remove_container(&looker, LONG).unwrap();
+}
+
+#[test]
+fn what_a_container_has_said_last_is_read() {
+    let mut guest = guest();
+    let client = guest.client();
+    let last = |id: &str, kind: &str| {
+        let request = GetDiagnosticDataRequest { log_type: kind.into(), container_id: id.into() };
+        call::<GetDiagnosticDataResponse>(&client, method::GET_DIAGNOSTIC_DATA, &request)
+            .map(|answer| answer.data)
+    };
+    // At the usual place, while it runs.
+    let script = "printf 'bad: \\377' > /dev/termination-log; sleep 1000";
+    let id = running(&client, "last", &["sh", "-c", script]);
+    let until = Instant::now() + LONG;
+    let mut text = last(&id, "termination_log");
+    while text.as_ref().map_or(true, String::is_empty) && Instant::now() < until {
+        thread::sleep(Duration::from_millis(20));
+        text = last(&id, "termination_log");
+    }
+    assert_eq!(text.unwrap(), "bad: \u{fffd}");
+    assert_eq!(code(&last(&id, "weather").map(drop)), Code::InvalidArgument);
+    assert_ne!(code(&last("nobody", "termination_log").map(drop)), Code::Ok);
+    client.remove_container(&id, LONG).unwrap();
+    // Where the annotation says, in a file of the guest's, when it has ended.
+    let id = fresh("last");
+    let path = format!("/run/kata-containers/{id}-message");
+    let file = CopyFileRequest { path: path.clone(), file_mode: 0o100_666, ..Default::default() };
+    client.copy_file(&file).unwrap();
+    let spec = container(&id, &["sh", "-c", "echo out of paper > /said; exit 1"], |spec| {
+        let key = "io.kubernetes.container.terminationMessagePath".to_owned();
+        spec.annotations.insert(key, "/said".to_owned());
+        spec.mounts.push(ferry_init::api::oci::Mount {
+            destination: "/said".into(),
+            source: path,
+            r#type: "bind".into(),
+            options: vec!["bind".into()],
+        });
+    });
+    running_as(&client, &spec);
+    assert_eq!(client.wait_process(&id, &id).unwrap(), 1);
+    assert_eq!(last(&id, "termination_log").unwrap(), "out of paper\n");
+    client.remove_container(&id, LONG).unwrap();
 }
 
 #[test]
