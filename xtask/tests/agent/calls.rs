@@ -56,7 +56,7 @@ fn the_network_is_listed() {
 }
 
 /// The calls of Kata's agent that PID 1 has.
-const SERVED: [&str; 23] = [
+pub const SERVED: [&str; 23] = [
     method::CREATE_CONTAINER,
     method::START_CONTAINER,
     method::REMOVE_CONTAINER,

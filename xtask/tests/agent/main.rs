@@ -13,4 +13,7 @@ mod many;
 mod oci;
 mod pod;
 mod random;
+mod roots;
+mod scarce;
 mod served;
+mod wire;

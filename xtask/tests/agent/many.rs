@@ -10,7 +10,7 @@ use crate::road::size;
 
 /// What there is of each thing in the guest.
 #[derive(Debug, PartialEq, Eq)]
-struct Inventory {
+pub struct Inventory {
     descriptors: u64,
     processes: u64,
     zombies: u64,
@@ -19,7 +19,7 @@ struct Inventory {
 }
 
 /// A container that sees all of the guest's processes, PID 1 among them.
-fn watcher(client: &Client) -> String {
+pub fn watcher(client: &Client) -> String {
     let mut spec = container(&fresh("watcher"), &["sleep", "1000"], |spec| {
         let linux = spec.linux.as_mut().expect("a part about Linux");
         linux.namespaces.retain(|namespace| namespace.r#type != "pid" && namespace.r#type != "cgroup");
@@ -54,7 +54,7 @@ fn inventory(client: &Client, watcher: &str) -> Inventory {
 }
 
 /// The inventory when nothing changes any more: what has ended is put away a moment later.
-fn settled(client: &Client, watcher: &str) -> Inventory {
+pub fn settled(client: &Client, watcher: &str) -> Inventory {
     let mut before = inventory(client, watcher);
     for _ in 0..20 {
         let now = inventory(client, watcher);
@@ -68,7 +68,7 @@ fn settled(client: &Client, watcher: &str) -> Inventory {
 
 /// Fails unless the guest comes to hold what it held before.
 #[track_caller]
-fn comes_back_to(before: &Inventory, client: &Client, watcher: &str) {
+pub fn comes_back_to(before: &Inventory, client: &Client, watcher: &str) {
     let mut now = inventory(client, watcher);
     for _ in 0..20 {
         if now == *before {

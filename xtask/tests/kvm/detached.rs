@@ -1,12 +1,15 @@
 //! The life of a detached container, one command after the other, as its user types them. One boot for all of it.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::IntoRawFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::PATIENCE;
-use crate::road::xtask;
+use crate::road::{stranger, xtask};
 
 /// `ferry` with a home of its own.
 pub struct Ferry {
@@ -104,6 +107,8 @@ fn a_detached_container_lives_through_all_commands() {
     assert_eq!((exec.status.code(), exec.stdout.as_slice()), (Some(9), &b"/tmp\n1\n"[..]));
     assert_eq!(ferry.run(&["exec", "web", "no-such-program"]).status.code(), Some(127));
 
+    stranger::whole_life(&over_vsock(ferry.home.path()), "foreign");
+
     let stats = ferry.says(&["stats", "--no-stream", "--format", "json", "web"]);
     let stats: serde_json::Value = serde_json::from_str(&stats).expect("JSON");
     assert_eq!(stats["Name"], "web");
@@ -127,6 +132,22 @@ fn a_detached_container_lives_through_all_commands() {
     assert_eq!(ferry.says(&["rm", "web"]), "web\n");
     assert!(ferry.refuses(&["logs", "web"]).contains("no such container"));
     assert!(is_clean(ferry.home.path()), "something is left");
+}
+
+/// A client of the agent of the one guest that runs, over the socket of its vsock with the handshake that names the port.
+fn over_vsock(home: &Path) -> ttrpc::Client {
+    let runs = fs::read_dir(home).expect("a home").flatten();
+    let run = runs.map(|entry| entry.path().join("vm/vsock")).find(|socket| socket.exists());
+    let mut socket = UnixStream::connect(run.expect("its socket")).expect("it connects");
+    socket.write_all(b"CONNECT 1024\n").expect("it is heard");
+    let mut line = Vec::new();
+    while !line.ends_with(b"\n") {
+        let mut byte = [0];
+        socket.read_exact(&mut byte).expect("an answer");
+        line.push(byte[0]);
+    }
+    assert!(line.starts_with(b"OK "), "{}", String::from_utf8_lossy(&line));
+    ttrpc::Client::new(socket.into_raw_fd()).expect("a client")
 }
 
 #[test]

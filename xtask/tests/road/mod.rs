@@ -5,6 +5,7 @@
 pub mod image;
 pub mod program;
 pub mod registry;
+pub mod stranger;
 pub mod tarball;
 pub mod web;
 

@@ -19,6 +19,11 @@ pub fn debugging() -> PathBuf {
     rust("debugging")
 }
 
+/// The program that limits what others may have.
+pub fn limits() -> PathBuf {
+    rust("limits")
+}
+
 /// The program that says who it is.
 pub fn whoami() -> PathBuf {
     rust("whoami")
