@@ -1,7 +1,6 @@
 //! From the kernel's first process to a machine in which containers can live.
 
-use super::log;
-use crate::fault::reason;
+use super::log_error;
 use crate::prelude::*;
 use crate::sys::file::{CWD, O_RDWR, chdir, chroot, ensure_dir, open};
 use crate::sys::mount::{MS_MOVE, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RELATIME, mount};
@@ -11,13 +10,12 @@ use crate::sys::process::{close_to_tracers, set_limit};
 const SAFE: u32 = MS_NOSUID | MS_NODEV | MS_NOEXEC;
 
 /// What a Linux userland expects (type, place, flags, options), besides /run and /tmp, which are directories of the root (a tmpfs itself).
-const MOUNTS: [(&str, &str, u32, &str); 7] = [
+const MOUNTS: [(&str, &str, u32, &str); 6] = [
     ("proc", "/proc", SAFE, ""),
     ("sysfs", "/sys", SAFE, ""),
     ("devtmpfs", "/dev", MS_NOSUID | MS_NOEXEC, "mode=755"),
     ("devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "gid=5,mode=620,ptmxmode=666"),
     ("tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV, "mode=1777"),
-    ("mqueue", "/dev/mqueue", SAFE, ""),
     ("cgroup2", "/sys/fs/cgroup", SAFE | MS_RELATIME, "nsdelegate"),
 ];
 
@@ -27,11 +25,7 @@ const OPEN_FILES: u64 = 1 << 19;
 /// Leaves the initial RAM filesystem and mounts what the guest needs. What fails is logged and left out: the
 /// call that needs it will say so to somebody.
 pub fn prepare() {
-    let note = |what: &str, result: SysResult<()>| {
-        if let Err(errno) = result {
-            log(&format!("{what}: {}", reason(errno)));
-        }
-    };
+    let note = |what: &str, result: SysResult<()>| result.unwrap_or_else(|errno| log_error(what, errno));
     note("close to tracers", close_to_tracers());
     note("open files", set_limit(linux_raw_sys::general::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES));
     note("new root", leave_initramfs());

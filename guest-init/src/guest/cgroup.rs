@@ -178,6 +178,12 @@ fn open_directory(path: &str) -> SysResult<Fd> {
 
 /// Lets children of a cgroup use those of these controllers that it has itself.
 fn enable(directory: &str, wanted: &str) -> SysResult<()> {
+    // Nearly every kernel has all that is wanted, and takes once more what it was told before.
+    let all = format!("+{}", wanted.replace(' ', " +"));
+    match write_control(CWD, &format!("{directory}/cgroup.subtree_control"), all.as_bytes()) {
+        Err(Errno::EINVAL | Errno::ENOENT) => {}
+        other => return other,
+    }
     let directory = open_directory(directory)?;
     let enabled = read_control(directory.raw(), "cgroup.subtree_control")?;
     let available = read_control(directory.raw(), "cgroup.controllers")?;

@@ -37,6 +37,7 @@ use crate::api::appliance::Log;
 use crate::api::oci::{LinuxResources, Process, Spec};
 use crate::api::stats::StatsContainerResponse;
 use crate::api::ttrpc::Request;
+use crate::fault::reason;
 use crate::prelude::*;
 use crate::sys::event::{self, Poll};
 use crate::sys::file::{
@@ -49,6 +50,11 @@ use crate::table::Table;
 /// Says something on the kernel's log.
 pub fn log(text: &str) {
     say(&format!("<4>ferry-init: {text}\n"));
+}
+
+/// Says why something could not be done.
+fn log_error(what: &str, errno: Errno) {
+    log(&format!("{what}: {}", reason(errno)));
 }
 
 /// Puts a record into the kernel's log: `<3>` and below come out on a quiet console.

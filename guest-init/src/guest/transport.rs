@@ -1,9 +1,8 @@
 //! Where clients come from: a vsock listener, and a virtio-serial port where there is one.
 
-use super::{Guest, log};
+use super::{Guest, log, log_error};
 use crate::agent::StreamId;
 use crate::api::{SERIAL_PORT_NAME, VSOCK_PORT};
-use crate::fault::reason;
 use crate::prelude::*;
 use crate::sys::Result;
 use crate::sys::event::Poll;
@@ -50,9 +49,7 @@ impl SerialPort {
         self.stream = stream;
         self.heard = false;
         self.fresh = true;
-        if let Err(errno) = poll.rewatch(self.fd.raw(), stream.0) {
-            log(&format!("serial port: {}", reason(errno)));
-        }
+        poll.rewatch(self.fd.raw(), stream.0).unwrap_or_else(|errno| log_error("serial port", errno));
     }
 }
 
@@ -62,14 +59,12 @@ pub fn listen(poll: &Poll, token: u64) -> Option<Fd> {
         poll.watch(listener.raw(), token)?;
         Ok(listener)
     });
-    match listener {
-        Ok(listener) => Some(listener),
-        Err(Errno::EAFNOSUPPORT) => None,
-        Err(errno) => {
-            log(&format!("vsock: {}", reason(errno)));
-            None
+    let missing = |errno| {
+        if errno != Errno::EAFNOSUPPORT {
+            log_error("vsock", errno);
         }
-    }
+    };
+    listener.map_err(missing).ok()
 }
 
 impl Guest {
@@ -84,7 +79,7 @@ impl Guest {
                 Ok(_) => {}
                 Err(Errno::EAGAIN) => return None,
                 Err(errno) => {
-                    log(&format!("vsock: {}", reason(errno)));
+                    log_error("vsock", errno);
                     return None;
                 }
             }
@@ -97,7 +92,7 @@ impl Guest {
         let stream = self.next_id();
         match self.poll.watch(fd.raw(), stream.0) {
             Ok(()) => self.serial = Some(SerialPort { fd, stream, heard: false, fresh: true }),
-            Err(errno) => log(&format!("serial port: {}", reason(errno))),
+            Err(errno) => log_error("serial port", errno),
         }
     }
 
@@ -116,11 +111,6 @@ fn find_port() -> Option<Fd> {
         name.is_ok_and(|name| name.trim() == SERIAL_PORT_NAME)
     };
     let port = ports.iter().find(is_ours)?;
-    match open(CWD, &format!("/dev/{port}"), O_RDWR | O_NONBLOCK, 0) {
-        Ok(fd) => Some(fd),
-        Err(errno) => {
-            log(&format!("open /dev/{port}: {}", reason(errno)));
-            None
-        }
-    }
+    let path = format!("/dev/{port}");
+    open(CWD, &path, O_RDWR | O_NONBLOCK, 0).map_err(|errno| log_error(&path, errno)).ok()
 }

@@ -45,10 +45,11 @@ impl Devices {
 
     /// How many sources are verified. A storage that says more of them says it of something else.
     pub fn check(&self, options: &[String]) -> Result<usize, Fault> {
-        match options.iter().filter(|option| option.starts_with(PREFIX)).count() == self.0.len() {
-            true => Ok(self.0.len()),
-            false => Err(fault!(InvalidArgument, "a {PREFIX} option names no source of its storage")),
+        let said = options.iter().filter(|option| option.starts_with(PREFIX)).count();
+        if said != self.0.len() {
+            return Err(fault!(InvalidArgument, "a {PREFIX} option names no source of its storage"));
         }
+        Ok(said)
     }
 }
 

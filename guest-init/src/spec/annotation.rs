@@ -124,16 +124,9 @@ impl<'a> Further<'a> {
 }
 
 /// Calls `each` with every `NAME=VALUE`; it says whether it knows the name.
-fn pairs<'a>(
-    text: &'a str,
-    mut each: impl FnMut(&'a str, &'a str) -> Result<bool, Fault>,
-) -> Result<(), Fault> {
+fn pairs(text: &str, mut each: impl FnMut(&str, &str) -> Result<bool, Fault>) -> Result<(), Fault> {
     for pair in text.split(',') {
-        let known = match pair.split_once('=') {
-            Some((name, value)) => each(name, value)?,
-            None => false,
-        };
-        if !known {
+        if !pair.split_once('=').map_or(Ok(false), |(name, value)| each(name, value))? {
             return Err(fault!(InvalidArgument, "`{pair}` is none of its fields"));
         }
     }
