@@ -4,6 +4,10 @@
 //! one EROFS: the device table says where each layer begins. The same works with the layers on devices of
 //! their own, given in the order of the table.
 //!
+//! Small files stay in their layers. A layer keeps its blocks whatever a join says, since other images share them, so copying
+//! data into the metadata makes nothing smaller: of Python on Debian 887 of 1,830 files are smaller than a block, and their
+//! 1.1 MB would come on top of 0.25 MB of metadata, which every guest reads, for reads of files that few guests make.
+//!
 //! Layers are applied as the OCI image specification says, lowest first. What a layer hides, it hides of the
 //! layers below, before anything of its own is there.
 
