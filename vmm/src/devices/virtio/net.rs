@@ -419,3 +419,5 @@ impl Device for Net {
 
 #[cfg(test)]
 mod tests;
+#[cfg(all(test, feature = "cli"))]
+mod transfer_tests;
