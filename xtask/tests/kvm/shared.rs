@@ -5,26 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::detached::Ferry;
+use crate::ferry::{Ferry, children};
 use crate::road::{size, xtask};
 
 /// What a busy machine may take for anything here.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// The processes that `parent` has started by the name `name`.
-fn children(parent: &str, name: &str) -> Vec<String> {
-    let tasks = fs::read_dir(format!("/proc/{parent}/task")).expect("a process").flatten();
-    let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
-    let pids: Vec<String> =
-        lists.flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect();
-    let is_called = |pid: &String| {
-        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(name.as_bytes()))
-    };
-    pids.into_iter().filter(is_called).collect()
-}
-
 /// The memory that a process has, in KiB: for a VM's, what its guest has touched and not given back.
-fn resident(pid: &str) -> u64 {
+fn resident(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a number");
     line.trim().trim_end_matches("kB").trim().parse().expect("a number")
@@ -32,7 +20,7 @@ fn resident(pid: &str) -> u64 {
 
 /// Of the files below `directory` that a process has mapped: what it has of them in memory, and what of that is its own and
 /// no other process's who maps them, both in KiB.
-fn mapped(pid: &str, directory: &Path) -> (u64, u64) {
+fn mapped(pid: u32, directory: &Path) -> (u64, u64) {
     let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("a process");
     let (mut resident, mut own, mut is_below) = (0, 0, false);
     for line in smaps.lines() {
@@ -106,7 +94,7 @@ fn a_directory_and_a_file_are_shared_until_their_helpers_die_and_memory_is_given
     let inspected: serde_json::Value =
         serde_json::from_str(&ferry.says(&["inspect", "shared"])).expect("JSON");
     assert_eq!(inspected[0]["Mounts"][1]["Destination"], "/etc/settings");
-    let monitor = inspected[0]["State"]["Pid"].as_u64().expect("a process").to_string();
+    let monitor = inspected[0]["State"]["Pid"].as_u64().expect("a process") as u32;
 
     wait_for(&host.path().join("told"), || {});
     let read = |name: &str| fs::read_to_string(host.path().join(name)).expect("a file");
@@ -116,18 +104,18 @@ fn a_directory_and_a_file_are_shared_until_their_helpers_die_and_memory_is_given
     assert!(read("refused").contains("Read-only file system"), "{}", read("refused"));
     assert_eq!(fs::read_to_string(&settings).expect("a file"), "colour=blue\n");
 
-    let vm = children(&monitor, "ferry-vm");
+    let vm = children(monitor, "ferry-vm");
     assert_eq!(vm.len(), 1, "{vm:?}");
-    let (layers, own) = mapped(&vm[0], ferry.home.path());
+    let (layers, own) = mapped(vm[0], ferry.home.path());
     assert!(
         layers > 500 && own == 0,
         "{layers} KiB of the layers are in its memory, {own} KiB are its own copy"
     );
-    let (before, mut peak) = (resident(&vm[0]), 0);
-    wait_for(&host.path().join("filled"), || peak = peak.max(resident(&vm[0])));
+    let (before, mut peak) = (resident(vm[0]), 0);
+    wait_for(&host.path().join("filled"), || peak = peak.max(resident(vm[0])));
     let (until, given_back) = (Instant::now() + PATIENCE, length as u64 / 1024);
     loop {
-        let now = resident(&vm[0]);
+        let now = resident(vm[0]);
         peak = peak.max(now);
         if now + given_back <= peak {
             println!("memory of the VM in KiB: {before} before, {peak} with a big process, {now} after it");
@@ -137,12 +125,18 @@ fn a_directory_and_a_file_are_shared_until_their_helpers_die_and_memory_is_given
         std::thread::sleep(Duration::from_millis(200));
     }
 
-    for helper in children(&monitor, "ferry-share") {
+    for helper in children(monitor, "ferry-share") {
         assert!(
-            std::process::Command::new("kill").args(["-KILL", &helper]).status().is_ok_and(|s| s.success())
+            std::process::Command::new("kill")
+                .args(["-KILL", &helper.to_string()])
+                .status()
+                .is_ok_and(|s| s.success())
         );
     }
     let lost = ferry.run(&["exec", "shared", "sh", "-c", "read line < /vol/from-host"]);
     let said = String::from_utf8_lossy(&lost.stderr);
     assert!(!lost.status.success() && said.contains("not connected"), "{}: {said}", lost.status);
+    let id = inspected[0]["Id"].as_str().expect("an id");
+    let log = fs::read_to_string(ferry.containers().join(id).join("monitor.log")).expect("the monitor's log");
+    assert_eq!(log.matches("the process that shares ").count(), 2, "{log}");
 }

@@ -174,6 +174,11 @@ impl Running {
         }
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Writes to its standard input.
     pub fn write(&mut self, bytes: &[u8]) {
         self.stdin.as_mut().expect("its input is open").write_all(bytes).expect("it reads");
