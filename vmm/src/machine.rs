@@ -15,6 +15,7 @@ mod explain;
 pub mod fdt;
 #[cfg(feature = "gdb")]
 pub mod gdb;
+#[cfg_attr(not(feature = "gdb"), allow(dead_code, reason = "half of it is for debuggers"))]
 mod hold;
 mod hotplug;
 pub mod kernel;

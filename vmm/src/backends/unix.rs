@@ -47,6 +47,7 @@ pub(crate) fn peer_uid(stream: &UnixStream) -> io::Result<u32> {
 }
 
 /// Whether the other end is this process's own user, or root, who may do everything anyway.
+#[cfg(feature = "cli")]
 pub(crate) fn is_friend(stream: &UnixStream) -> bool {
     // SAFETY: takes nothing.
     let own = unsafe { libc::geteuid() };

@@ -185,6 +185,31 @@ mod tests {
     }
 
     #[test]
+    fn queues_of_a_tap_are_detached_and_attached_again() {
+        let name = format!("ferrym{}", std::process::id() % 100_000);
+        let mut queues = match Tap::open(&name, 3) {
+            Ok(queues) => queues,
+            Err(error @ (TapError::Driver { .. } | TapError::Forbidden(_))) => {
+                println!("skipped: {error}");
+                return;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        for queue in &mut queues {
+            queue.set_offloads(Offloads { checksum: true, tcp4: true, tcp6: true }).unwrap();
+        }
+        for active in [false, false, true, true, false] {
+            queues[2].set_active(active).unwrap();
+            queues[1].set_active(!active).unwrap();
+        }
+        // One that is detached gives nothing, which is no error that ends the link.
+        let error = queues[2].receive(&mut [0; 2048]).unwrap_err();
+        assert_ne!(error.kind(), io::ErrorKind::BrokenPipe, "{error}");
+        // And a tap of several queues is no tap of one.
+        assert!(matches!(Tap::open(&name, 1).unwrap_err(), TapError::Kind(_)));
+    }
+
+    #[test]
     fn a_loopback_interface_is_no_tap() {
         match Tap::open("lo", 1).unwrap_err() {
             TapError::Kind(name) => assert_eq!(name, "lo"),
