@@ -3,7 +3,6 @@
 use super::containers::table;
 use super::image::{self, since};
 use super::{Fault, Global, print};
-use crate::agent::printable;
 use crate::runtime::size::human_size;
 use clap::Args;
 use serde_json::Value;
@@ -43,7 +42,7 @@ fn steps(history: &Value, layers: &[u64], whole: bool) -> Vec<[String; 4]> {
             true => Some(0),
             false => layers.next().copied(),
         };
-        let text = |field: &str| printable(step[field].as_str().unwrap_or_default());
+        let text = |field: &str| one_line(step[field].as_str().unwrap_or_default());
         let by = match text("created_by") {
             by if whole || by.chars().count() <= SHOWN => by,
             by => by.chars().take(SHOWN - 1).chain(['…']).collect(),
@@ -53,6 +52,11 @@ fn steps(history: &Value, layers: &[u64], whole: bool) -> Vec<[String; 4]> {
     history.iter().map(&mut row).collect()
 }
 
+/// What the image's makers have written, for a terminal: no control characters, but as long as it is.
+fn one_line(text: &str) -> String {
+    text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,7 +64,7 @@ mod tests {
 
     #[test]
     fn each_step_has_the_layer_it_made() {
-        let long = "RUN ".repeat(40);
+        let long = "RUN x".repeat(400);
         let history = json!([
             { "created_by": "ADD rootfs", "comment": "base" },
             { "created_by": long, "empty_layer": true },
