@@ -3,7 +3,7 @@
 use vm_memory::VolatileSlice;
 
 /// As many buffers as go into one system call. More take several; nothing is allocated either way.
-const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 64;
 const EMPTY: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
 
 /// The arguments of one system call.

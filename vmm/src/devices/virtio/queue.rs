@@ -7,8 +7,21 @@ use super::{Fault, Memory};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryBackend, VolatileSlice};
 
-/// Storage for a chain's buffers between two requests: always empty, so it borrows from nothing.
-struct Spare(Vec<VolatileSlice<'static>>);
+/// Storage for buffers between two requests: always empty, so it borrows from nothing.
+#[derive(Default)]
+pub(super) struct Spare(Vec<VolatileSlice<'static>>);
+
+impl Spare {
+    /// The storage, to be filled.
+    pub(super) fn take<'a>(&mut self) -> Vec<VolatileSlice<'a>> {
+        recycle(std::mem::take(&mut self.0))
+    }
+
+    /// Keeps storage for the next time.
+    pub(super) fn keep(&mut self, buffers: Vec<VolatileSlice<'_>>) {
+        self.0 = recycle(buffers);
+    }
+}
 
 // SAFETY: the vector is empty; there is no pointer in it to send.
 unsafe impl Send for Spare {}
@@ -27,7 +40,7 @@ impl Virtqueue {
     pub fn new(max_size: u16) -> Option<Self> {
         Queue::new(max_size).ok().map(|queue| Self {
             queue,
-            spare: Spare(Vec::new()),
+            spare: Spare::default(),
             served: 0,
             together: false,
         })
@@ -85,7 +98,7 @@ impl Virtqueue {
         let mut ring = self.queue.iter(memory).map_err(|_| Fault("the available ring's index is wrong"))?;
         let Some(mut descriptors) = ring.next() else { return Ok(None) };
         let head = descriptors.head_index();
-        let mut buffers = recycle(std::mem::take(&mut self.spare.0));
+        let mut buffers = self.spare.take();
         let (mut writable_from, mut cut_off) = (None, true);
         for descriptor in &mut descriptors {
             cut_off = descriptor.has_next();
@@ -133,7 +146,7 @@ impl Virtqueue {
     /// [`Virtqueue::rewind`];
     /// the number that stands for it.
     pub fn release(&mut self, chain: Chain<'_>) -> u16 {
-        self.spare.0 = recycle(chain.buffers);
+        self.spare.keep(chain.buffers);
         chain.head
     }
 

@@ -6,12 +6,14 @@
 
 mod connection;
 mod packet;
+mod run;
 
 use super::{Chain, Device, Fault, Io};
 use crate::backends::unix;
 use crate::devices::reactor::{EventSet, Poller};
 use connection::{Connection, Greeting, Stage, Verdict};
 use packet::{HEADER, HOST_CID, Header, Operation, Ports, STREAM};
+use run::{Run, Storage};
 use std::collections::{HashMap, VecDeque};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -56,6 +58,8 @@ pub struct Vsock {
     stalled: bool,
     /// The listener waits for descriptors.
     starved: bool,
+    /// What data on its way from the guest is described in.
+    storage: Storage,
 }
 
 impl Vsock {
@@ -79,6 +83,7 @@ impl Vsock {
             resets: VecDeque::new(),
             stalled: false,
             starved: false,
+            storage: Storage::default(),
         })
     }
 
@@ -189,8 +194,8 @@ impl Vsock {
         }
     }
 
-    /// Deals with one packet from the guest.
-    fn receive(&mut self, chain: &mut Chain<'_>, poller: &Poller) -> Result<(), Fault> {
+    /// Deals with one packet from the guest, or keeps it in the run that it goes on.
+    fn receive<'a>(&mut self, mut chain: Chain<'a>, run: &mut Run<'a>, io: &mut Io<'a>) -> Result<(), Fault> {
         let header: Header = chain.read()?;
         if u64::from(header.length) > chain.readable_bytes() {
             return Err(Fault("a vsock packet is shorter than its header says"));
@@ -202,19 +207,40 @@ impl Vsock {
             { header.kind } == STREAM && { header.destination_cid } == HOST_CID && { header.source_cid }
                 == self.guest_cid();
         let token = self.by_ports.get(&ports).copied().filter(|_| understood);
+        if let (Some(Operation::Data), Some(token)) = (operation, token)
+            && let Some(connection) = self.connections.get_mut(&token)
+            && run.takes(token, &chain)
+            && connection.may_send(run.bytes() + chain.readable_bytes())
+        {
+            connection.take_credit(&header);
+            run.add(token, chain, &mut io.queues[TRANSMIT]);
+            return Ok(());
+        }
+        self.pass_on(run, io)?;
         match (operation, token) {
             (Some(operation), Some(token)) => {
                 if let Some(connection) = self.connections.get_mut(&token) {
-                    let verdict = connection.receive(operation, &header, chain);
-                    self.judge(token, verdict, poller);
+                    let verdict = connection.receive(operation, &header, &chain);
+                    self.judge(token, verdict, io.poller);
                 }
             }
             (Some(Operation::Reset), None) => {}
-            (Some(Operation::Request), None) if understood => self.connect(ports, &header, poller),
+            (Some(Operation::Request), None) if understood => self.connect(ports, &header, io.poller),
             (_, None) => self.resets.push_back(ports),
-            (None, Some(token)) => self.judge(token, Verdict::Reset, poller),
+            (None, Some(token)) => self.judge(token, Verdict::Reset, io.poller),
         }
-        Ok(())
+        io.push(TRANSMIT, chain, 0)
+    }
+
+    /// Sends a run of data to its connection's socket, and gives the guest its buffers back.
+    fn pass_on<'a>(&mut self, run: &mut Run<'a>, io: &mut Io<'a>) -> Result<(), Fault> {
+        if let Some(token) = run.token()
+            && let Some(connection) = self.connections.get_mut(&token)
+        {
+            let verdict = connection.forward(run.data());
+            self.judge(token, verdict, io.poller);
+        }
+        run.give_back(&mut io.queues[TRANSMIT], io.memory)
     }
 
     /// The guest wants to reach a port of the host.
@@ -240,21 +266,24 @@ impl Vsock {
 
     /// Takes packets from the guest, as long as there is room for the refusals they may cause.
     fn transmit(&mut self, io: &mut Io<'_>) -> Result<(), Fault> {
+        let mut run = Run::new(&mut self.storage);
         loop {
             io.queues[TRANSMIT].suppress_kicks(io.memory)?;
             loop {
                 self.stalled = self.resets.len() >= MAX_RESETS;
                 if self.stalled {
-                    return io.notify(TRANSMIT);
+                    break;
                 }
-                let Some(mut chain) = io.pop(TRANSMIT)? else { break };
-                self.receive(&mut chain, io.poller)?;
-                io.push(TRANSMIT, chain, 0)?;
+                let Some(chain) = io.pop(TRANSMIT)? else { break };
+                self.receive(chain, &mut run, io)?;
             }
-            if !io.queues[TRANSMIT].ask_for_kicks(io.memory)? {
-                return io.notify(TRANSMIT);
+            self.pass_on(&mut run, io)?;
+            if self.stalled || !io.queues[TRANSMIT].ask_for_kicks(io.memory)? {
+                break;
             }
         }
+        self.storage.keep(run);
+        io.notify(TRANSMIT)
     }
 
     /// Gives packets to the guest, as long as it has buffers for them.

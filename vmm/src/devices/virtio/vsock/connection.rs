@@ -169,7 +169,9 @@ impl Connection {
                 Verdict::Keep
             }
             (Operation::Reset, _) => Verdict::Drop,
-            (Operation::Data, Stage::Established) if self.guest_shutdown & NO_SEND == 0 => self.forward(data),
+            (Operation::Data, Stage::Established) if self.guest_shutdown & NO_SEND == 0 => {
+                self.forward(data.readable())
+            }
             (Operation::Shutdown, Stage::Established) => {
                 self.guest_shutdown |= header.flags & NOTHING_MORE;
                 self.flush()
@@ -183,7 +185,13 @@ impl Connection {
         }
     }
 
-    fn take_credit(&mut self, header: &Header) {
+    /// Whether the guest may send so many bytes now, as far as it knows.
+    pub(super) fn may_send(&self, bytes: u64) -> bool {
+        let room = u64::from(BUFFER) - self.backlog.len() as u64;
+        self.stage == Stage::Established && self.guest_shutdown & NO_SEND == 0 && bytes <= room
+    }
+
+    pub(super) fn take_credit(&mut self, header: &Header) {
         self.guest_buffer = header.buffer_size;
         self.guest_forwarded = Wrapping(header.forwarded);
         if self.credit() > 0 {
@@ -197,8 +205,7 @@ impl Connection {
     }
 
     /// Passes data of the guest on to the socket, or keeps it.
-    fn forward(&mut self, chain: &Chain<'_>) -> Verdict {
-        let data = chain.readable();
+    pub(super) fn forward(&mut self, data: &[VolatileSlice<'_>]) -> Verdict {
         let mut cursor = Cursor::new(data);
         let bytes = cursor.remaining();
         if bytes > u64::from(BUFFER) - self.backlog.len() as u64 {
