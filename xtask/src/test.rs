@@ -2,7 +2,6 @@
 //!
 //! The groups are cargo's own test programs, so that what is printed is the test runner's own report.
 
-use std::env;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
@@ -177,7 +176,7 @@ fn recipe_directories(workshop: &Workshop) -> [(PathBuf, &'static [&'static str]
 /// What a group consists of.
 fn commands(workshop: &Workshop, group: Group) -> Vec<Command> {
     let cargo = |words: &str| {
-        let mut command = workshop.tools.command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        let mut command = workshop.tools.cargo();
         forget_the_outer_cargo(&mut command);
         command.current_dir(&workshop.checkout).env("CARGO_TARGET_DIR", &workshop.target_dir);
         command.args(words.split(' ')).stdin(Stdio::null());

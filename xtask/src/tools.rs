@@ -12,6 +12,9 @@ use std::process::{Command, Stdio};
 
 use crate::cache::Cache;
 
+/// Where C compilers look for headers besides their own places.
+const HEADERS: &str = "C_INCLUDE_PATH";
+
 /// Something that the host must have.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Tool {
@@ -144,7 +147,7 @@ impl Tools {
             ("PATH", vec!["usr/bin".to_owned(), "bin".to_owned(), "usr/sbin".to_owned()]),
             ("LD_LIBRARY_PATH", vec![format!("usr/lib/{triplet}"), format!("lib/{triplet}")]),
             ("LIBRARY_PATH", vec![format!("usr/lib/{triplet}")]),
-            ("C_INCLUDE_PATH", vec!["usr/include".to_owned(), format!("usr/include/{triplet}")]),
+            (HEADERS, vec!["usr/include".to_owned(), format!("usr/include/{triplet}")]),
         ] {
             let more = directories.iter().flat_map(|dir| self.prefixes.iter().map(move |p| p.join(dir)));
             command.env(variable, behind(env::var_os(variable), more));
@@ -159,6 +162,18 @@ impl Tools {
                 command.env(variable, path);
             }
         }
+        command
+    }
+
+    /// A cargo that finds programs and libraries so. It compiles with the machine's own headers, as the cargo that built this
+    /// program has: told of others, it would compile the C code of dependencies again, and everything that stands on it,
+    /// here and once more when it is not told of them any longer.
+    pub fn cargo(&self) -> Command {
+        let mut command = self.command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        match env::var_os(HEADERS) {
+            Some(own) => command.env(HEADERS, own),
+            None => command.env_remove(HEADERS),
+        };
         command
     }
 
@@ -215,6 +230,18 @@ mod tests {
         assert_eq!(tools(dir.path()).missing(&[&ODD]), [] as [&Tool; 0]);
         let output = tools(dir.path()).command("an-odd-program").output().unwrap();
         assert_eq!(output.stdout, b"yes\n");
+    }
+
+    #[test]
+    fn cargo_has_the_headers_that_it_always_had() {
+        let dir = tempfile::tempdir().unwrap();
+        let told = |command: Command| {
+            let headers = command.get_envs().find(|(name, _)| *name == HEADERS);
+            headers.and_then(|(_, value)| value.map(OsStr::to_owned))
+        };
+        let (all, own) = (told(tools(dir.path()).command("cc")), told(tools(dir.path()).cargo()));
+        assert!(all.is_some_and(|all| all.to_string_lossy().contains(&*dir.path().to_string_lossy())));
+        assert_eq!(own, env::var_os(HEADERS));
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// A cargo that builds in this checkout, in a target directory of its own below the usual one: flags that differ from
 /// those of a plain `cargo build` would otherwise make each undo the other's work.
 fn cargo(workshop: &Workshop, target_dir: &Path) -> Command {
-    let mut command = workshop.tools.command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = workshop.tools.cargo();
     command.current_dir(&workshop.checkout);
     forget_the_outer_cargo(&mut command);
     command.env("CARGO_TARGET_DIR", target_dir);
