@@ -53,9 +53,6 @@ enum Command {
         /// Where to leave it
         #[arg(long, default_value = "dist")]
         output: PathBuf,
-        /// Leave PID 1 and our crates, which it is linked from, there instead
-        #[arg(long)]
-        crates: bool,
     },
     /// Look after images
     Image {
@@ -133,15 +130,11 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
             build::recipe::update_lock(&workshop, &recipes, &name)?;
         }
         Command::Build { part } => build_parts(&mut workshop, part)?,
-        Command::Dist { output, crates } => {
+        Command::Dist { output } => {
             setup::prepare(&mut workshop, &[Need::Kernel])?;
             let kernel = kernel::build(&workshop)?;
             let init = build::init::build(&workshop)?;
             let output = workshop.checkout.join(output);
-            if crates {
-                build::ferry::crates(&workshop, &kernel, &init, &output)?;
-                return Ok(ExitCode::SUCCESS);
-            }
             let ferry = build::ferry::distribution(&workshop, &kernel, &init.initrd, &output)?;
             workshop.report.built("ferry", &ferry);
         }

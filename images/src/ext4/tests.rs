@@ -103,7 +103,6 @@ fn the_kernel_mounts_and_fills_it() {
 }
 
 fn mount_and_fill(file: &tempfile::NamedTempFile) {
-    let directory = tempfile::tempdir().unwrap();
     let script = r#"
         set -e
         mount -o loop "$1" "$2" || exit 99
@@ -118,16 +117,22 @@ fn mount_and_fill(file: &tempfile::NamedTempFile) {
         ln -s "$(printf 'x%.0s' $(seq 2000))" "$2/merged/long"
         test -c "$2/upper/gone" && ! test -e "$2/merged/gone"
     "#;
-    let output =
-        Command::new("sh").args(["-c", script, "sh"]).arg(file.path()).arg(directory.path()).output();
-    let output = output.unwrap();
+    used_by_the_kernel(file.path(), script, "");
+}
+
+/// Runs a script with the disk's file, a directory to mount it at and another word, and checks the disk again. Status 99
+/// says that this host cannot do such things.
+fn used_by_the_kernel(disk: &Path, script: &str, word: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut shell = Command::new("sh");
+    let output = shell.args(["-c", script, "sh"]).arg(disk).arg(directory.path()).arg(word).output().unwrap();
     if output.status.code() == Some(99) {
         eprintln!("skipped: {}", String::from_utf8_lossy(&output.stderr));
         return;
     }
     assert!(output.status.success(), "{output:?}");
     if installed("e2fsck") {
-        fsck(file.path());
+        fsck(disk);
     }
 }
 
@@ -154,7 +159,6 @@ fn resize2fs_grows_what_is_kept() {
 fn the_kernel_grows_what_is_kept() {
     for (from, to) in GROWN {
         let file = formatted_for(Purpose::Kept, from);
-        let directory = tempfile::tempdir().unwrap();
         let script = r#"
             set -e
             command -v resize2fs >/dev/null && disk=$(losetup -f --show "$1") || exit 99
@@ -169,16 +173,6 @@ fn the_kernel_grows_what_is_kept() {
             head -c 200000000 /dev/zero > "$2/big"
             test "$(cat "$2/file")" = kept
         "#;
-        let mut shell = Command::new("sh");
-        shell.args(["-c", script, "sh"]).arg(file.path()).arg(directory.path()).arg(to.to_string());
-        let output = shell.output().unwrap();
-        if output.status.code() == Some(99) {
-            eprintln!("skipped: {}", String::from_utf8_lossy(&output.stderr));
-            return;
-        }
-        assert!(output.status.success(), "{output:?}");
-        if installed("e2fsck") {
-            fsck(file.path());
-        }
+        used_by_the_kernel(file.path(), script, &to.to_string());
     }
 }

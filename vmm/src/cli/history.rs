@@ -24,8 +24,7 @@ pub struct HistoryArgs {
 /// `ferry history`: the last step first.
 pub fn history(global: &Global, args: &HistoryArgs) -> Result<u8, Fault> {
     let store = global.store()?;
-    let no_image = || Fault::new(format_args!("no image `{}` here", args.image));
-    let found = image::find(&store, &args.image)?.ok_or_else(no_image)?;
+    let found = image::known(&store, &args.image)?;
     let said = found.said()?;
     let mut rows = steps(&said["history"], found.layers(), args.no_trunc);
     rows.push(["CREATED", "CREATED BY", "SIZE", "COMMENT"].map(str::to_owned));

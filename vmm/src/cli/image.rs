@@ -44,6 +44,11 @@ pub fn find(store: &Store, wanted: &str) -> Result<Option<Found>, Fault> {
     of(store, digest, names)
 }
 
+/// The image that a person means, where there has to be one.
+pub fn known(store: &Store, wanted: &str) -> Result<Found, Fault> {
+    find(store, wanted)?.ok_or_else(|| Fault::new(format_args!("no image `{wanted}` here")))
+}
+
 /// The image that has this name in the store; `None` if its configuration is not here.
 pub fn named(store: &Store, named: &Named) -> Result<Option<Found>, Fault> {
     of(store, named.image, vec![named.clone()])

@@ -52,8 +52,7 @@ pub fn rmi(global: &Global, args: &RmiArgs) -> Result<u8, Fault> {
 }
 
 fn remove(store: &Store, containers: &[Listed], wanted: &str, force: bool) -> Result<String, Fault> {
-    let no_image = || Fault::new(format_args!("no image `{wanted}` here"));
-    let Found { digest, names, .. } = image::find(store, wanted)?.ok_or_else(no_image)?;
+    let Found { digest, names, .. } = image::known(store, wanted)?;
     let all = store.names().map_err(Fault::new)?;
     let others = all.iter().filter(|named| named.image == digest && !names.contains(named)).count();
     if names.len() > 1 && !force {

@@ -20,8 +20,7 @@ pub struct TagArgs {
 /// `ferry tag`.
 pub fn tag(global: &Global, args: &TagArgs) -> Result<u8, Fault> {
     let store = global.store()?;
-    let no_image = || Fault::new(format_args!("no image `{}` here", args.image));
-    let found = image::find(&store, &args.image)?.ok_or_else(no_image)?;
+    let found = image::known(&store, &args.image)?;
     if args.name.digest.is_some() {
         return Err(Fault::new(format_args!(
             "{} ends in a digest, which is what an image is and no name to give: end it in a tag",

@@ -6,9 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
 
-use super::init::Init;
 use super::{TARGET, cargo, encoded, reproducible};
 use crate::elf::{self, PT_DYNAMIC, PT_INTERP};
 use crate::kernel::Kernel;
@@ -37,33 +35,6 @@ pub fn distribution(workshop: &Workshop, kernel: &Kernel, initrd: &Path, output:
     fs::copy(&built, &new).with_context(|| format!("cannot write {}", new.display()))?;
     fs::rename(&new, &path)?;
     Ok(path)
-}
-
-/// Builds our crates as that file is linked from them, and leaves them in `output`. Whether they are the same wherever they
-/// are built can be seen sooner than by the file: linking takes as long as all of them, and sees nothing of the place but
-/// them.
-pub fn crates(workshop: &Workshop, kernel: &Kernel, init: &Init, output: &Path) -> Result<()> {
-    let mut command = optimised(workshop, &["--lib", "--message-format", "json-render-diagnostics"])?;
-    command.env("FERRY_KERNEL", &kernel.vmlinux).env("FERRY_INITRD", &init.initrd);
-    let log = workshop.cache.dir("logs")?.join("crates.log");
-    let step = workshop.report.step("the crates of ferry, optimised", Duration::from_secs(120));
-    workshop.report.run(&step, &mut command, &log).context("the crates of ferry")?;
-    drop(step);
-    fs::create_dir_all(output).with_context(|| format!("cannot make {}", output.display()))?;
-    let messages = fs::read_to_string(&log)?;
-    let ours = workshop.checkout.to_string_lossy();
-    for message in messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
-        let is_ours = message["manifest_path"].as_str().is_some_and(|path| path.starts_with(&*ours));
-        let files = message["filenames"].as_array().filter(|_| is_ours);
-        for file in
-            files.into_iter().flatten().filter_map(Value::as_str).filter(|file| file.ends_with(".rlib"))
-        {
-            let name = message["target"]["name"].as_str().context("cargo names what it has built")?;
-            fs::copy(file, output.join(name)).with_context(|| format!("cannot copy {file}"))?;
-        }
-    }
-    fs::copy(&init.program, output.join("pid-1")).context("cannot copy PID 1")?;
-    Ok(())
 }
 
 /// Builds the machine and its devices without anything else, as one static file.

@@ -169,9 +169,7 @@ impl Connection {
                 Verdict::Keep
             }
             (Operation::Reset, _) => Verdict::Drop,
-            (Operation::Data, Stage::Established) if self.guest_shutdown & NO_SEND == 0 => {
-                self.forward(data.readable())
-            }
+            (Operation::Data, _) if self.may_send(data.readable_bytes()) => self.forward(data.readable()),
             (Operation::Shutdown, Stage::Established) => {
                 self.guest_shutdown |= header.flags & NOTHING_MORE;
                 self.flush()
@@ -185,7 +183,7 @@ impl Connection {
         }
     }
 
-    /// Whether the guest may send so many bytes now, as far as it knows.
+    /// Whether the guest may send so many bytes now: it is connected, has not said that there is no more, and has credit.
     pub(super) fn may_send(&self, bytes: u64) -> bool {
         let room = u64::from(BUFFER) - self.backlog.len() as u64;
         self.stage == Stage::Established && self.guest_shutdown & NO_SEND == 0 && bytes <= room
@@ -204,14 +202,10 @@ impl Connection {
         self.guest_buffer.saturating_sub((self.sent - self.guest_forwarded).0)
     }
 
-    /// Passes data of the guest on to the socket, or keeps it.
+    /// Passes data on to the socket, or keeps it: what the guest [may send](Self::may_send).
     pub(super) fn forward(&mut self, data: &[VolatileSlice<'_>]) -> Verdict {
         let mut cursor = Cursor::new(data);
         let bytes = cursor.remaining();
-        if bytes > u64::from(BUFFER) - self.backlog.len() as u64 {
-            // More than the guest had credit for.
-            return Verdict::Reset;
-        }
         if self.backlog.is_empty() && bytes > 0 {
             match send(&self.stream, &cursor, bytes) {
                 Ok(count) => {
