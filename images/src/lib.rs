@@ -31,3 +31,7 @@ pub use reference::{Grammar, Reference};
 pub use registry::Registries;
 pub use source::{Disk, Image, Segment};
 pub use store::Store;
+
+/// Changes with every line of this crate's source. What is quickly made anew is kept under it, so that nothing is handed
+/// out that an older version has written.
+pub const CODE: &str = include_str!(concat!(env!("OUT_DIR"), "/code"));

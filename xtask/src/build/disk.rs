@@ -15,9 +15,6 @@ use super::recipe as images;
 use crate::cache::Key;
 use crate::workshop::Workshop;
 
-/// Changes when the same contents come to make other bytes.
-const FORMAT: &[u8] = b"2";
-
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted {
@@ -73,7 +70,7 @@ pub fn build(workshop: &Workshop, recipes: &Path, name: &str, wanted: Wanted) ->
         specification(&appliance, &ingredients).with_context(|| format!("appliance {name}"))?;
 
     let mut key = Key::default();
-    key.add("format", FORMAT).add("specification", &specification);
+    key.add("code", ferry_images::CODE.as_bytes()).add("specification", &specification);
     for layer in layers.iter().copied().flatten() {
         key.add("layer", layer.to_string().as_bytes());
     }
