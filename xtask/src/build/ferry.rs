@@ -14,9 +14,9 @@ use crate::workshop::Workshop;
 
 /// Builds `ferry` as it is run from the checkout: quick to build, kernel and PID 1 named by its environment.
 pub fn development(workshop: &Workshop) -> Result<PathBuf> {
-    // The very target directory that xtask came from: nearly everything in it is built already.
+    // The very target directory that xtask came from, with its features: all but the program itself is built already.
     let mut command = cargo(workshop, &workshop.target_dir);
-    command.args(["build", "--locked", "--package", "ferry-vmm", "--bin", "ferry"]);
+    command.args(["build", "--locked", "--package", "xtask", "--package", "ferry-vmm", "--bin", "ferry"]);
     command.env_remove("FERRY_KERNEL").env_remove("FERRY_INITRD");
     let log = workshop.cache.dir("logs")?.join("ferry.log");
     let step = workshop.report.step("ferry", Duration::from_secs(20));
