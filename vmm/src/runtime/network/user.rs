@@ -23,6 +23,10 @@ const GATEWAY_SIX: Ipv6Addr = Ipv6Addr::new(0xfd14, 0x28f4, 0xd800, 0, 0, 0, 0, 
 /// What is asked here is asked of the host's name server.
 const DNS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
 
+/// How much of what passt has written may wait to be read. passt writes as much of a connection at once as the guest's window
+/// takes, which is megabytes, and older versions forget what does not fit: the guest gets it again after two seconds.
+const WAITING: libc::c_int = 4 << 20;
+
 /// The program's path, if it is installed.
 fn program() -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
@@ -60,6 +64,7 @@ pub(super) fn start(published: &[Published], six: bool) -> Result<UnixStream, Ne
     let program = program().ok_or(NetworkError::NoPasst)?;
     let (ours, theirs) = UnixStream::pair().map_err(|error| fault("no socket", error))?;
     let fd = theirs.as_raw_fd();
+    let_wait(fd, WAITING);
     let mut command = Command::new(program);
     command
         .args(arguments(fd, published, six))
@@ -79,6 +84,18 @@ pub(super) fn start(published: &[Published], six: bool) -> Result<UnixStream, Ne
         return Err(NetworkError::Passt(last_line(&output.stderr)));
     }
     Ok(ours)
+}
+
+/// Lets what is written to a socket wait to be read: so much of it, or as much as the host allows ordinary users
+/// (`net.core.wmem_max`).
+fn let_wait(socket: i32, bytes: libc::c_int) {
+    let set = |option| {
+        let (value, length) = (std::ptr::from_ref(&bytes).cast(), size_of_val(&bytes) as libc::socklen_t);
+        // SAFETY: the value is an integer of the length said.
+        unsafe { libc::setsockopt(socket, libc::SOL_SOCKET, option, value, length) == 0 }
+    };
+    // Where neither is taken, it is slower.
+    let _ = set(libc::SO_SNDBUFFORCE) || set(libc::SO_SNDBUF);
 }
 
 fn arguments(fd: i32, published: &[Published], six: bool) -> Vec<String> {
@@ -135,6 +152,20 @@ mod tests {
                 .ends_with("--tcp-ports 127.0.0.1/8080:80 --tcp-ports 443:443 --udp-ports 53:5353")
         );
         assert!(words(&[]).contains("--no-map-gw"), "the gateway is not the host's loopback");
+    }
+
+    #[test]
+    fn what_passt_writes_may_wait() {
+        use std::io::Write;
+        let room = |socket: &mut UnixStream| {
+            socket.set_nonblocking(true).unwrap();
+            std::iter::from_fn(|| socket.write(&[0; 9000]).ok()).sum::<usize>()
+        };
+        let (mut ordinary, _far) = UnixStream::pair().unwrap();
+        let (mut ours, _other) = UnixStream::pair().unwrap();
+        let_wait(ours.as_raw_fd(), WAITING);
+        let (before, after) = (room(&mut ordinary), room(&mut ours));
+        assert!(after > before, "{after} bytes, and {before} without being told");
     }
 
     #[test]
