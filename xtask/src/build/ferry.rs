@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::{TARGET, cargo, encoded, reproducible};
+use super::{TARGET, cargo, cargo_home, encoded, reproducible};
 use crate::elf::{self, PT_DYNAMIC, PT_INTERP};
 use crate::kernel::Kernel;
 use crate::workshop::Workshop;
@@ -59,9 +59,9 @@ fn optimised(workshop: &Workshop, parts: &[&str]) -> Result<Command> {
 
 /// Cargo doing this to such parts, with the flags of what is given to users.
 fn as_given(workshop: &Workshop, verb: &[&str], parts: &[&str]) -> Result<Command> {
-    let mut flags = reproducible(workshop)?;
+    let (mut command, mut flags) = reproducible(workshop, &workshop.target_dir.join("dist"))?;
     flags.extend(["-C", "target-feature=+crt-static", "-C", "relocation-model=static"].map(Into::into));
-    let mut command = cargo(workshop, &workshop.target_dir.join("dist"));
+    let home = cargo_home()?.display().to_string();
     command
         .args(verb)
         .args(["--locked", "--package", "ferry-vmm"])
@@ -70,13 +70,7 @@ fn as_given(workshop: &Workshop, verb: &[&str], parts: &[&str]) -> Result<Comman
         .env("CARGO_ENCODED_RUSTFLAGS", encoded(&flags))
         // C code that came with a dependency must not carry this machine's paths either.
         .env("CC_SHELL_ESCAPED_FLAGS", "1")
-        .env(
-            "CFLAGS",
-            format!(
-                "'-ffile-prefix-map={}=/ferry'",
-                workshop.checkout.display().to_string().replace('\'', "'\\''")
-            ),
-        );
+        .env("CFLAGS", format!("'-ffile-prefix-map={}=/cargo'", home.replace('\'', "'\\''")));
     Ok(command)
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{TARGET, cargo, encoded, reproducible};
+use super::{TARGET, encoded, reproducible};
 use crate::cache::Key;
 use crate::workshop::Workshop;
 
@@ -32,9 +32,8 @@ const SMALL: [&str; 4] = [
 /// Builds PID 1.
 pub fn build(workshop: &Workshop) -> Result<Init> {
     let target = workshop.target_dir.join("init");
-    let mut flags = reproducible(workshop)?;
+    let (mut command, mut flags) = reproducible(workshop, &target)?;
     flags.extend(SMALL.map(OsString::from));
-    let mut command = cargo(workshop, &target);
     command
         .args(["build", "--locked", "--release", "--package", "ferry-init", "--bin", "ferry-init"])
         .args(["--features", "bin", "--target", TARGET])
