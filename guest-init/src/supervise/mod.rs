@@ -211,8 +211,13 @@ impl Unit {
                 }
             }
         }
-        let is_starting = self.health == Health::Starting;
-        check.due = now + if is_starting { check.interval.min(START_INTERVAL) } else { check.interval };
+        // One that does not even end when it is killed fails once more after as long: the machine may just be slow.
+        check.due = now
+            + match self.health {
+                _ if check.lingers => check.timeout,
+                Health::Starting => check.interval.min(START_INTERVAL),
+                _ => check.interval,
+            };
     }
 
     /// When something is to happen without an event.
@@ -403,6 +408,7 @@ impl Supervisor {
         let unit = &mut self.units[at];
         let Some(check) = &mut unit.check else { return };
         if core::mem::take(&mut check.lingers) || check.deadline.is_none() {
+            check.due = check.due.min(now + check.interval);
             return;
         }
         unit.check_ended(result.is_ok(), now);

@@ -224,6 +224,30 @@ fn a_service_that_never_becomes_healthy_is_replaced_after_as_many_intervals() {
 }
 
 #[test]
+fn a_check_that_is_slow_to_end_fails_once_for_each_time_it_may_take() {
+    let mut web = service("web", &[], RestartPolicy::Always);
+    web.health = Some(HealthCheck {
+        tcp_port: 1,
+        interval_ms: 2000,
+        timeout_ms: 9000,
+        failures: 3,
+        ..Default::default()
+    });
+    let mut supervisor = supervisor(vec![web]);
+    bring_up(&mut supervisor, 0, 0);
+    let check = |supervisor: &mut Supervisor, now| {
+        assert_eq!(supervisor.next(now), Some((0, Action::Check)));
+        assert_eq!(supervisor.next(now + 9000), Some((0, Action::Abandon)));
+        assert_eq!(supervisor.next(now + 17_999), None);
+    };
+    check(&mut supervisor, 1000);
+    // It ends in the end: time for another.
+    supervisor.checked(0, Ok(()), 11_000);
+    check(&mut supervisor, 13_000);
+    assert_eq!(supervisor.next(31_000), Some((0, Action::Signal(SIGTERM))), "and this one never ends");
+}
+
+#[test]
 fn a_service_is_stopped_started_and_renewed_on_demand() {
     let mut supervisor = supervisor(vec![service("web", &[], RestartPolicy::Always)]);
     bring_up(&mut supervisor, 0, 0);
