@@ -207,6 +207,8 @@ impl Keyboard {
 /// How far a process has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
+    /// A container is made, and its process is yet to be started.
+    Made,
     /// Its process runs.
     Started,
     /// Its process has ended with this status; its output may not have been read to the end.
@@ -308,6 +310,7 @@ pub fn run_container(
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<u8, RunError> {
     prepare(client, spec)?;
+    progress(Progress::Made);
     let raw = stdio.keyboard.take_over()?;
     start(client, spec)?;
     progress(Progress::Started);

@@ -218,7 +218,7 @@ fn progress_is_told() {
     let seen = std::sync::Mutex::new(Vec::new());
     let progress = |step| seen.lock().unwrap().push(step);
     run_container(&client, &spec(false), &stdio, Control::new(), &progress).unwrap();
-    assert_eq!(seen.into_inner().unwrap(), [Progress::Started, Progress::Ended(44)]);
+    assert_eq!(seen.into_inner().unwrap(), [Progress::Made, Progress::Started, Progress::Ended(44)]);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! `ferry attach`: a detached container's streams, until it ends or the detach keys are typed.
 
 use super::Fault;
+use super::keys::{DetachKeys, Typed};
+use super::settings::Settings;
 use super::target::{find, request};
 use crate::agent::session::{Control, Event, Keyboard};
 use crate::agent::terminal::Window;
@@ -17,9 +19,9 @@ use std::sync::mpsc::{Sender, channel};
 /// Options of `ferry attach`.
 #[derive(Debug, Args)]
 pub struct AttachArgs {
-    /// The keys that leave the container running and give the terminal back
-    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q", value_parser = DetachKeys::parse)]
-    detach_keys: DetachKeys,
+    /// The keys that leave the container running and give the terminal back [default: ctrl-p,ctrl-q]
+    #[arg(long, value_name = "KEYS", value_parser = DetachKeys::parse)]
+    detach_keys: Option<DetachKeys>,
     /// Do not give the container our standard input
     #[arg(long)]
     no_stdin: bool,
@@ -29,64 +31,6 @@ pub struct AttachArgs {
     sig_proxy: bool,
     /// Name, id, or beginning of an id
     container: String,
-}
-
-/// The keys that detach, as the bytes that a terminal sends for them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DetachKeys(Vec<u8>);
-
-impl DetachKeys {
-    /// Reads keys with commas between them: a character, or `ctrl-` and a letter or one of `@[\]^_`.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let key = |key: &str| {
-            let (control, key) = key.strip_prefix("ctrl-").map_or((false, key), |key| (true, key));
-            match (control, key.as_bytes()) {
-                (false, &[byte @ 0x20..0x7f]) => Some(byte),
-                (true, &[byte @ (b'a'..=b'z' | b'@' | b'[' | b'\\' | b']' | b'^' | b'_')]) => {
-                    Some(byte & 0x1f)
-                }
-                _ => None,
-            }
-        };
-        let keys: Option<Vec<u8>> = text.split(',').map(key).collect();
-        keys.map(Self).ok_or_else(|| {
-            format!("'{text}' is no sequence of keys: characters, or ctrl- and a letter, with commas between")
-        })
-    }
-}
-
-/// Looks for the detach keys in what is typed.
-#[derive(Debug)]
-struct Typed {
-    keys: Vec<u8>,
-    /// How many of them were typed, and are held back.
-    matched: usize,
-}
-
-impl Typed {
-    /// What goes to the container of these bytes, and whether the keys are complete.
-    fn take(&mut self, bytes: &[u8]) -> (Vec<u8>, bool) {
-        let mut out = Vec::with_capacity(bytes.len());
-        for &byte in bytes {
-            // What was held back and is no prefix of the keys any more goes on; what may still become them stays.
-            while self.matched > 0 && self.keys[self.matched] != byte {
-                let held = &self.keys[..self.matched];
-                let shorter = (1..self.matched).rev().find(|&length| held.ends_with(&self.keys[..length]));
-                let shorter = shorter.unwrap_or(0);
-                out.extend_from_slice(&held[..self.matched - shorter]);
-                self.matched = shorter;
-            }
-            if self.keys[self.matched] == byte {
-                self.matched += 1;
-                if self.matched == self.keys.len() {
-                    return (out, true);
-                }
-            } else {
-                out.push(byte);
-            }
-        }
-        (out, false)
-    }
 }
 
 /// How it ended.
@@ -101,6 +45,7 @@ enum End {
 
 /// `ferry attach`.
 pub fn attach(args: &AttachArgs) -> Result<u8, Fault> {
+    let detach_keys = Settings::load().map_err(Fault::new)?.detach_keys(args.detach_keys.as_ref());
     let container = find(&args.container)?;
     let made = &container.record.made;
     let name = &container.record.name;
@@ -129,7 +74,7 @@ pub fn attach(args: &AttachArgs) -> Result<u8, Fault> {
     let (ended, end) = channel();
     spawn("signals-out", &connection, move |connection| pass_on(connection, &control))?;
     if input {
-        let typed = Typed { keys: args.detach_keys.0.clone(), matched: 0 };
+        let typed = Typed::new(detach_keys);
         let keys = keyboard == Keyboard::Raw;
         let ended = ended.clone();
         spawn("input", &connection, move |connection| feed(connection, typed, keys, &ended))?;
@@ -206,44 +151,5 @@ fn show(connection: &Connection) -> End {
                 return End::Failed(Fault::new(format_args!("the output cannot be written: {error}")));
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn detach_keys_are_written_as_in_docker() {
-        assert_eq!(DetachKeys::parse("ctrl-p,ctrl-q"), Ok(DetachKeys(vec![16, 17])));
-        assert_eq!(DetachKeys::parse("a"), Ok(DetachKeys(vec![b'a'])));
-        assert_eq!(DetachKeys::parse("ctrl-[,ctrl-@"), Ok(DetachKeys(vec![27, 0])));
-        for text in ["", ",", "ab", "ctrl-", "ctrl-A", "ctrl-1", "ä", "a,,b"] {
-            assert!(DetachKeys::parse(text).is_err(), "{text}");
-        }
-    }
-
-    fn typed(keys: &[u8], pieces: &[&[u8]]) -> (Vec<u8>, bool) {
-        let mut typed = Typed { keys: keys.to_vec(), matched: 0 };
-        let mut out = Vec::new();
-        for piece in pieces {
-            let (bytes, detached) = typed.take(piece);
-            out.extend(bytes);
-            if detached {
-                return (out, true);
-            }
-        }
-        (out, false)
-    }
-
-    #[test]
-    fn keys_are_found_wherever_the_pieces_end_and_nothing_else_is_held_back() {
-        assert_eq!(typed(&[16, 17], &[b"ab\x10\x11cd"]), (b"ab".to_vec(), true));
-        assert_eq!(typed(&[16, 17], &[b"ab\x10", b"\x11"]), (b"ab".to_vec(), true));
-        assert_eq!(typed(&[16, 17], &[b"\x10", b"x\x11"]), (b"\x10x\x11".to_vec(), false));
-        assert_eq!(typed(&[16, 17], &[b"\x10\x10\x11"]), (b"\x10".to_vec(), true));
-        assert_eq!(typed(b"aab", &[b"aaab"]), (b"a".to_vec(), true));
-        assert_eq!(typed(b"abab", &[b"abcab", b"ab"]), (b"abc".to_vec(), true));
-        assert_eq!(typed(b"q", &[b"xq"]), (b"x".to_vec(), true));
     }
 }

@@ -13,7 +13,9 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
 
 /// What the monitor tells the command.
 #[derive(Debug, Serialize, Deserialize)]
@@ -41,7 +43,42 @@ pub struct Waiting {
 }
 
 /// The monitor's way to say how it went; it says one thing.
-pub struct Report(Mutex<Option<File>>);
+pub struct Report(Mutex<Option<(File, Leash)>>);
+
+/// What ends this process, as SIGTERM does, when the one that made it ends.
+///
+/// The kernel keeps that wish for each thread, until the thread ends or takes it back itself. So one thread is there for it
+/// alone, and whichever other lets go has but to end it.
+struct Leash {
+    holds: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Leash {
+    fn to(parent: Pid) -> io::Result<Leash> {
+        let (holds, let_go) = channel();
+        let (tied, is_tied) = channel();
+        let thread = thread::Builder::new().name("leash".into()).spawn(move || {
+            let _ = tied.send(set_parent_process_death_signal(Some(Signal::TERM)));
+            let _ = let_go.recv();
+        })?;
+        let leash = Leash { holds: Some(holds), thread: Some(thread) };
+        is_tied.recv().map_err(io::Error::other)??;
+        match getppid() == Some(parent) {
+            true => Ok(leash),
+            false => Err(io::Error::other("the command that started this has ended")),
+        }
+    }
+}
+
+impl Drop for Leash {
+    fn drop(&mut self) {
+        drop(self.holds.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
 
 /// Makes the two processes of one. There must be no other threads yet.
 pub fn split() -> io::Result<Side> {
@@ -54,11 +91,8 @@ pub fn split() -> io::Result<Side> {
         0 => {
             drop(from);
             // A command that is interrupted or killed takes a monitor with it that has nothing to show yet.
-            set_parent_process_death_signal(Some(Signal::TERM))?;
-            if getppid() != Some(command) {
-                return Err(io::Error::other("the command that started this has ended"));
-            }
-            Ok(Side::Monitor(Report(Mutex::new(Some(to.into())))))
+            let leash = Leash::to(command)?;
+            Ok(Side::Monitor(Report(Mutex::new(Some((to.into(), leash))))))
         }
         pid => {
             let monitor = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidData)?;
@@ -98,9 +132,11 @@ impl Report {
 
     /// The container runs: from here on this process is on its own.
     pub fn started(&self, records: &[Record]) {
-        let Some(mut to) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
-        let alone = setsid().and_then(|_| set_parent_process_death_signal(None));
-        if let Err(error) = alone {
+        let Some((mut to, leash)) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return;
+        };
+        drop(leash);
+        if let Err(error) = setsid() {
             tracing::warn!(%error, "the monitor stays with the terminal it was started from");
         }
         let _ =
@@ -109,7 +145,9 @@ impl Report {
 
     /// It has come to an end; the command is told only if it still waits.
     pub fn ended(&self, result: &Result<u8, Fault>) {
-        let Some(mut to) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let Some((mut to, _leash)) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return;
+        };
         let word = match result {
             Err(Fault { status, message, detail }) => {
                 Word::Failed { status: *status, message: message.clone(), detail: detail.clone() }
@@ -136,4 +174,77 @@ fn leave_streams(directory: &Path) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     super::log::redirect(&directory.join("monitor.log"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Child, Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    /// What this test program is when it is run by itself, with the way that its grandchild is to go.
+    const PART: &str = "FERRY_TEST_LEASH";
+
+    /// Is no test of its own: the process in the middle, which makes a child on a leash and ends.
+    #[test]
+    fn a_process_in_the_middle() {
+        let Ok(part) = std::env::var(PART) else { return };
+        let this = || {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", "cli::detach::tests::a_process_in_the_middle", "--nocapture"]);
+            command
+        };
+        match part.as_str() {
+            "held" | "let go" => {
+                let mut command = this();
+                command.env(PART, format!("child {part}")).stdout(Stdio::piped()).stderr(Stdio::null());
+                let mut child: Child = command.spawn().unwrap();
+                let mut text = [0; 1];
+                let mut out = child.stdout.take().unwrap();
+                // The harness speaks first; the child's own word is the last of a line.
+                while out.read(&mut text).unwrap() == 1 && text[0] != b'!' {}
+                println!("pid={}", child.id());
+                std::process::exit(0);
+            }
+            _ => {
+                let leash = Leash::to(getppid().unwrap()).unwrap();
+                if part == "child let go" {
+                    // By another thread than the one that has tied it.
+                    thread::spawn(move || drop(leash)).join().unwrap();
+                } else {
+                    std::mem::forget(leash);
+                }
+                println!("!");
+                thread::sleep(Duration::from_secs(20));
+            }
+        }
+    }
+
+    #[test]
+    fn a_monitor_ends_with_its_command_until_it_is_let_go_by_whatever_thread() {
+        for (part, survives) in [("held", false), ("let go", true)] {
+            let output = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "cli::detach::tests::a_process_in_the_middle", "--nocapture"])
+                .env(PART, part)
+                .output()
+                .unwrap();
+            assert_eq!(output.status.into_raw(), 0);
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let pid = text.split("pid=").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
+            let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
+            let runs = || {
+                let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+                stat.is_ok_and(|stat| !stat.contains(") Z"))
+            };
+            let until = Instant::now() + Duration::from_secs(if survives { 1 } else { 10 });
+            while runs() && Instant::now() < until {
+                thread::sleep(Duration::from_millis(20));
+            }
+            assert_eq!(runs(), survives, "{part}");
+            if survives {
+                rustix::process::kill_process(pid, Signal::KILL).unwrap();
+            }
+        }
+    }
 }

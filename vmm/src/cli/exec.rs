@@ -1,17 +1,21 @@
 //! `ferry exec`: another process in a container that runs.
 
 use super::Fault;
+use super::keys::{DetachKeys, Typed};
+use super::settings::Settings;
 use super::target::{agent_of_unpaused, find, request};
-use crate::agent::session::{Control, ExecSpec, Keyboard, Progress, Stdio, run_exec, start_exec};
-use crate::agent::terminal::Window;
+use crate::agent::session::{Control, ExecSpec, Keyboard, Progress, RunError, Stdio, run_exec, start_exec};
+use crate::agent::terminal::{self, Window};
 use crate::runtime::command::Entrypoint;
 use crate::runtime::interrupt::{Forwarding, Interrupts};
 use crate::runtime::monitor::protocol::Request;
 use crate::runtime::supervise::Failure;
 use crate::runtime::{name, oci};
 use clap::Args;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::mpsc::{Sender, channel};
 
 /// Options and operands of `ferry exec`.
 #[derive(Debug, Args)]
@@ -23,6 +27,9 @@ pub struct ExecArgs {
     /// Give the command a terminal
     #[arg(short, long)]
     tty: bool,
+    /// The keys that leave the command running and give the terminal back [default: ctrl-p,ctrl-q]
+    #[arg(long, value_name = "KEYS", value_parser = DetachKeys::parse)]
+    detach_keys: Option<DetachKeys>,
     /// Do not wait for the command; what it writes is dropped
     #[arg(short, long, conflicts_with = "interactive")]
     detach: bool,
@@ -83,27 +90,75 @@ pub fn exec(args: &ExecArgs) -> Result<u8, Fault> {
         process: oci::exec_for(&record.made, &options).map_err(Fault::new)?,
     };
     let client = agent_of_unpaused(&container)?;
-    let failed = |error: crate::agent::session::RunError| Failure {
-        status: error.exit_status(),
-        ..Failure::early(error.to_string())
-    };
+    let failed =
+        |error: RunError| Failure { status: error.exit_status(), ..Failure::early(error.to_string()) };
     if args.detach {
         start_exec(&client, &spec).map_err(failed)?;
         request(&container, &Request::Drain { exec: spec.id, terminal: args.tty })?;
         return Ok(0);
     }
-    let keyboard = if args.tty && args.interactive { Keyboard::Raw } else { Keyboard::Untouched };
-    let stdio = Stdio::inherited(args.interactive, keyboard)
+    let at_keyboard = args.tty && args.interactive;
+    let keyboard = if at_keyboard { Keyboard::Raw } else { Keyboard::Untouched };
+    let mut stdio = Stdio::inherited(args.interactive, keyboard)
         .map_err(|error| Fault::new(format_args!("stdin, stdout or stderr cannot be used: {error}")))?;
     // As in Docker, a signal ends this command and not the container's; only the window's size goes on.
     let interrupts = Interrupts::install(Forwarding::Never)
         .map_err(|error| Fault::new(format_args!("signals cannot be received: {error}")))?;
+    let (ended, end) = channel();
+    if at_keyboard {
+        let keys = Settings::load().map_err(Fault::new)?.detach_keys(args.detach_keys.as_ref());
+        stdio.stdin = Some(feed(keys, ended.clone()).map_err(Fault::new)?);
+    }
     let control = Control::new();
     let remote = control.remote();
-    let step = |step| {
-        if step == Progress::Started && args.tty {
-            interrupts.forward_to(remote.clone());
-        }
+    let (exec, tty) = (spec.id.clone(), args.tty);
+    let attend = move || {
+        let step = |step| {
+            if step == Progress::Started && tty {
+                interrupts.forward_to(remote.clone());
+            }
+        };
+        let _ = ended.send(End::Over(run_exec(&client, &spec, &stdio, control, &step)));
     };
-    Ok(run_exec(&client, &spec, &stdio, control, &step).map_err(failed)?)
+    // It is left where it stands when somebody detaches.
+    std::thread::Builder::new().name("session".to_owned()).spawn(attend).map_err(Fault::new)?;
+    match end.recv().map_err(Fault::new)? {
+        End::Over(status) => Ok(status.map_err(failed)?),
+        End::Detached => {
+            terminal::restore();
+            request(&container, &Request::Drain { exec, terminal: tty })?;
+            eprintln!("detached from a process of {}, which runs on", container.record.name);
+            Ok(0)
+        }
+    }
+}
+
+/// How it ended here.
+enum End {
+    /// The command has ended, or did not run.
+    Over(Result<u8, RunError>),
+    /// The detach keys were typed.
+    Detached,
+}
+
+/// What is typed, without the detach keys.
+fn feed(keys: DetachKeys, ended: Sender<End>) -> io::Result<OwnedFd> {
+    let (from, mut to) = io::pipe()?;
+    std::thread::Builder::new().name("input".to_owned()).spawn(move || {
+        let mut typed = Typed::new(keys);
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(length @ 1..) = io::stdin().read(&mut buffer) {
+            let (bytes, detached) = typed.take(&buffer[..length]);
+            if to.write_all(&bytes).is_err() {
+                return;
+            }
+            if detached {
+                // The pipe stays open as long as this process: its end would be that of the command's input.
+                std::mem::forget(to);
+                let _ = ended.send(End::Detached);
+                return;
+            }
+        }
+    })?;
+    Ok(from.into())
 }

@@ -49,6 +49,7 @@ pub fn info(global: &Global) -> Result<u8, Fault> {
         ("Writable layer", writable(&settings, shape.scratch_bytes)),
         ("Logs", logs(settings.log_capacity(&[]))),
         ("Network", network().to_owned()),
+        ("Detach keys", format!("{} (--detach-keys)", settings.detach_keys(None))),
     ];
     print(&rows.iter().map(|(name, value)| format!("{name:17} {value}\n")).collect::<String>())
 }

@@ -4,6 +4,7 @@
 mod attach;
 mod completions;
 mod containers;
+pub mod cores;
 mod cp;
 mod debug;
 mod detach;
@@ -15,6 +16,7 @@ mod history;
 mod image;
 mod images;
 mod info;
+mod keys;
 pub(crate) mod lifecycle;
 mod log;
 mod logs;

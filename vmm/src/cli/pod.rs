@@ -5,6 +5,7 @@ use super::pull::{self, When};
 use super::run::{Milestones, RunArgs, host, in_monitor, prepare};
 use super::settings::Settings;
 use super::{Fault, Global};
+use crate::runtime::cores::Cores;
 use crate::runtime::guest::{Launch, Serial};
 use crate::runtime::interrupt::{Forwarding, Interrupts};
 use crate::runtime::own_vmm::OwnVmm;
@@ -26,14 +27,15 @@ pub(super) fn run(global: &Global, settings: &Settings, args: &RunArgs, file: &P
     let machine = args.machine();
     let shape = machine.shape(settings.overlay, defaults);
     let shape = pod::machine(&pod, shape, machine.cpus.is_some(), machine.memory.is_some());
+    let cores = args.cores()?;
     if shape.layers == Layers::Pmem {
         return Err(Fault::new("--layers pmem: the images of a pod are disks; leave it out"));
     }
     OwnVmm.check().map_err(Fault::new)?;
     match args.detaches() {
-        false => fetch_and_run(global, settings, args, pod, shape, Output::Shown, &|_, _| {}),
+        false => fetch_and_run(global, settings, args, pod, (shape, cores), Output::Shown, &|_, _| {}),
         true => in_monitor(|milestone| {
-            fetch_and_run(global, settings, args, pod, shape, Output::Quiet, milestone)
+            fetch_and_run(global, settings, args, pod, (shape, cores), Output::Quiet, milestone)
         }),
     }
 }
@@ -87,7 +89,7 @@ fn fetch_and_run(
     settings: &Settings,
     args: &RunArgs,
     pod: Pod,
-    shape: Shape,
+    (shape, cores): (Shape, Option<Cores>),
     output: Output,
     milestone: Milestones<'_>,
 ) -> Result<u8, Fault> {
@@ -115,6 +117,7 @@ fn fetch_and_run(
         afterwards: if args.removes() { Afterwards::ThrowAway } else { Afterwards::Keep },
         output,
         log: settings.log_capacity(args.log_options()),
+        cores,
     };
     let containers = Global::containers()?;
     Ok(pod::run(&request, &host(&containers, &interrupts, &progress, milestone))?)

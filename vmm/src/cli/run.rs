@@ -1,5 +1,6 @@
 //! `ferry run`: options as in Docker, everything after IMAGE is the command.
 
+use super::cores::CoreArgs;
 use super::detach::{self, Side};
 use super::lifecycle::{parse_seconds, parse_signal};
 use super::progress::Show;
@@ -9,7 +10,7 @@ use super::{FAILED, Fault, Global};
 use crate::agent::Signal;
 use crate::machine::{Backing, Model};
 use crate::runtime::command::Entrypoint;
-use crate::runtime::cores::{Cores, USUAL_LIMIT};
+use crate::runtime::cores::Cores;
 use crate::runtime::environment;
 use crate::runtime::guest::{Launch, Serial, Tell};
 use crate::runtime::interrupt::{Forwarding, Interrupts};
@@ -40,6 +41,8 @@ use std::path::{Path, PathBuf};
 pub struct RunArgs {
     #[command(flatten)]
     container: ContainerArgs,
+    #[command(flatten)]
+    cores: CoreArgs,
     #[command(flatten)]
     machine: MachineArgs,
     /// Leave it running, and print its id when it runs
@@ -158,12 +161,6 @@ pub struct ContainerArgs {
     /// Take a capability away
     #[arg(long, value_name = "CAP")]
     pub cap_drop: Vec<String>,
-    /// Put what a process leaves that crashes into this directory, as NAME-core.PROGRAM.PID; it needs a writable root
-    #[arg(long, value_name = "DIR")]
-    pub core_dir: Option<PathBuf>,
-    /// The largest such core [default: 256m]
-    #[arg(long, value_name = "SIZE", requires = "core_dir", value_parser = parse_core_size)]
-    pub core_size: Option<u64>,
 }
 
 /// What the machine is to be like.
@@ -287,18 +284,6 @@ pub fn check_log_files(files: u32) -> Result<u32, String> {
     if (1..=MOST_FILES).contains(&files) { Ok(files) } else { Err(format!("from 1 to {MOST_FILES} files")) }
 }
 
-/// Reads the value of `--core-size`.
-fn parse_core_size(text: &str) -> Result<u64, String> {
-    match parse_size(text) {
-        Ok(bytes) if bytes < LEAST_CORE => Err("that is too little for any core: at least 64k".to_owned()),
-        Ok(bytes) => Ok(bytes),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-/// Less says nothing about a process.
-const LEAST_CORE: u64 = 64 << 10;
-
 /// Reads the value of `--overlay`.
 pub fn parse_overlay(text: &str) -> Result<Overlay, String> {
     match text.split_once('=') {
@@ -344,6 +329,10 @@ impl RunArgs {
     pub(super) fn detaches(&self) -> bool {
         self.detach
     }
+    /// What is wanted of cores.
+    pub(super) fn cores(&self) -> Result<Option<Cores>, Failure> {
+        self.cores.cores()
+    }
     /// The machine.
     pub(super) fn machine(&self) -> &MachineArgs {
         &self.machine
@@ -376,8 +365,13 @@ impl RunArgs {
 }
 
 impl ContainerArgs {
-    /// What they say of the container that runs `command`.
-    pub fn options(&self, command: Vec<String>) -> Result<Options, Failure> {
+    /// What they say of the container that runs `command`, and may leave these cores.
+    pub fn options(&self, command: Vec<String>, cores: Option<&Cores>) -> Result<Options, Failure> {
+        if self.read_only && cores.is_some() {
+            return Err(Failure::early(
+                "--core-dir: cores are first written in the container, so it cannot be with --read-only",
+            ));
+        }
         let environment = environment(&self.env_file, &self.env)?;
         let writable = match (self.read_only, self.overlay) {
             (true, _) => Writable::Nothing,
@@ -399,24 +393,8 @@ impl ContainerArgs {
             cap_drop: self.cap_drop.clone(),
             vsock: false,
             volumes: self.volume.clone(),
-            core_limit: self.cores()?.map(|cores| cores.limit),
+            core_limit: cores.map(|cores| cores.limit),
         })
-    }
-
-    /// What they say of cores.
-    pub fn cores(&self) -> Result<Option<Cores>, Failure> {
-        let Some(directory) = &self.core_dir else { return Ok(None) };
-        let fault = |error: &dyn std::fmt::Display| {
-            Failure::early(format!("--core-dir {}: {error}", directory.display()))
-        };
-        if self.read_only {
-            return Err(fault(&"cores are first written in the container, so it cannot be with --read-only"));
-        }
-        if !std::fs::metadata(directory).map_err(|error| fault(&error))?.is_dir() {
-            return Err(fault(&"it is not a directory"));
-        }
-        let directory = std::path::absolute(directory).map_err(|error| fault(&error))?;
-        Ok(Some(Cores { directory, limit: self.core_size.unwrap_or(USUAL_LIMIT) }))
     }
 }
 
@@ -505,7 +483,8 @@ pub(super) fn run(global: &Global, mut args: RunArgs) -> Result<u8, Fault> {
     let serial = if global.verbosity() > 1 && !args.detach { Serial::Stderr } else { Serial::Quiet };
     let defaults = Shape { serial, ..settings.shape() };
     let shape = args.machine.shape(args.container.overlay, defaults);
-    let options = args.container.options(args.words.split_off(1))?;
+    let cores = args.cores.cores()?;
+    let options = args.container.options(args.words.split_off(1), cores.as_ref())?;
     run::check(&options, &shape, args.container.interactive && !args.detach)?;
     OwnVmm.check().map_err(Fault::new)?;
     if !args.detach {
@@ -581,7 +560,7 @@ fn fetch_and_run(
         mode,
         restart: args.restart.unwrap_or_default(),
         stop: Stop { signal: args.stop_signal, seconds: args.stop_timeout },
-        cores: args.container.cores()?,
+        cores: args.cores.cores()?,
     };
     let containers = Global::containers()?;
     Ok(run::run(&request, &host(&containers, &interrupts, &progress, milestone))?)

@@ -1,5 +1,6 @@
 //! `config.toml` in `$XDG_CONFIG_HOME/ferry` or `~/.config/ferry`: defaults for options that are not given.
 
+use super::keys::DetachKeys;
 use super::run::{LogOption, Overlay, check_log_files, parse_log_size, parse_memory, parse_overlay};
 use crate::runtime::logs::Capacity;
 use crate::runtime::shape::Shape;
@@ -17,6 +18,7 @@ struct Written {
     overlay: Option<String>,
     log_size: Option<String>,
     log_files: Option<u32>,
+    detach_keys: Option<String>,
     uid_range: Option<String>,
     #[serde(default)]
     registries: BTreeMap<String, ferry_images::registry::Settings>,
@@ -35,6 +37,8 @@ pub struct Settings {
     pub log_size: Option<u64>,
     /// Number of those files.
     pub log_files: Option<u32>,
+    /// The keys that leave a container running.
+    pub detach_keys: Option<DetachKeys>,
     /// The users of root's VMs; of no concern to others.
     pub users: Option<UserRange>,
     /// What is settled about registries, by host and port.
@@ -92,6 +96,12 @@ impl Settings {
                 .map(check_log_files)
                 .transpose()
                 .map_err(|error| of("log_files", error))?,
+            detach_keys: written
+                .detach_keys
+                .as_deref()
+                .map(DetachKeys::parse)
+                .transpose()
+                .map_err(|error| of("detach_keys", error))?,
             users: written
                 .uid_range
                 .as_deref()
@@ -114,6 +124,11 @@ impl Settings {
             }
         }
         capacity
+    }
+
+    /// The keys that detach, where an option may say others.
+    pub fn detach_keys(&self, option: Option<&DetachKeys>) -> DetachKeys {
+        option.or(self.detach_keys.as_ref()).cloned().unwrap_or_default()
     }
 
     /// The machine that they make the default.
@@ -162,6 +177,16 @@ mod tests {
         assert_eq!(Settings::default().log_capacity(&[]), Capacity { bytes: 10 << 20, files: 3 });
         assert!(Settings::parse("log_files = 0").unwrap_err().starts_with("log_files: "));
         assert!(Settings::parse("log_size = \"1\"").unwrap_err().starts_with("log_size: "));
+    }
+
+    #[test]
+    fn keys_that_detach_are_the_options_the_files_or_dockers() {
+        let settings = Settings::parse("detach_keys = \"ctrl-e,q\"\n").unwrap();
+        let keys = |text| DetachKeys::parse(text).unwrap();
+        assert_eq!(settings.detach_keys(None), keys("ctrl-e,q"));
+        assert_eq!(settings.detach_keys(Some(&keys("a"))), keys("a"));
+        assert_eq!(Settings::default().detach_keys(None), keys("ctrl-p,ctrl-q"));
+        assert!(Settings::parse("detach_keys = \"ctrl-\"").unwrap_err().starts_with("detach_keys: "));
     }
 
     #[test]

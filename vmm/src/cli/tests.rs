@@ -59,7 +59,7 @@ fn an_image_is_needed_and_unknown_options_before_it_are_refused() {
 
 fn options(line: &str) -> crate::runtime::oci::Options {
     let args = OnlyRun::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}")).run;
-    args.container().options(args.words()[1..].to_vec()).unwrap()
+    args.container().options(args.words()[1..].to_vec(), None).unwrap()
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn options_become_a_container() {
 #[test]
 fn an_empty_entrypoint_clears() {
     let args = OnlyRun::try_parse_from(["run", "--entrypoint", "", "img"]).unwrap().run;
-    assert_eq!(args.container().options(vec![]).unwrap().entrypoint, Entrypoint::Cleared);
+    assert_eq!(args.container().options(vec![], None).unwrap().entrypoint, Entrypoint::Cleared);
 }
 
 #[test]
@@ -89,6 +89,27 @@ fn read_only_leaves_nothing_to_write_to() {
     assert_eq!(options("run --read-only img").writable, Writable::Nothing);
     assert_eq!(options("run --overlay tmpfs img").writable, Writable::Tmpfs);
     assert_eq!(options("run --overlay disk=1g img").writable, Writable::Disk);
+}
+
+#[test]
+fn cores_need_a_root_to_write_to_and_are_for_pods_too() {
+    let parsed = |line: &str| OnlyRun::try_parse_from(line.split(' ')).map(|parsed| parsed.run);
+    let args = parsed("run --core-dir / --core-size 1m --read-only img").unwrap();
+    let cores = args.cores().unwrap().expect("cores");
+    assert_eq!((cores.directory.to_str(), cores.limit), (Some("/"), 1 << 20));
+    assert!(args.container().options(vec![], Some(&cores)).unwrap_err().message.contains("--read-only"));
+    assert_eq!(args.container().options(vec![], None).unwrap().core_limit, None);
+    assert_eq!(options_with(&cores).core_limit, Some(1 << 20));
+    assert!(parsed("run --core-dir / --pod file").unwrap().cores().unwrap().is_some());
+    assert!(parsed("run -e A=1 --pod file").is_err());
+    assert!(parsed("run --core-dir /no/such/place img").unwrap().cores().is_err());
+    assert!(parsed("run --core-dir / --core-size 1k img").is_err());
+    assert!(parsed("run --core-size 1m img").is_err());
+}
+
+fn options_with(cores: &crate::runtime::cores::Cores) -> crate::runtime::oci::Options {
+    let args = OnlyRun::try_parse_from(["run", "img"]).unwrap().run;
+    args.container().options(vec![], Some(cores)).unwrap()
 }
 
 #[test]

@@ -1,13 +1,16 @@
 //! A machine's memory and registers as an ELF core file (a vmcore), as gdb and crash read it.
 //!
-//! Memory is there twice by address, in one copy: where Linux on x86-64 has all of it (`page_offset_base`), and where it has
-//! its own text, which is not moved here. The program headers say the physical addresses too. Each vCPU is a thread by an
+//! Memory is there several times by address, in one copy: where Linux on x86-64 has all of it (`page_offset_base`), where it has
+//! its own text, which is not moved here, and where it has mapped stacks and the like by pages. The program headers say the physical addresses too. Each vCPU is a thread by an
 //! `NT_PRSTATUS` note. The layout is that of the System V ABI and of `linux/elfcore.h`; pages of zeros are left out of the
 //! file, which is sparse where they are.
+
+mod mappings;
 
 use super::layout::{HIGH_RAM, PAGE};
 use crate::devices::virtio::Memory;
 use kvm_bindings::{kvm_regs, kvm_sregs};
+use mappings::Mapping;
 use std::io;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
@@ -60,7 +63,20 @@ pub fn write(
         memory.iter().map(|region| (region.start_addr().0, region.len())).collect();
     let notes = notes(vcpus);
     let in_text = |start: u64| (HIGH_RAM..TEXT_SIZE).contains(&start);
-    let count = 1 + regions.len() + regions.iter().filter(|(start, _)| in_text(*start)).count();
+    let mapped = vcpus.first().map(|(_, special)| mappings::mappings(memory, special)).unwrap_or_default();
+    // What is in memory of it, by the region.
+    let mapped: Vec<(usize, Mapping)> = mapped
+        .into_iter()
+        .filter_map(|one| {
+            let holds = |(start, size): &(u64, u64)| {
+                let end = one.physical.checked_add(one.size);
+                (*start..start + size).contains(&one.physical) && end.is_some_and(|end| end <= start + size)
+            };
+            Some((regions.iter().position(holds)?, one))
+        })
+        .collect();
+    let count =
+        1 + regions.len() + regions.iter().filter(|(start, _)| in_text(*start)).count() + mapped.len();
     let head = HEADER + PROGRAM_HEADER * count;
     let mut offset = ((head + notes.len()) as u64).next_multiple_of(PAGE);
     let mut segments = Vec::with_capacity(count);
@@ -74,6 +90,11 @@ pub fn write(
         segments.push(Segment { offset, virtual_address: direct_map + physical, physical, size });
         offset = (offset + size).next_multiple_of(PAGE);
     }
+    segments.extend(mapped.into_iter().filter_map(|(region, one)| {
+        let (offset, start, _) = *places.get(region)?;
+        let Mapping { virtual_address, physical, size } = one;
+        Some(Segment { offset: offset + (physical - start), virtual_address, physical, size })
+    }));
     let mut bytes = header(count);
     bytes.extend(program_header(NOTE, 0, head as u64, 0, 0, notes.len() as u64));
     for Segment { offset, virtual_address, physical, size } in segments {
@@ -210,6 +231,19 @@ mod tests {
         let memory = Memory::from_ranges(&ranges).unwrap();
         memory.write_obj(0x1122_3344_5566_7788u64, GuestAddress(0x5000)).unwrap();
         memory.write_slice(b"a word in the text\0", GuestAddress(0x20_0ffb)).unwrap();
+        // Page tables: an entry for the direct map, and four levels to a stack of two pages that are far apart.
+        for (table, index, entry) in [
+            (0x1_0000, 273, 0x1_4001u64),
+            (0x1_0000, 402, 0x1_1001),
+            (0x1_1000, 0, 0x1_2001),
+            (0x1_2000, 0, 0x1_3001),
+            (0x1_3000, 1, 0x40_0001),
+            (0x1_3000, 2, 0x30_0001),
+        ] {
+            memory.write_obj(entry, GuestAddress(table + 8 * index)).unwrap();
+        }
+        memory.write_slice(b"a word ", GuestAddress(0x40_0ff9)).unwrap();
+        memory.write_slice(b"on a stack\0", GuestAddress(0x30_0000)).unwrap();
         let vcpus: Vec<_> = (0..2)
             .map(|number| {
                 let regs = kvm_regs {
@@ -218,7 +252,7 @@ mod tests {
                     r15: 15,
                     ..Default::default()
                 };
-                (regs, kvm_sregs { cr4: 0x20, ..Default::default() })
+                (regs, kvm_sregs { cr0: 1 << 31, cr3: 0x1_0000, cr4: 0x20, ..Default::default() })
             })
             .collect();
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -265,6 +299,8 @@ mod tests {
                 "x/s 0xffffffff80200ffb",
                 "-ex",
                 "x/s 0xffff888000200ffb",
+                "-ex",
+                "x/s 0xffffc90000001ff9",
             ])
             .output();
         let Ok(output) = gdb else {
@@ -279,6 +315,7 @@ mod tests {
             "0xffff888000005000:\t0x1122334455667788",
             "0xffffffff80200ffb:\t\"a word in the text\"",
             "0xffff888000200ffb:\t\"a word in the text\"",
+            "0xffffc90000001ff9:\t\"a word on a stack\"",
         ] {
             assert!(text.contains(words), "no {words} in {text} {}", String::from_utf8_lossy(&output.stderr));
         }

@@ -11,6 +11,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
 
 /// Where they are in the container.
 pub const DIRECTORY: &str = "/.cores";
@@ -22,6 +24,8 @@ pub const USUAL_LIMIT: u64 = 256 << 20;
 pub const MOST: usize = 16;
 /// Most names that are looked at.
 const MOST_NAMES: usize = 1024;
+/// How often they are looked for while their container runs.
+const LOOK_FOR: Duration = Duration::from_secs(10);
 /// Bytes that are fetched at once.
 const PIECE: u32 = 1 << 20;
 /// `S_IFMT`, a directory's type with the mode of /tmp, and a file's.
@@ -66,6 +70,32 @@ pub fn prepare(client: &Client, container: &str) -> Result<(), CallError> {
         file_mode: OPEN_DIRECTORY,
         ..Default::default()
     })
+}
+
+/// The same where a container goes on that leaves no cores.
+pub fn prepare_or_warn(client: &Client, container: &str) {
+    if let Err(error) = prepare(client, container) {
+        tracing::warn!(%error, "there is no place for cores in the container, so it leaves none");
+    }
+}
+
+/// Does what lasts as long as a container, fetches its cores meanwhile, and the last of them afterwards.
+pub fn collecting<T>(collector: Option<&mut Collector<'_>>, work: impl FnOnce() -> T) -> T {
+    let Some(collector) = collector else { return work() };
+    let (done, is_done) = channel::<()>();
+    let result = std::thread::scope(|scope| {
+        let collector = &mut *collector;
+        scope.spawn(move || {
+            while let Err(RecvTimeoutError::Timeout) = is_done.recv_timeout(LOOK_FOR) {
+                collector.collect(Processes::Running);
+            }
+        });
+        let result = work();
+        drop(done);
+        result
+    });
+    collector.collect(Processes::Ended);
+    result
 }
 
 impl<'a> Collector<'a> {

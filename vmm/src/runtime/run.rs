@@ -327,6 +327,7 @@ impl Life<'_> {
         let reached = Mutex::new(None);
         let step = |step: Step<'_>| match step {
             Step::Reached(client) => *lock(&reached) = Some(client.clone()),
+            Step::Process(Steps::Made) => {}
             Step::Process(Steps::Started) => {
                 progress.end();
                 let first = !self.kept.swap(true, Ordering::Relaxed);

@@ -1,13 +1,12 @@
 //! One container in one guest that has just been started: find the agent, run the container, take the guest down. The same
 //! for every kind of guest.
 
-use super::cores::{self, Collector, Cores, Processes};
+use super::cores::{self, Collector, Cores};
 use super::guest::{Guest, Reason};
 use crate::agent::session::{self, ContainerSpec, Control, Progress, RunError, Stdio};
 use crate::agent::{self, Client, ConnectError, Patience};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 /// What is left of the guest's disks when its container has ended.
@@ -24,8 +23,6 @@ pub enum Afterwards {
 pub const BOOT_LIMIT: Duration = Duration::from_secs(600);
 /// How long unmounting, syncing and the reset may take.
 pub const SHUTDOWN_LIMIT: Duration = Duration::from_secs(120);
-/// How often cores are looked for while their container runs.
-const LOOK_FOR_CORES: Duration = Duration::from_secs(10);
 /// How long to wait, after a connection was lost, for the guest's own word on why.
 const LAST_WORDS: Duration = Duration::from_secs(15);
 
@@ -98,22 +95,16 @@ fn attempt(job: Job<'_>) -> Result<u8, Failure> {
     let _watch = Watch::start(guest, &client);
     step(Step::Reached(&client));
     let progress = |progress| {
-        if progress == Progress::Started
-            && cores.is_some()
-            && let Err(error) = cores::prepare(&client, &container.id)
-        {
-            tracing::warn!(%error, "there is no place for cores in the container, so it leaves none");
+        if progress == Progress::Made && cores.is_some() {
+            cores::prepare_or_warn(&client, &container.id);
         }
         step(Step::Process(progress));
     };
     let mut collector = cores.map(|cores| Collector::new(&client, &container.id, name, cores));
-    let status = collecting(collector.as_mut(), || {
+    let status = cores::collecting(collector.as_mut(), || {
         session::run_container(&client, container, stdio, control, &progress)
     })
     .map_err(|error| not_run(guest.as_ref(), error))?;
-    if let Some(collector) = &mut collector {
-        collector.collect(Processes::Ended);
-    }
     if afterwards == Afterwards::Keep {
         // The container has its status by now: a guest that does not close its books properly is worth a warning only.
         let asked = session::take_down(&client, &container.id, SHUTDOWN_LIMIT);
@@ -125,22 +116,6 @@ fn attempt(job: Job<'_>) -> Result<u8, Failure> {
         }
     }
     Ok(status)
-}
-
-/// Does something, and fetches cores meanwhile.
-fn collecting<T>(collector: Option<&mut Collector<'_>>, work: impl FnOnce() -> T) -> T {
-    let Some(collector) = collector else { return work() };
-    let (done, is_done) = channel::<()>();
-    std::thread::scope(|scope| {
-        scope.spawn(move || {
-            while let Err(RecvTimeoutError::Timeout) = is_done.recv_timeout(LOOK_FOR_CORES) {
-                collector.collect(Processes::Running);
-            }
-        });
-        let result = work();
-        drop(done);
-        result
-    })
 }
 
 /// Closes the connection when the guest ends: its socket may outlive it.

@@ -16,6 +16,7 @@ use anyhow::{Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 use ferry_images::source::{Access, Keep, Pull};
 use ferry_images::{Grammar, Reference, Registries, Store, disk, recipe};
+use ferry_vmm::cli::cores::CoreArgs;
 use ferry_vmm::cli::run::{ContainerArgs, MachineArgs, prepare};
 use ferry_vmm::machine;
 use ferry_vmm::runtime::guest::Launch;
@@ -73,6 +74,8 @@ pub struct Run {
     #[command(flatten)]
     container: ContainerArgs,
     #[command(flatten)]
+    cores: CoreArgs,
+    #[command(flatten)]
     machine: MachineArgs,
 }
 
@@ -82,8 +85,9 @@ pub fn run(workshop: &mut Workshop, run: Run) -> Result<ExitCode> {
         return pod::run(workshop, file, &run);
     }
     let shape = run.machine.shape(run.container.overlay, Shape::default());
-    let options = run.container.options(run.command);
-    let (options, cores) = match options.and_then(|options| Ok((options, run.container.cores()?))) {
+    let cores = run.cores.cores();
+    let with_options = |cores| Ok((run.container.options(run.command, Option::as_ref(&cores))?, cores));
+    let (options, cores) = match cores.and_then(with_options) {
         Ok(both) => both,
         Err(failure) => return Ok(failed(&failure)),
     };

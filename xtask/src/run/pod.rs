@@ -26,6 +26,10 @@ pub fn run(workshop: &mut Workshop, file: &Path, run: &Run) -> Result<ExitCode> 
         Ok(pod) => pod,
         Err(failure) => return Ok(failed(&failure)),
     };
+    let cores = match run.cores.cores() {
+        Ok(cores) => cores,
+        Err(failure) => return Ok(failed(&failure)),
+    };
     let machine = &run.machine;
     let shape = machine.shape(None, Shape::default());
     let shape = pod::machine(&pod, shape, machine.cpus.is_some(), machine.memory.is_some());
@@ -67,6 +71,7 @@ pub fn run(workshop: &mut Workshop, file: &Path, run: &Run) -> Result<ExitCode> 
         afterwards: Afterwards::ThrowAway,
         output: Output::Shown,
         log: Capacity::default(),
+        cores,
     };
     let qemu = Qemu { tools: &workshop.tools, further: &run.qemu_arg };
     let launch: &dyn Launch = if on == On::Kvm { &OwnVmm } else { &qemu };

@@ -1,5 +1,6 @@
 //! Appliances: guests that run their services without a host, whose host looks on all the same.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
@@ -19,6 +20,7 @@ use ferry_init::api::ttrpc::Code;
 use ferry_vmm::agent::session::ContainerSpec;
 use ferry_vmm::agent::{self, CallError, Client, Patience, Transport, Wait};
 
+use crate::every::methods;
 use crate::guest::{self, LONG, code, output, tell};
 use crate::road::tarball::Tarball;
 
@@ -407,6 +409,38 @@ fn the_end_of_one_job_is_the_end_of_all() {
     let (status, said) = bench.boot(&appliance, &[]).end(&bench);
     assert_eq!(status, 7, "{said}");
     assert!(said.contains("ferry-init: ended: reboot, status 7"), "{said}");
+}
+
+#[test]
+fn a_host_may_start_a_service_again_and_say_how_the_machine_ends() {
+    let bench = Bench::new();
+    let script = "trap 'echo asked; exit 4' TERM; echo begun; while :; do sleep 0.1; done";
+    let services = vec![service("only", script, |_| {})];
+    let booted = bench.boot(&Appliance { services, status_of: "only".into(), ..Default::default() }, &[]);
+    let client = booted.client();
+    let begun =
+        |times: usize| until(&client, "only", |_| log(&client, "only").matches("begun").count() == times);
+    begun(1);
+    let Empty {} = call(&client, method::RESTART_SERVICE, &named("only"));
+    begun(2);
+    assert!(log(&client, "only").contains("asked"), "it is asked to stop first");
+    let request = EndApplianceRequest { at_end: Some(AtEnd::Reboot.into()) };
+    let Empty {} = call(&client, method::END_APPLIANCE, &request);
+    let (status, said) = booted.end(&bench);
+    assert_eq!(status, 4, "{said}");
+    assert!(said.contains("ferry-init: ended: reboot, status 4"), "{said}");
+    // With the appliance above, every call of the supervisor has been made.
+    let made = [
+        method::LIST_SERVICES,
+        method::SERVICE_LOG,
+        method::START_SERVICE,
+        method::STOP_SERVICE,
+        method::RESTART_SERVICE,
+        method::PROBE,
+        method::END_APPLIANCE,
+        method::WAIT_END,
+    ];
+    assert_eq!(BTreeSet::from(made), methods(method::SUPERVISOR_SERVICE));
 }
 
 #[test]

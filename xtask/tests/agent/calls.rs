@@ -83,7 +83,7 @@ pub const SERVED: [&str; 23] = [
 ];
 
 /// Those that are about things the guest does not have.
-const UNSERVED: [&str; 6] = [
+pub const UNSERVED: [&str; 6] = [
     method::REMOVE_STALE_VIRTIOFS_SHARE_MOUNTS,
     method::GET_IP_TABLES,
     method::SET_IP_TABLES,

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read as _};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
@@ -36,6 +36,7 @@ static NAMES: AtomicU32 = AtomicU32::new(0);
 pub struct Guest {
     pub socket: PathBuf,
     client: Option<Client>,
+    _xtask: Child,
     /// Its end is the guest's.
     _input: ChildStdin,
     /// What its xtask writes, which ends with it.
@@ -62,8 +63,15 @@ pub fn fresh(name: &str) -> String {
 }
 
 impl Guest {
-    /// Boots one.
+    /// Boots one, with a sandbox.
     pub fn start() -> Guest {
+        let mut guest = Guest::boot();
+        guest.client().create_sandbox(&sandbox()).expect("a sandbox");
+        guest
+    }
+
+    /// Boots one whose sandbox is yet to be made.
+    pub fn boot() -> Guest {
         let disks = tempfile::tempdir().expect("a directory");
         let mut devices = vec![
             "-netdev".to_owned(),
@@ -94,14 +102,7 @@ impl Guest {
         let socket = PathBuf::from(line.trim_end());
         assert!(socket.is_absolute(), "xtask guest has said {line:?}");
         let _input = xtask.stdin.take().expect("a pipe");
-        let mut guest = Guest { socket, client: None, _input, output, _disks: disks };
-        let sandbox = CreateSandboxRequest {
-            hostname: "sandbox".to_owned(),
-            sandbox_id: "tests".to_owned(),
-            ..Default::default()
-        };
-        guest.client().create_sandbox(&sandbox).expect("a sandbox");
-        guest
+        Guest { socket, client: None, _xtask: xtask, _input, output, _disks: disks }
     }
 
     /// The connection, made when it is needed.
@@ -126,6 +127,12 @@ impl Guest {
             client.close("another client comes");
         }
     }
+}
+
+/// The sandbox of the tests.
+pub fn sandbox() -> CreateSandboxRequest {
+    let (hostname, sandbox_id) = ("sandbox".to_owned(), "tests".to_owned());
+    CreateSandboxRequest { hostname, sandbox_id, ..Default::default() }
 }
 
 /// Swap space as mkswap(8) makes it: a page with the version, the last page's number, and a word at its end.
@@ -169,15 +176,29 @@ pub fn container(id: &str, command: &[&str], change: impl FnOnce(&mut Spec)) -> 
     container
 }
 
-/// Makes it.
-pub fn create(client: &Client, container: &ContainerSpec) -> Result<(), CallError> {
-    client.create_container(&CreateContainerRequest {
+/// Lets it join namespaces of another one.
+pub fn joins(spec: &mut Spec, kinds: &[&str], other: &str) {
+    for namespace in &mut spec.linux.as_mut().expect("a part about Linux").namespaces {
+        if kinds.contains(&namespace.r#type.as_str()) {
+            namespace.path = format!("container:{other}");
+        }
+    }
+}
+
+/// What it is made with.
+pub fn create_request(container: &ContainerSpec) -> CreateContainerRequest {
+    CreateContainerRequest {
         container_id: container.id.clone(),
         exec_id: container.id.clone(),
         storages: container.storages.clone(),
         oci: Some(container.oci.clone()),
         ..Default::default()
-    })
+    }
+}
+
+/// Makes it.
+pub fn create(client: &Client, container: &ContainerSpec) -> Result<(), CallError> {
+    client.create_container(&create_request(container))
 }
 
 /// A container that runs this command, by its id.

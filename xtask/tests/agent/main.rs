@@ -6,6 +6,7 @@ mod road;
 mod appliance;
 mod calls;
 mod debugging;
+mod every;
 mod foreign;
 mod guest;
 mod life;

@@ -299,13 +299,7 @@ fn namespaces_are_its_own_or_another_container_s() {
     let links = |id: &str, kind: &str| output(&client, id, &["readlink", &format!("/proc/self/ns/{kind}")]).1;
     let joining = running_as(
         &client,
-        &container(&fresh("joins"), &["sleep", "1000"], |spec| {
-            for namespace in &mut linux(spec).namespaces {
-                if kinds.contains(&namespace.r#type.as_str()) {
-                    namespace.path = format!("container:{first}");
-                }
-            }
-        }),
+        &container(&fresh("joins"), &["sleep", "1000"], |spec| joins(spec, &kinds, &first)),
     );
     for kind in ["ipc", "uts", "pid", "mnt", "cgroup", "net"] {
         let same = links(&first, kind) == links(&joining, kind);

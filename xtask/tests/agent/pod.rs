@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use ferry_init::api::agent::ReadStreamRequest;
 use ferry_init::api::method;
+use ferry_init::api::oci::Spec;
 use ferry_init::api::ttrpc::Code;
 use ferry_vmm::agent::{OutputStream, Read, Wait};
 
@@ -17,15 +18,8 @@ fn containers_join_one_that_is_never_started() {
     let holder = container(&fresh("holder"), &["pause"], |spec| spec.hostname = "shared".to_owned());
     create(&client, &holder).unwrap();
     let member = |name: &str| {
-        let spec = container(&fresh(name), &["sleep", "1000"], |spec| {
-            let linux = spec.linux.as_mut().expect("a part about Linux");
-            for namespace in &mut linux.namespaces {
-                if matches!(namespace.r#type.as_str(), "pid" | "ipc" | "uts") {
-                    namespace.path = format!("container:{}", holder.id);
-                }
-            }
-        });
-        running_as(&client, &spec)
+        let change = |spec: &mut Spec| joins(spec, &["pid", "ipc", "uts"], &holder.id);
+        running_as(&client, &container(&fresh(name), &["sleep", "1000"], change))
     };
     let (one, other) = (member("one"), member("other"));
     assert_eq!(output(&client, &one, &["hostname"]).1, "shared\n");

@@ -15,10 +15,17 @@ use proptest::test_runner::{Config, TestRunner};
 use crate::guest::*;
 use crate::road::size;
 
-/// What is done, to one of three containers and one of three processes in it.
+/// What is done, to one of three containers and one of three processes in it, and to the pod that containers may be in.
 #[derive(Clone, Copy, Debug)]
 enum Step {
+    /// Makes the container that holds a pod's namespaces and is never started.
+    Pod,
+    /// Removes it, and so ends whatever runs in the pod.
+    Unpod,
+    /// A container on its own.
     Create(u8),
+    /// One in the pod.
+    Join(u8),
     Start(u8),
     Exec(u8, u8),
     /// Kills a further process and waits for its end.
@@ -28,13 +35,18 @@ enum Step {
     Pause(u8),
     Resume(u8),
     Stats(u8),
+    /// Counts the processes that a container sees: its own, or all of the pod's.
+    Look(u8),
     Remove(u8),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let (container, process) = (0u8..3, 0u8..3);
     prop_oneof![
-        3 => container.clone().prop_map(Step::Create),
+        1 => Just(Step::Pod),
+        1 => Just(Step::Unpod),
+        2 => container.clone().prop_map(Step::Create),
+        3 => container.clone().prop_map(Step::Join),
         3 => container.clone().prop_map(Step::Start),
         4 => (container.clone(), process.clone()).prop_map(|(c, p)| Step::Exec(c, p)),
         3 => (container.clone(), process).prop_map(|(c, p)| Step::Kill(c, p)),
@@ -42,6 +54,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => container.clone().prop_map(Step::Pause),
         1 => container.clone().prop_map(Step::Resume),
         1 => container.clone().prop_map(Step::Stats),
+        2 => container.clone().prop_map(Step::Look),
         1 => container.prop_map(Step::Remove),
     ]
 }
@@ -49,6 +62,7 @@ fn step() -> impl Strategy<Value = Step> {
 /// A container, as the model has it.
 #[derive(Debug, Default)]
 struct Model {
+    in_pod: bool,
     started: bool,
     ended: bool,
     paused: bool,
@@ -60,6 +74,16 @@ impl Model {
     fn runs(&self) -> bool {
         self.started && !self.ended
     }
+
+    fn end(&mut self) {
+        self.ended = true;
+        self.processes.clear();
+    }
+
+    /// How many of its processes there are.
+    fn count(&self) -> usize {
+        if self.runs() { 1 + self.processes.len() } else { 0 }
+    }
 }
 
 /// The guest's containers, real and modelled, by their numbers.
@@ -67,9 +91,26 @@ struct Pair<'a> {
     client: &'a Client,
     round: u32,
     models: BTreeMap<u8, Model>,
+    /// Whether there is a pod.
+    pod: bool,
 }
 
 impl Pair<'_> {
+    fn pod_id(&self) -> String {
+        format!("random-{}-pod", self.round)
+    }
+
+    /// How many processes a container sees.
+    fn seen(&self, container: u8) -> usize {
+        match self.models.get(&container) {
+            Some(model) if model.in_pod => {
+                self.models.values().filter(|model| model.in_pod).map(Model::count).sum()
+            }
+            Some(model) => model.count(),
+            None => 0,
+        }
+    }
+
     fn id(&self, container: u8) -> String {
         format!("random-{}-{container}", self.round)
     }
@@ -78,8 +119,17 @@ impl Pair<'_> {
     fn expected(&mut self, step: Step) -> Option<Code> {
         let of = |container| self.models.get(&container);
         Some(match step {
-            Step::Create(c) if of(c).is_some() => Code::AlreadyExists,
-            Step::Create(_) => Code::Ok,
+            Step::Pod if self.pod => Code::AlreadyExists,
+            Step::Pod => Code::Ok,
+            // One that waits for its start would end too, and has nobody to say so to.
+            Step::Unpod if self.models.values().any(|model| model.in_pod && !model.started) => return None,
+            // The frozen die when they thaw.
+            Step::Unpod if self.models.values().any(|model| model.in_pod && model.paused) => return None,
+            Step::Unpod if self.pod => Code::Ok,
+            Step::Unpod => Code::InvalidArgument,
+            Step::Create(c) | Step::Join(c) if of(c).is_some() => Code::AlreadyExists,
+            Step::Join(_) if !self.pod => Code::FailedPrecondition,
+            Step::Create(_) | Step::Join(_) => Code::Ok,
             Step::Start(c) => match of(c) {
                 None => Code::InvalidArgument,
                 Some(model) if model.started => Code::FailedPrecondition,
@@ -109,6 +159,10 @@ impl Pair<'_> {
                 Some(model) if model.runs() => Code::Ok,
                 Some(_) => return None,
             },
+            Step::Look(c) => match of(c) {
+                Some(model) if model.runs() && !model.paused => Code::Ok,
+                _ => return None,
+            },
             Step::Remove(c) if of(c).is_none() => Code::InvalidArgument,
             Step::Remove(_) => Code::Ok,
         })
@@ -123,6 +177,21 @@ impl Pair<'_> {
             Ok(())
         };
         match step {
+            Step::Pod => create(client, &container(&self.pod_id(), &["pause"], |_| {})),
+            Step::Unpod => client.remove_container(&self.pod_id(), LONG),
+            Step::Join(c) => create(
+                client,
+                &container(&self.id(c), &["sleep", "1000"], |spec| {
+                    joins(spec, &["pid", "ipc", "uts"], &self.pod_id());
+                    // Process 1 is the pod's.
+                    spec.annotations.insert("io.ferry.pid1".into(), "false".into());
+                }),
+            ),
+            Step::Look(c) => {
+                let (_, text) = output(client, &self.id(c), &["sh", "-c", "ps | grep -c 'slee[p] 1000'"]);
+                assert_eq!(text.trim(), self.seen(c).to_string(), "what container {c} sees");
+                Ok(())
+            }
             Step::Create(c) => create(client, &container(&self.id(c), &["sleep", "1000"], |_| {})),
             Step::Start(c) => tell(client, method::START_CONTAINER, &start_request(&self.id(c))),
             Step::Exec(c, p) => {
@@ -147,23 +216,28 @@ impl Pair<'_> {
 
     /// What the model is like after a step that was done.
     fn note(&mut self, step: Step) {
+        let models = &mut self.models;
         let mut with = |container, change: &dyn Fn(&mut Model)| {
-            if let Some(model) = self.models.get_mut(&container) {
+            if let Some(model) = models.get_mut(&container) {
                 change(model);
             }
         };
         match step {
+            Step::Pod => self.pod = true,
+            Step::Unpod => {
+                self.pod = false;
+                let in_pod = self.models.values_mut().filter(|model| model.in_pod);
+                in_pod.for_each(Model::end);
+            }
             Step::Create(c) => drop(self.models.insert(c, Model::default())),
+            Step::Join(c) => drop(self.models.insert(c, Model { in_pod: true, ..Model::default() })),
             Step::Start(c) => with(c, &|model| model.started = true),
             Step::Exec(c, p) => with(c, &|model| model.processes.push(p)),
             Step::Kill(c, p) => with(c, &|model| model.processes.retain(|other| *other != p)),
-            Step::End(c) => with(c, &|model| {
-                model.ended = true;
-                model.processes.clear();
-            }),
+            Step::End(c) => with(c, &Model::end),
             Step::Pause(c) => with(c, &|model| model.paused = true),
             Step::Resume(c) => with(c, &|model| model.paused = false),
-            Step::Stats(_) => {}
+            Step::Stats(_) | Step::Look(_) => {}
             Step::Remove(c) => drop(self.models.remove(&c)),
         }
     }
@@ -179,7 +253,7 @@ fn calls_in_any_order_answer_as_the_model_says() {
     TestRunner::new(config)
         .run(&proptest::collection::vec(step(), 1..40), |steps| {
             rounds.set(rounds.get() + 1);
-            let mut pair = Pair { client: &client, round: rounds.get(), models: BTreeMap::new() };
+            let mut pair = Pair { client: &client, round: rounds.get(), models: BTreeMap::new(), pod: false };
             let mut wrong = None;
             for (number, step) in steps.iter().enumerate() {
                 let Some(expected) = pair.expected(*step) else { continue };
@@ -197,6 +271,8 @@ fn calls_in_any_order_answer_as_the_model_says() {
                 let removed = client.remove_container(&pair.id(container), LONG);
                 prop_assert!(removed.is_ok() || !pair.models.contains_key(&container), "{removed:?}");
             }
+            let removed = client.remove_container(&pair.pod_id(), LONG);
+            prop_assert!(removed.is_ok() || !pair.pod, "{removed:?}");
             prop_assert!(wrong.is_none(), "{}", wrong.unwrap_or_default());
             Ok(())
         })

@@ -331,13 +331,3 @@ fn a_frozen_container_does_nothing_until_it_is_thawed() {
     client.signal_process(&id, &id, Signal::KILL, Wait::AtMost(LONG)).unwrap();
     client.remove_container(&id, LONG).unwrap();
 }
-
-#[test]
-fn the_end_of_the_sandbox_is_the_end_of_the_guest() {
-    let mut guest = Guest::start();
-    let client = guest.client();
-    let id = running(&client, "last", &["sh", "-c", "trap '' TERM; while :; do sleep 1; done"]);
-    client.destroy_sandbox(LONG).unwrap();
-    assert!(guest.has_ended(LONG), "it resets");
-    assert!(client.start_container(&id).is_err());
-}

@@ -7,6 +7,7 @@ use super::run::{Output, Request};
 use super::show;
 use crate::agent::Client;
 use crate::agent::session::{self, ContainerSpec, Control, Progress, Stdio};
+use crate::runtime::cores::{self, Collector};
 use crate::runtime::guest::{Guest, Reason};
 use crate::runtime::logs::Writer;
 use crate::runtime::monitor::{Monitor, Server, capture};
@@ -209,8 +210,16 @@ impl Live<'_> {
         started: &dyn Fn(),
     ) -> (Result<u8, Failure>, bool) {
         let failed = |error| not_run(self.guest, error);
-        let begun =
-            session::create(self.client, &one.spec).and_then(|()| session::start(self.client, &one.spec));
+        let name = one.monitor.record().map(|record| record.name).unwrap_or_default();
+        // Of this life: the directory of the next one's is a new one.
+        let wanted = self.request.cores.as_ref().filter(|_| !one.container.read_only);
+        let mut collector = wanted.map(|cores| Collector::new(self.client, &one.spec.id, &name, cores));
+        let begun = session::create(self.client, &one.spec).and_then(|()| {
+            if collector.is_some() {
+                cores::prepare_or_warn(self.client, &one.spec.id);
+            }
+            session::start(self.client, &one.spec)
+        });
         if let Err(error) = begun {
             let failure = failed(error);
             let message = format!("container {}: {}", one.container.name, failure.message);
@@ -235,7 +244,9 @@ impl Live<'_> {
                     one.monitor.ended(status);
                 }
             };
-            let status = session::attend(self.client, &one.spec.target(), stdio, control, &ended);
+            let status = cores::collecting(collector.as_mut(), || {
+                session::attend(self.client, &one.spec.target(), stdio, control, &ended)
+            });
             watching.end();
             let result = status.map_err(failed).map_err(|failure| match failure.reason {
                 Reason::StartFailed => failure,

@@ -7,6 +7,7 @@ use super::life::{Live, One};
 use super::spec::{self, Sandbox};
 use crate::agent::session::{Control, Event, RunError};
 use crate::agent::{self, Client, Patience, Signal};
+use crate::runtime::cores::Cores;
 use crate::runtime::directory;
 use crate::runtime::guest::{Contents, Guest, Plan, PlannedDisk, Reason};
 use crate::runtime::logs::Capacity;
@@ -44,6 +45,8 @@ pub struct Request {
     pub output: Output,
     /// How much of it is kept of each.
     pub log: Capacity,
+    /// What is wanted of the cores of processes that crash, in containers that have a root to write to.
+    pub cores: Option<Cores>,
 }
 
 /// Where what a pod's containers write goes besides their logs.
@@ -165,15 +168,16 @@ impl<'a> Maker<'a> {
     }
 
     fn one(&self, number: usize, container: &'a Container) -> Result<One<'a>, Failure> {
-        let Request { pod, images, image_of, shape, .. } = self.request;
+        let Request { pod, images, image_of, shape, cores, .. } = self.request;
         let fault = |error: &dyn std::fmt::Display| Failure::early(error.to_string());
         let id = name::id();
         let image_number = image_of.get(number).copied().unwrap_or_default();
         let image = images.get(image_number).ok_or_else(|| Failure::early("a container has no image"))?;
         let serial = layers_serial(image_number);
-        let member =
-            spec::member(pod, self.pod_id, self.host_paths, container, &id, &image.image.config, &serial)
-                .map_err(|error| fault(&error))?;
+        let core_limit = cores.as_ref().map(|cores| cores.limit);
+        let common = spec::Common { pod, pod_id: self.pod_id, host_paths: self.host_paths, core_limit };
+        let member = spec::member(&common, container, &id, &image.image.config, &serial)
+            .map_err(|error| fault(&error))?;
         let is_first = number < pod.init.len();
         let restart = match pod.restart {
             // One that has done its work is not started again, whatever the pod's policy.

@@ -135,17 +135,30 @@ pub struct Member {
     pub limits: Limits,
 }
 
-/// The container `id` of a pod, which sees this of the host. Its image's layers are the disk of this serial number.
+/// What all containers of a pod have in common.
+#[derive(Clone, Copy)]
+pub struct Common<'a> {
+    /// The pod.
+    pub pod: &'a Pod,
+    /// The container that holds its namespaces.
+    pub pod_id: &'a str,
+    /// What it sees of the host.
+    pub host_paths: &'a HostPaths,
+    /// The most bytes of a core, where a container has a root to write it to.
+    pub core_limit: Option<u64>,
+}
+
+/// The container `id` of a pod. Its image's layers are the disk of this serial number.
 pub fn member(
-    pod: &Pod,
-    pod_id: &str,
-    host_paths: &HostPaths,
+    common: &Common<'_>,
     container: &Container,
     id: &str,
     image: &ImageConfig,
     layers_serial: &str,
 ) -> Result<Member, MemberError> {
+    let Common { pod, pod_id, host_paths, core_limit } = *common;
     let mut options = options(pod, pod_id, container, image)?;
+    options.core_limit = core_limit.filter(|_| options.writable != Writable::Nothing);
     let storages = oci::storages_on(id, layers_serial, &format!("/{id}"), options.writable);
     let root = guest_path(id, "rootfs");
     let mut oci = oci::spec_for(id, &root, image, &options)
@@ -390,10 +403,14 @@ spec:
         [("conf".to_owned(), volume::shared("pod0", 0, "/".as_ref(), true).unwrap())].into()
     }
 
+    fn common<'a>(pod: &'a Pod, host_paths: &'a HostPaths) -> Common<'a> {
+        Common { pod, pod_id: "pod0", host_paths, core_limit: Some(1 << 20) }
+    }
+
     fn made(text: &str) -> (Pod, Member) {
         let pod = parse(text).unwrap();
         let member =
-            member(&pod, "pod0", &host_paths(), &pod.containers[0], "c0", &image(), "layers-0").unwrap();
+            member(&common(&pod, &host_paths()), &pod.containers[0], "c0", &image(), "layers-0").unwrap();
         (pod, member)
     }
 
@@ -446,6 +463,21 @@ spec:
     }
 
     #[test]
+    fn cores_are_left_where_there_is_a_root_to_write_to() {
+        let limits = |text: &str| {
+            let (_, Member { spec, options, .. }) = made(text);
+            let rlimits = spec.oci.process.unwrap().rlimits;
+            let core = rlimits.iter().find(|limit| limit.r#type == "RLIMIT_CORE").map(|limit| limit.hard);
+            assert_eq!(spec.oci.linux.unwrap().sysctl.len(), usize::from(core.is_some()));
+            (options.core_limit, core)
+        };
+        assert_eq!(limits(POD), (Some(1 << 20), Some(1 << 20)));
+        let read_only =
+            POD.replace("securityContext: {allow", "securityContext: {readOnlyRootFilesystem: true, allow");
+        assert_eq!(limits(&read_only), (None, None));
+    }
+
+    #[test]
     fn processes_are_shared_where_the_pod_says_so() {
         let text = POD.replace("spec:\n", "spec:\n  shareProcessNamespace: true\n");
         let (pod, member) = made(&text);
@@ -475,7 +507,7 @@ spec:
             let text = POD.replace("allowPrivilegeEscalation: false, runAsGroup: 5", context);
             let pod = parse(&text).unwrap();
             let image = ImageConfig { user: user.into(), ..image() };
-            member(&pod, "p", &host_paths(), &pod.containers[0], "c", &image, "l")
+            member(&common(&pod, &host_paths()), &pod.containers[0], "c", &image, "l")
                 .map(|made| made.options.user)
         };
         assert_eq!(pod("runAsNonRoot: true, runAsUser: 5", "").unwrap().as_deref(), Some("5"));
