@@ -315,6 +315,7 @@ pub struct Machine {
     vm: Arc<VmFd>,
     memory: GuestMemoryMmap,
     buses: Arc<Buses>,
+    /// The first is the one of the thread that waits for the end.
     reactors: Vec<Reactor>,
     workers: Vec<Worker>,
     console_size: Size,
@@ -397,7 +398,9 @@ impl Machine {
         let closed = gate.lock().unwrap_or_else(PoisonError::into_inner);
         let mut threads = Vec::with_capacity(vcpus.len());
         let mut problem = None;
-        let (reactors, ending) = (&reactors[..], &*ending);
+        let (main, reactors) =
+            reactors.split_first().ok_or(Error::Internal("there is nothing to wait for the end with"))?;
+        let ending = &*ending;
         let exit = std::thread::scope(|scope| {
             let (serving, mut started) =
                 devices::serve(scope, reactors, std::mem::take(workers), device_lock, ending);
@@ -439,7 +442,13 @@ impl Machine {
                 let output = tail.text();
                 explain::panic_text(&output).unwrap_or(explain::last_lines(&output)).to_owned()
             };
-            let exit = ending.wait(explain, || threads.iter().for_each(VcpuThread::kick));
+            let exit = ending.wait(main, explain, || threads.iter().for_each(VcpuThread::kick));
+            let exit = exit.unwrap_or_else(|error| {
+                problem.get_or_insert(Error::system("wait for the devices' events")(error));
+                ending.set(Exit::Killed);
+                Exit::Killed
+            });
+            main.close();
             hold.release_for_good();
             for thread in &threads {
                 thread.kick();

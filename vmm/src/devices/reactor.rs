@@ -68,11 +68,12 @@ pub struct Reactor {
 impl Reactor {
     /// A reactor without subscribers.
     pub fn new() -> io::Result<Self> {
-        let reactor = Self {
-            epoll: Arc::new(Epoll::new()?),
-            stop: Arc::new(EventFd::new(EFD_NONBLOCK)?),
-            subscribers: Vec::new(),
-        };
+        Self::stopped_by(Arc::new(EventFd::new(EFD_NONBLOCK)?))
+    }
+
+    /// The same, stopped by whoever writes to `stop`.
+    pub fn stopped_by(stop: Arc<EventFd>) -> io::Result<Self> {
+        let reactor = Self { epoll: Arc::new(Epoll::new()?), stop, subscribers: Vec::new() };
         Poller { epoll: reactor.epoll.clone(), subscriber: OWN }.add(&*reactor.stop, 0, EventSet::IN)?;
         Ok(reactor)
     }
@@ -123,14 +124,16 @@ impl Reactor {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
             result => result?,
         };
+        let mut goes_on = true;
         for event in &events[..count] {
             let (subscriber, token) = ((event.data() >> 32) as u32, event.data() as u32);
             match self.subscribers.get(subscriber as usize) {
                 Some(subscriber) => subscriber.ready(token, event.event_set()),
-                None => return Ok(false),
+                // The rest is served all the same: not every event comes again.
+                None => goes_on = false,
             }
         }
-        Ok(true)
+        Ok(goes_on)
     }
 }
 
@@ -171,5 +174,9 @@ mod tests {
         reactor.run().unwrap();
         assert!(recorders[0].seen.lock().unwrap().is_empty());
         assert_eq!(*recorders[1].seen.lock().unwrap(), [41]);
+        // It is stopped by now, and goes on serving what comes with that.
+        recorders[0].fd.write(1).unwrap();
+        assert!(!reactor.turn(0).unwrap());
+        assert_eq!(*recorders[0].seen.lock().unwrap(), [40]);
     }
 }

@@ -65,7 +65,7 @@ pub(super) fn build(config: Config) -> Result<Machine, Error> {
     let memory = memory::allocate_from(config.memory_mib, config.backing)?;
     give_memory(&vm, &memory)?;
 
-    let ending = Arc::new(Ending::default());
+    let ending = Arc::new(Ending::new().map_err(Error::system("make an event descriptor"))?);
     let tail = Tail::default();
     let ports = port_bus(&vm, config.serial, &tail, &ending)?;
     let mut memory_bus = memory_bus(&vm, &ending)?;
@@ -91,7 +91,10 @@ pub(super) fn build(config: Config) -> Result<Machine, Error> {
         devices.push(Box::new(device));
     }
     // What devices are told to read may lie in mapped files and plugged memory too.
-    let Attached { slots, transports, reactors, workers } = attach(devices, &vm, &shared, &mut memory_bus)?;
+    let main = ending.reactor().map_err(Error::system("make an event queue"))?;
+    let main = (main, config.sandbox);
+    let Attached { slots, transports, reactors, workers } =
+        attach(devices, &vm, &shared, &mut memory_bus, main)?;
 
     let kernel = kernel::load(&Source::open(&config.kernel, "kernel")?, &memory)?;
     let initrd = match &config.initrd {
@@ -278,16 +281,24 @@ struct Attached {
     workers: Vec<Worker>,
 }
 
-/// Gives each device a slot: registers on the bus, an interrupt line, and kicks that need no exit. The first reactor serves
-/// all devices but those that wait for disks, which have one each.
+/// Gives each device a slot: registers on the bus, an interrupt line, and kicks that need no exit.
+///
+/// The first reactor is that of the thread that waits for the machine's end, which serves the devices where it is locked in: each
+/// thread more is started and locked in with every machine, which is a part of its start that can be measured. Devices that
+/// wait for disks have a reactor each.
 fn attach(
     devices: Vec<Box<dyn Device>>,
     vm: &VmFd,
     memory: &SharedMemory,
     bus: &mut Bus,
+    (main, sandbox): (Reactor, Sandbox),
 ) -> Result<Attached, Error> {
     let reactor = || Reactor::new().map_err(Error::system("make an event queue"));
-    let mut reactors = vec![reactor()?];
+    let (mut reactors, mut serving) = (vec![main], 0);
+    if sandbox != Sandbox::WholeProcess {
+        reactors.push(reactor()?);
+        serving = 1;
+    }
     let count = devices.len();
     let (mut slots, mut transports) = (Vec::with_capacity(count), Vec::with_capacity(count));
     let mut workers = Vec::new();
@@ -300,7 +311,7 @@ fn attach(
                 reactors.push(reactor()?);
                 reactors.len() - 1
             }
-            false => 0,
+            false => serving,
         };
         let reactor = &mut reactors[served_by];
         let transport = Transport::new(device, memory.clone(), reactor.poller());

@@ -14,7 +14,8 @@ pub enum Role {
     Vcpu,
     /// Serves the devices' queues.
     Devices,
-    /// Waits for the machine's end, stops its threads and tells of it. Only where the process is the machine's own.
+    /// Serves devices' queues, waits for the machine's end, stops its threads and tells of it. Only where the process is the
+    /// machine's own.
     Main,
     /// Waits at a descriptor.
     Quiet,
@@ -180,20 +181,19 @@ fn rules(role: Role) -> Rules {
     rules.insert(libc::SYS_fcntl, vec![is(1, libc::F_GETFD as u64)]);
     let requests: &[u64] = match role {
         Role::Vcpu => &kvm::ALL,
-        Role::Devices => {
+        Role::Devices | Role::Main => {
             rules.extend(DEVICES.iter().map(|number| (*number, Vec::new())));
             rules.insert(libc::SYS_socket, vec![is(0, libc::AF_UNIX as u64)]);
             // Who is at the other end of a socket.
             rules.insert(libc::SYS_getsockopt, vec![is(2, libc::SO_PEERCRED as u64)]);
+            if role == Role::Main {
+                // Signals to the process's own threads, and the sockets' files.
+                rules.insert(libc::SYS_getpid, Vec::new());
+                rules.insert(libc::SYS_unlink, Vec::new());
+                let own = u64::from(std::process::id());
+                rules.insert(libc::SYS_tgkill, vec![is(0, own)]);
+            }
             &DEVICE_REQUESTS
-        }
-        Role::Main => {
-            // Signals to the process's own threads, and the sockets' files.
-            rules.insert(libc::SYS_getpid, Vec::new());
-            rules.insert(libc::SYS_unlink, Vec::new());
-            let own = u64::from(std::process::id());
-            rules.insert(libc::SYS_tgkill, vec![is(0, own)]);
-            &[]
         }
         Role::Quiet => &[],
         Role::Debugger => {

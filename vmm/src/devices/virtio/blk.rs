@@ -323,7 +323,8 @@ impl Device for Blk {
     }
 
     fn waits_for_disks(&self) -> bool {
-        true
+        // Reading goes on in the background; discarding does not.
+        self.flight.is_none() || !self.disk.is_read_only()
     }
 
     fn workers(&mut self) -> Vec<Worker> {
