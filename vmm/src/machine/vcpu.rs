@@ -17,9 +17,6 @@ use std::sync::{Arc, Mutex};
 const MISC_ENABLE: (u32, u64) = (0x1a0, 1);
 /// IA32_MTRR_DEF_TYPE: enabled, and everything write-back. The holes are KVM's own business.
 const MTRR_DEFAULT: (u32, u64) = (0x2ff, 1 << 11 | 6);
-/// Offsets in the local APIC of its two local interrupt pins, and their delivery modes ExtINT and NMI.
-const LINTS: [(usize, u32); 2] = [(0x350, 7 << 8), (0x360, 4 << 8)];
-
 /// `KVM_INTERNAL_ERROR_EMULATION`: an instruction that KVM's emulator does not know.
 const EMULATION_FAILURE: u32 = 1;
 
@@ -53,21 +50,19 @@ impl Vcpu {
         let step = Error::kvm;
         let leaves = cpuid::for_vcpu(supported, id, count, without_hypercalls);
         fd.set_cpuid2(&leaves).map_err(step("set the CPUID leaves"))?;
-        for (index, data) in [MISC_ENABLE, MTRR_DEFAULT] {
-            let entry = kvm_msr_entry { index, data, ..Default::default() };
-            let list = Msrs::from_entries(&[entry])
-                .map_err(|_| Error::Internal("an MSR list of one is too long"))?;
-            // A register that this KVM does not have stays as it is.
-            let _ = fd.set_msrs(&list).map_err(step("set an MSR"))?;
+        // The local APIC stays as it is after a reset, with the boot processor's LINT0 as ExtINT: kernels set up the rest.
+        let registers = [MTRR_DEFAULT, MISC_ENABLE].map(|(index, data)| kvm_msr_entry {
+            index,
+            data,
+            ..Default::default()
+        });
+        let mut done = 0;
+        while done < registers.len() {
+            let list = Msrs::from_entries(&registers[done..])
+                .map_err(|_| Error::Internal("a list of two MSRs is too long"))?;
+            // It ends before a register that this KVM does not have, which stays as it is.
+            done += fd.set_msrs(&list).map_err(step("set the MSRs"))?.max(1);
         }
-        let mut lapic = fd.get_lapic().map_err(step("read the local APIC"))?;
-        for (offset, mode) in LINTS {
-            let register = &mut lapic.regs[offset..offset + 4];
-            for (byte, value) in register.iter_mut().zip(mode.to_le_bytes()) {
-                *byte = value as _;
-            }
-        }
-        fd.set_lapic(&lapic).map_err(step("set up the local APIC"))?;
         Ok(Self { number: id.into(), fd, exits: Arc::default() })
     }
 
