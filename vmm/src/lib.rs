@@ -14,6 +14,7 @@ pub mod devices;
 pub mod fuzz;
 pub mod machine;
 pub mod payload;
+pub mod program;
 #[cfg(feature = "cli")]
 pub mod runtime;
 pub mod sandbox;

@@ -29,7 +29,7 @@ const FAILED: u8 = 125;
 fn main() -> ExitCode {
     // Its guests on KVM are processes of this program.
     if let Some(status) = ferry_vmm::runtime::take_over() {
-        return status;
+        return ExitCode::from(status);
     }
     let cli = cli::Cli::parse();
     match cli::dispatch(cli) {

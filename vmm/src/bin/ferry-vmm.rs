@@ -1,31 +1,40 @@
 //! `ferry-vmm`: boots a kernel in a machine, without images or containers. For measuring and debugging the machine.
 
+#![cfg_attr(not(test), no_main)]
+
 use ferry_vmm::backends::disk::{Access, Raw};
-use ferry_vmm::machine::{Config, DiskConfig, Exit, Handle, Image, Machine, Output, Sandbox, VsockConfig};
+use ferry_vmm::machine::{Config, DiskConfig, Exit, Image, Machine, Output, Sandbox, VsockConfig};
 use ferry_vmm::payload;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Instant;
 
 const USAGE: &str = "usage: ferry-vmm [--kernel FILE] [--initrd FILE] [--memory MIB] [--cpus N] [--append WORDS] \
     [--disk FILE[:ro]]... [--vsock SOCKET] [--balloon yes] [--cpu MODEL] [--hugepages yes] [--prefault yes] \
     [--gdb SOCKET] [--metrics FILE] [--dump-fdt FILE] [--no-sandbox yes]
 
-Boots the kernel and prints its serial output to standard error, or only writes the machine's device tree. Disks have the serial numbers disk0, disk1, ….
+Boots the kernel and prints its serial output to standard error, or only writes the machine's device tree. Disks have the serial numbers disk0, disk1, …. Metrics go to FILE when it has ended, - for standard output.
 Without --kernel and --initrd the embedded ones are used, or what FERRY_KERNEL and FERRY_INITRD name.";
 
-fn main() -> ExitCode {
+/// Where the C library begins.
+#[cfg(not(test))]
+#[unsafe(no_mangle)]
+extern "C" fn main(_: i32, _: *const *const std::ffi::c_char) -> i32 {
+    ferry_vmm::program::begin(boot)
+}
+
+#[cfg_attr(test, allow(dead_code))]
+fn boot() -> u8 {
     match run() {
-        Ok(Exit::Reset) => ExitCode::SUCCESS,
+        Ok(Exit::Reset) => 0,
         Ok(exit) => {
             eprintln!("ferry-vmm: {exit:?}");
-            ExitCode::from(125)
+            125
         }
         Err(error) => {
             eprintln!("ferry-vmm: {error}");
-            ExitCode::from(125)
+            125
         }
     }
 }
@@ -60,7 +69,12 @@ fn run() -> Result<Exit, Box<dyn std::error::Error>> {
             "--prefault" => config.backing.prefault = value == "yes",
             #[cfg(feature = "gdb")]
             "--gdb" => config.gdb = Some(ferry_vmm::machine::gdb::Socket::bind(Path::new(&value))?),
-            "--metrics" => metrics = Some(File::create(value)?),
+            "--metrics" => {
+                metrics = Some(match value.as_str() {
+                    "-" => Box::new(io::stdout()) as Box<dyn Write>,
+                    path => Box::new(File::create(path)?),
+                })
+            }
             "--dump-fdt" => dump = Some(PathBuf::from(value)),
             "--no-sandbox" => config.sandbox = Sandbox::Open,
             _ => return Err(USAGE.into()),
@@ -82,7 +96,6 @@ fn run() -> Result<Exit, Box<dyn std::error::Error>> {
         }
         false => eprintln!("ferry-vmm: machine made in {made:?}"),
     }
-    stop_on_sigterm(handle.clone())?;
     let exit = machine.run()?;
     if let Some(file) = &mut metrics {
         file.write_all(handle.metrics().to_json().as_bytes())?;
@@ -92,24 +105,4 @@ fn run() -> Result<Exit, Box<dyn std::error::Error>> {
     }
     eprintln!("ferry-vmm: ended after {:?}", started.elapsed());
     Ok(exit)
-}
-
-/// Has SIGTERM stop the machine, so that what it has done is told. Called before any other thread is there: they all keep the
-/// signal back, and one takes it.
-fn stop_on_sigterm(handle: Handle) -> std::io::Result<()> {
-    // SAFETY: an all-zero set is a valid one, and both calls get pointers to it.
-    let signals = unsafe {
-        let mut signals = std::mem::zeroed();
-        libc::sigemptyset(&mut signals);
-        libc::sigaddset(&mut signals, libc::SIGTERM);
-        libc::pthread_sigmask(libc::SIG_BLOCK, &signals, std::ptr::null_mut());
-        signals
-    };
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        let mut signal = 0;
-        // SAFETY: both pointers are to complete values of this function's.
-        unsafe { libc::sigwait(&signals, &mut signal) };
-        handle.stop();
-    })?;
-    Ok(())
 }

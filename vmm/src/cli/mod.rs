@@ -44,7 +44,6 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand};
 use ferry_images::Store;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 /// The status of every failure that is ferry's own.
 const FAILED: u8 = 125;
@@ -206,8 +205,8 @@ impl Global {
     }
 }
 
-/// Runs the command that this process was started as; what `main` returns.
-pub fn main() -> ExitCode {
+/// Runs the command that this process was started as; its exit status.
+pub fn main() -> u8 {
     if let Some(status) = crate::runtime::take_over() {
         return status;
     }
@@ -216,16 +215,16 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Help and version are no failures; everything else is ferry's, as in Docker.
             let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(FAILED) } else { ExitCode::SUCCESS };
+            return if error.use_stderr() { FAILED } else { 0 };
         }
     };
     log::start(cli.global.verbosity(), cli.global.log_format);
     let verbose = cli.global.verbosity() > 0;
     match dispatch(&cli.global, cli.command) {
-        Ok(status) => ExitCode::from(status),
+        Ok(status) => status,
         Err(fault) => {
             report(&fault, verbose);
-            ExitCode::from(fault.status)
+            fault.status
         }
     }
 }

@@ -41,7 +41,7 @@ mod vm_process;
 pub mod volume;
 
 /// Does what this process was started for by another of the same program, a VM or something a VM needs; the first question of
-/// every `main`.
-pub fn take_over() -> Option<std::process::ExitCode> {
+/// every `main`. Its exit status, if it was.
+pub fn take_over() -> Option<u8> {
     vm_process::take_over().or_else(share_process::take_over)
 }

@@ -17,7 +17,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, Command, Stdio};
 
 /// What such a process is called: its first argument.
 const NAME: &str = "ferry-share";
@@ -44,17 +44,17 @@ struct Task {
 }
 
 /// Serves a share, if this process was started for that.
-pub(super) fn take_over() -> Option<ExitCode> {
+pub(super) fn take_over() -> Option<u8> {
     if std::env::args_os().next()? != NAME {
         return None;
     }
     // As the guest has it: its kernel has applied the masks of its processes.
     rustix::process::umask(Mode::empty());
     Some(match run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             eprintln!("ferry: the process of a shared directory: {error}");
-            ExitCode::FAILURE
+            1
         }
     })
 }

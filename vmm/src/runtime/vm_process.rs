@@ -20,7 +20,6 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 /// What such a process is called: its first argument.
@@ -76,10 +75,6 @@ pub(super) enum Order {
     Metrics,
     /// Ask the guest to grow or shrink to so many MiB; the answer is why it cannot.
     Memory(u64),
-    /// Hold all vCPUs.
-    Pause,
-    /// Let them go on.
-    Resume,
     /// Give a dump of the machine, in pieces; what it asks for is the length of the file.
     Dump,
 }
@@ -109,15 +104,15 @@ pub(super) fn line(message: &impl Serialize) -> io::Result<Vec<u8>> {
 }
 
 /// Runs a machine, if this process was started for that.
-pub(super) fn take_over() -> Option<ExitCode> {
+pub(super) fn take_over() -> Option<u8> {
     if std::env::args_os().next()? != NAME {
         return None;
     }
     Some(match serve() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             eprintln!("ferry: the VM's process: {error}");
-            ExitCode::FAILURE
+            1
         }
     })
 }
@@ -330,14 +325,6 @@ fn obey(orders: &mut impl BufRead, words: &Words, handle: &Handle) -> io::Result
         let answer = match serde_json::from_slice(&order)? {
             Order::Metrics => Some(handle.metrics().to_json()),
             Order::Memory(mib) => handle.set_memory(mib).err().map(|error| error.to_string()),
-            Order::Pause => {
-                handle.pause();
-                None
-            }
-            Order::Resume => {
-                handle.resume();
-                None
-            }
             Order::Dump => {
                 let length = handle.while_held(|vcpus, memory| {
                     dump::write(vcpus, memory, &mut |offset, bytes| words.piece(offset, bytes))
