@@ -4,7 +4,7 @@
 //! The processes are looked at while their guest does nothing: a kernel of three bytes that halts.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -62,7 +62,7 @@ fn figure(subject: &'static str, metric: &'static str, unit: &'static str, value
 
 pub fn figures(workshop: &mut Workshop) -> Result<Vec<Figure>> {
     setup::prepare(workshop, &[Need::Kernel, Need::Kvm])?;
-    let place = tempfile::tempdir()?;
+    let place = place()?;
     let kernel = kernel::build(workshop)?;
     let init = build::init::build(workshop)?;
     let length =
@@ -82,17 +82,24 @@ pub fn figures(workshop: &mut Workshop) -> Result<Vec<Figure>> {
     fs::write(&idle, kernel_of(&IDLE))?;
     let resetting = place.path().join("resetting");
     fs::write(&resetting, kernel_of(&RESETTING))?;
-    let report = place.path().join("report.json");
     figures.push(memory(FERRY, || Running::ferry(&ferry, &idle, place.path()))?);
-    figures.push(seconds(FERRY, || told(ferry_command(&ferry, &resetting, place.path())?, &report))?);
+    figures.push(seconds(FERRY, || ferry_told(&ferry, &resetting, place.path()))?);
     figures.push(memory(FERRY_VMM, || Running::ferry_vmm(&bare, &idle, place.path()))?);
-    figures.push(seconds(FERRY_VMM, || told(ferry_vmm_command(&bare, &resetting, place.path())?, &report))?);
+    figures.push(seconds(FERRY_VMM, || ferry_vmm_told(&bare, &resetting, place.path()))?);
     if workshop.tools.find("qemu-system-x86_64").is_some() {
         figures.push(memory(QEMU, || Running::qemu(workshop, place.path()))?);
         figures.push(seconds(QEMU, || cpu_seconds(Running::qemu(workshop, place.path())?.machine))?);
     }
     figures.extend(inside(workshop)?);
     Ok(figures)
+}
+
+/// A directory in memory, as `$XDG_RUNTIME_DIR` is, where ferry has its sockets on hosts with one: what a disk's file system
+/// does when a file is made is not the machine's.
+fn place() -> Result<tempfile::TempDir> {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_dir());
+    let place = runtime.unwrap_or_else(|| PathBuf::from("/dev/shm"));
+    tempfile::tempdir_in(&place).with_context(|| format!("no directory in {}", place.display()))
 }
 
 /// `hlt`, and again. Interrupts are off at entry.
@@ -137,6 +144,7 @@ fn ferry_command(program: &Path, kernel: &Path, place: &Path) -> Result<Command>
         .arg(kernel)
         .arg(format!("dir:{}", image.display()))
         .arg("/bin/true")
+        .env("XDG_RUNTIME_DIR", place)
         .env("XDG_DATA_HOME", place.join("data"));
     Ok(command)
 }
@@ -157,8 +165,7 @@ fn ferry_vmm_command(program: &Path, kernel: &Path, place: &Path) -> Result<Comm
         .arg(&disk)
         .arg("--vsock")
         .arg(socket)
-        .arg("--metrics")
-        .arg(place.join("report.json"));
+        .args(["--metrics", "-"]);
     Ok(command)
 }
 
@@ -167,12 +174,27 @@ fn quietly(command: &mut Command) -> &mut Command {
 }
 
 /// Runs a machine whose guest resets itself at once; processor seconds of its process until the guest was entered.
-fn told(mut command: Command, report: &Path) -> Result<f64> {
+fn ferry_told(program: &Path, kernel: &Path, place: &Path) -> Result<f64> {
+    let mut command = ferry_command(program, kernel, place)?;
     quietly(&mut command).status().with_context(|| format!("cannot start {command:?}"))?;
-    let text = fs::read_to_string(report).with_context(|| format!("no {}", report.display()))?;
-    let said: Value = serde_json::from_str(&text)?;
-    let metrics = if said["metrics"].is_object() { &said["metrics"] } else { &said };
-    let nanoseconds = metrics["cpu_ns_to_first_run"].as_f64().filter(|value| *value > 0.0);
+    let report = place.join("report.json");
+    let text = fs::read_to_string(&report).with_context(|| format!("no {}", report.display()))?;
+    until_entered(&text, "/metrics/cpu_ns_to_first_run")
+}
+
+/// The same for the machine alone.
+fn ferry_vmm_told(program: &Path, kernel: &Path, place: &Path) -> Result<f64> {
+    let mut command = ferry_vmm_command(program, kernel, place)?;
+    let output = quietly(&mut command)
+        .stdout(Stdio::piped())
+        .output()
+        .with_context(|| format!("cannot start {command:?}"))?;
+    until_entered(&String::from_utf8_lossy(&output.stdout), "/cpu_ns_to_first_run")
+}
+
+fn until_entered(report: &str, figure: &str) -> Result<f64> {
+    let report: Value = serde_json::from_str(report)?;
+    let nanoseconds = report.pointer(figure).and_then(Value::as_f64).filter(|value| *value > 0.0);
     Ok(nanoseconds.context("the report does not say when the guest was entered")? / 1e9)
 }
 
