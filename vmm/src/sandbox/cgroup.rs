@@ -272,6 +272,33 @@ mod tests {
         assert!(own_groups("nonsense\n0:\n", "nonsense\n1 2 3 - a\n").is_empty());
     }
 
+    /// In a tree of plain files: what is written where, of which the kernel keeps what it can.
+    #[test]
+    fn a_group_of_version_2_gets_its_controllers_and_its_limits() {
+        let tree = tempfile::tempdir().unwrap();
+        let (place, own) = (tree.path(), group(tree.path(), 7));
+        fs::create_dir_all(&own).unwrap();
+        let passed_on = [place, &place.join(PARENT)].map(|group| group.join("cgroup.subtree_control"));
+        let [tasks, memory, processes] =
+            ["pids.max", "memory.max", "cgroup.procs"].map(|name| own.join(name));
+        for file in passed_on.iter().chain([&tasks, &memory, &processes]) {
+            fs::write(file, "").unwrap();
+        }
+        let limits = Limits { tasks: 9, memory: Some(1 << 20) };
+        assert!(enter_in(place, 7, limits).unwrap());
+        let read = |file| fs::read_to_string(file).unwrap();
+        // The last controller that is passed on is the last one asked for.
+        assert_eq!((read(&passed_on[0]), read(&passed_on[1])), ("+memory".to_owned(), "+cpu".to_owned()));
+        assert_eq!([read(&tasks), read(&memory), read(&processes)], ["9", "1048576", "0"]);
+        // Without that controller nobody says that it holds.
+        fs::remove_file(&memory).unwrap();
+        assert!(!enter_in(place, 7, limits).unwrap());
+        // One without a limit may be where nothing is passed on.
+        fs::write(&passed_on[0], "").unwrap();
+        assert!(!enter_in(place, 7, Limits { tasks: 9, memory: None }).unwrap());
+        assert_eq!(read(&passed_on[0]), "");
+    }
+
     /// Enters a group and tells which it is in; in a process of its own.
     #[test]
     #[ignore = "run by the other test"]

@@ -16,7 +16,9 @@ use crate::{PATIENCE, WITHOUT_AVX};
 /// What runs in the guest; every line it says is compared. The host's end of the tap has the address 10.77.0.1.
 const PROGRAM: &str = r#"
 import hashlib, os, random, socket, sys
-size, connections, blocks, port = map(int, sys.argv[1:])
+size, connections, blocks, port, queues = map(int, sys.argv[1:])
+wanted = {f'{way}-{n}' for way in ('rx', 'tx') for n in range(queues)}
+print('queues', set(os.listdir('/sys/class/net/eth0/queues')) == wanted, flush=True)
 
 # In through the tap, and out again.
 stream, sum, left = socket.create_connection(('10.77.0.1', port)), hashlib.sha256(), size
@@ -76,11 +78,12 @@ struct Tap(String);
 
 impl Tap {
     /// None where this user may not make one.
-    fn new() -> Option<Tap> {
+    fn new(queues: u32) -> Option<Tap> {
         let name = format!("fy{}", std::process::id());
         let ip =
             |words: &[&str]| Command::new("ip").args(words).status().is_ok_and(|status| status.success());
-        if !ip(&["tuntap", "add", &name, "mode", "tap", "vnet_hdr"]) {
+        let several: &[&str] = if queues > 1 { &["multi_queue"] } else { &[] };
+        if !ip(&[&["tuntap", "add", &name, "mode", "tap", "vnet_hdr"], several].concat()) {
             return None;
         }
         let tap = Tap(name);
@@ -127,7 +130,8 @@ fn echo(at: &Path) {
 
 #[test]
 fn linux_uses_a_tap_vsock_and_a_disk_and_loses_nothing() {
-    let Some(tap) = Tap::new() else {
+    let queues = size(1, 2);
+    let Some(tap) = Tap::new(queues) else {
         println!("left out: making a tap takes root");
         return;
     };
@@ -144,12 +148,14 @@ fn linux_uses_a_tap_vsock_and_a_disk_and_loses_nothing() {
     let (length, in_sum) = (bytes.len().to_string(), sum(&bytes));
     let host = transfer(listener, bytes);
 
-    let network = format!("tap={},ip=10.77.0.2/24,gateway=10.77.0.1", tap.0);
+    let network = format!("tap={},ip=10.77.0.2/24,gateway=10.77.0.1,queues={queues}", tap.0);
+    let queues = queues.to_string();
     let (connections, blocks) = (size("60", "1000"), size("128", "100000"));
     let vsock_directory = vsock.display().to_string();
     let mut running =
         on_kvm(&["python", "-e", WITHOUT_AVX, "--network", &network, "--vsock", &vsock_directory])
-            .args(&["--", "python3", "-c", PROGRAM, &length, connections, blocks, &port])
+            .args(&["--cpus", &queues, "--"])
+            .args(&["python3", "-c", PROGRAM, &length, connections, blocks, &port, &queues])
             .within(PATIENCE)
             .start();
     running.wait_for("listening\n");
@@ -165,7 +171,7 @@ fn linux_uses_a_tap_vsock_and_a_disk_and_loses_nothing() {
     let outcome = running.finish();
     let out_sum = host.join().expect("the transfer ends");
     let wanted = format!(
-        "in {in_sum}\nout {out_sum}\nechoes {connections}\nlistening\npeer 2\nwrong blocks []\nwrong blocks []\n"
+        "queues True\nin {in_sum}\nout {out_sum}\nechoes {connections}\nlistening\npeer 2\nwrong blocks []\nwrong blocks []\n"
     );
     outcome.exits(0).prints(&wanted);
     assert!(!vsock.join("vsock").exists(), "the VM's socket goes with it");

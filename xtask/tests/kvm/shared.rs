@@ -1,12 +1,12 @@
 //! What a guest has of its host: a shared directory and a shared file, until their helpers die, memory, until the process ends
-//! that used it, and the host's one copy of the layers. One boot for all of it.
+//! that used it or takes all there is, and the host's one copy of the layers. One boot for all of it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::ferry::{Ferry, children};
-use crate::road::{size, xtask};
+use crate::road::{full, size, xtask};
 
 /// What a busy machine may take for anything here.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -18,25 +18,34 @@ fn resident(pid: u32) -> u64 {
     line.trim().trim_end_matches("kB").trim().parse().expect("a number")
 }
 
-/// Of the files below `directory` that a process has mapped: what it has of them in memory, and what of that is its own and
-/// no other process's who maps them, both in KiB.
-fn mapped(pid: u32, directory: &Path) -> (u64, u64) {
+/// What a process has in memory of the files below a directory that it maps, in KiB.
+#[derive(Debug, Default)]
+struct Mapped {
+    resident: u64,
+    /// Its part of that: of a page that two processes map, a half.
+    part: u64,
+    /// What no other process who maps them has.
+    own: u64,
+}
+
+fn mapped(pid: u32, directory: &Path) -> Mapped {
     let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("a process");
-    let (mut resident, mut own, mut is_below) = (0, 0, false);
+    let (mut found, mut is_below) = (Mapped::default(), false);
     for line in smaps.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[..] {
             [_, _, _, _, _, path] => is_below = Path::new(path).starts_with(directory),
-            ["Rss:", number, _] if is_below => resident += number.parse::<u64>().expect("a number"),
+            ["Rss:", number, _] if is_below => found.resident += number.parse::<u64>().expect("a number"),
+            ["Pss:", number, _] if is_below => found.part += number.parse::<u64>().expect("a number"),
             ["Private_Dirty:" | "Anonymous:", number, _] if is_below => {
-                own += number.parse::<u64>().expect("a number");
+                found.own += number.parse::<u64>().expect("a number");
             }
             // A mapping without a path, or its flags.
             [first, ..] if !first.ends_with(':') => is_below = false,
             _ => {}
         }
     }
-    (resident, own)
+    found
 }
 
 /// Waits until something has been written to a file.
@@ -50,7 +59,7 @@ fn wait_for(path: &Path, mut meanwhile: impl FnMut()) {
 }
 
 #[test]
-fn a_directory_and_a_file_are_shared_until_their_helpers_die_and_memory_is_given_back() {
+fn what_is_shared_goes_with_its_helpers_and_memory_is_given_back_until_it_runs_out() {
     let ferry = Ferry::new();
     let image = xtask(&["build", "image", "hello"]).run();
     image.exits(0);
@@ -69,7 +78,8 @@ fn a_directory_and_a_file_are_shared_until_their_helpers_die_and_memory_is_given
          (echo no > /etc/settings) 2> refused || echo refused >> refused
          echo $line > told
          (x=xxxxxxxxxxxxxxxx; while [ ${{#x}} -lt {length} ]; do x=$x$x; done; echo ${{#x}} > filled)
-         while :; do sleep 1000; done"
+         trap 'while :; do x=${{x:-xxxxxxxxxxxxxxxx}}$x; done' USR1
+         while :; do sleep 1000 & wait; done"
     );
     let (shared, file) =
         (format!("{}:/vol", host.path().display()), format!("{}:/etc/settings:ro", settings.display()));
@@ -80,6 +90,8 @@ fn a_directory_and_a_file_are_shared_until_their_helpers_die_and_memory_is_given
         "shared",
         "--network",
         "none",
+        "--memory",
+        size("48m", "768m"),
         "--layers",
         "pmem",
         "-v",
@@ -106,11 +118,17 @@ fn a_directory_and_a_file_are_shared_until_their_helpers_die_and_memory_is_given
 
     let vm = children(monitor, "ferry-vm");
     assert_eq!(vm.len(), 1, "{vm:?}");
-    let (layers, own) = mapped(vm[0], ferry.home.path());
-    assert!(
-        layers > 500 && own == 0,
-        "{layers} KiB of the layers are in its memory, {own} KiB are its own copy"
-    );
+    let layers = mapped(vm[0], ferry.home.path());
+    assert!(layers.resident > 500 && layers.own == 0, "{layers:?}");
+    if full() {
+        let words = ["run", "-d", "--name", "other", "--network", "none", "--layers", "pmem"];
+        ferry.says(&[&words[..], &[&image, "sleep", "1000"]].concat());
+        // Both have started the same system: most of what the one has in memory is what the other has.
+        let layers = mapped(vm[0], ferry.home.path());
+        println!("with another VM of the image: {layers:?}");
+        assert!(layers.part * 4 < layers.resident * 3 && layers.own == 0, "{layers:?}");
+        ferry.says(&["rm", "-f", "other"]);
+    }
     let (before, mut peak) = (resident(vm[0]), 0);
     wait_for(&host.path().join("filled"), || peak = peak.max(resident(vm[0])));
     let (until, given_back) = (Instant::now() + PATIENCE, length as u64 / 1024);
@@ -139,4 +157,10 @@ fn a_directory_and_a_file_are_shared_until_their_helpers_die_and_memory_is_given
     let id = inspected[0]["Id"].as_str().expect("an id");
     let log = fs::read_to_string(ferry.containers().join(id).join("monitor.log")).expect("the monitor's log");
     assert_eq!(log.matches("the process that shares ").count(), 2, "{log}");
+
+    // The container's own process takes all the memory that there is.
+    ferry.says(&["kill", "-s", "USR1", "shared"]);
+    assert_eq!(ferry.says(&["wait", "shared"]), "137\n");
+    let state = ferry.inspect("shared")["State"].clone();
+    assert_eq!((&state["Reason"], &state["OOMKilled"]), (&"oom".into(), &true.into()), "{state}");
 }
