@@ -2,13 +2,11 @@
 
 use alloc::boxed::Box;
 use alloc::fmt::format;
-use alloc::string::String;
-use alloc::vec::Vec;
 use core::fmt::{Arguments, Display};
 use core::ops::Deref;
 
 use crate::api::ttrpc::Code;
-use crate::sys::Errno;
+use crate::prelude::{Errno, String, Vec};
 
 /// Longest report of a child, in bytes.
 pub const REPORT_LIMIT: usize = 4096;
@@ -16,6 +14,9 @@ pub const REPORT_LIMIT: usize = 4096;
 /// Why a call fails. One word wide, since nearly every function may return one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault(Box<Words>);
+
+/// What a call comes to.
+pub type Result<T = (), E = Fault> = core::result::Result<T, E>;
 
 /// A status code and a sentence that names the thing and the cause.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,16 @@ macro_rules! fault {
     };
 }
 pub(crate) use fault;
+
+/// Fails a call with a [`Fault`] if something is so: `refuse_if!(size == 0, InvalidArgument, "a read of no bytes")`.
+macro_rules! refuse_if {
+    ($so:expr, $code:ident, $($sentence:tt)*) => {
+        if $so {
+            return Err($crate::fault::fault!($code, $($sentence)*));
+        }
+    };
+}
+pub(crate) use refuse_if;
 
 impl Fault {
     /// A fault with a code and a sentence.
@@ -91,11 +102,11 @@ pub fn reason(errno: Errno) -> &'static str {
 /// Turns a kernel error into a [`Fault`] that says what was being done.
 pub trait Context<T> {
     /// Adds what was being done.
-    fn context(self, doing: impl Display) -> Result<T, Fault>;
+    fn context(self, doing: impl Display) -> Result<T>;
 }
 
 impl<T> Context<T> for Result<T, Errno> {
-    fn context(self, doing: impl Display) -> Result<T, Fault> {
+    fn context(self, doing: impl Display) -> Result<T> {
         self.map_err(|errno| Fault::system(&doing, errno))
     }
 }

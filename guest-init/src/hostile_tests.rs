@@ -60,14 +60,14 @@ fn mutated_frames_messages_databases_and_replies_are_survived() {
     let linux = oci::Linux { seccomp: Some(seccomp), ..Default::default() };
     let spec = oci::Spec {
         linux: Some(linux),
-        annotations: [("a".into(), "b".into())].into(),
+        annotations: [("a".into(), "b".into())].into_iter().collect(),
         ..Default::default()
     };
     let create =
         agent::CreateContainerRequest { container_id: "c".into(), oci: Some(spec), ..Default::default() };
     let request =
         ttrpc::Request { service: "s".into(), payload: create.encode_to_vec(), ..Default::default() };
-    let frame = crate::agent::connection::frame_of(1, &request);
+    let frame = crate::agent::connection::tests::frame_of(1, &request);
     run(inputs::frames, &[frame.repeat(2), frame]);
     let service = appliance::Service {
         create: create.encode_to_vec(),

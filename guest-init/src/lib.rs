@@ -25,7 +25,6 @@ pub mod spec;
 pub mod supervise;
 #[cfg(feature = "pid1")]
 pub mod sys;
-pub mod table;
 
 #[cfg(test)]
 mod hostile_tests;

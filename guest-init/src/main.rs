@@ -65,12 +65,7 @@ extern "C" fn _Unwind_Resume() -> ! {
 // The functions that compilers call by name. String instructions cannot be compiled into calls of these functions; eight
 // bytes at once, since a processor that is emulated takes as long for one.
 global_asm!(
-    ".globl memcpy",
-    ".globl memmove",
-    ".globl memset",
-    ".globl memcmp",
-    ".globl bcmp",
-    ".globl strlen",
+    ".globl memcpy, memmove, memset, memcmp, bcmp",
     "memmove:",
     "mov %rdi, %rax",
     "sub %rsi, %rax",
@@ -120,13 +115,6 @@ global_asm!(
     "sub %r8d, %eax",
     "je 2b",
     "3:",
-    "ret",
-    "strlen:",
-    "mov $-1, %rax",
-    "4:",
-    "inc %rax",
-    "cmpb $0, (%rdi, %rax)",
-    "jne 4b",
     "ret",
     options(att_syntax)
 );

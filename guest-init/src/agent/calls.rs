@@ -5,8 +5,8 @@ use super::process::{Caller, Channel};
 use super::streams::no_container;
 use super::system::Frozen;
 use super::{Agent, Outcome, ProcessKey, System};
-use crate::api::protobuf::{Message, messages};
-use crate::api::{agent as api, ferry, guest, health, method, ttrpc};
+use crate::api::health::{self, ServingStatus};
+use crate::api::{agent as api, ferry, guest, method, ttrpc};
 use crate::prelude::*;
 
 /// Version of the agent protocol that is spoken here (Kata's, `grpc_version` of its `Version` call).
@@ -16,24 +16,18 @@ const PROTOCOL_VERSION: &str = "0.0.1";
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The message of a call.
-pub fn decode<M: Message + Default>(request: &ttrpc::Request) -> Result<M, Fault> {
+pub fn decode<M: Message + Default>(request: &ttrpc::Request) -> Result<M> {
     M::decode(request.payload.as_slice())
         .map_err(|_| fault!(InvalidArgument, "{}: the message does not decode", request.method))
 }
 
-messages! {
-    /// What most calls say: their messages have these fields under these numbers, or the first few of them.
-    Addressed {
-        1 container_id: String => "The container.",
-        2 exec_id: String => "The process.",
-        3 number: u32 => "A signal, a number of bytes, or rows.",
-        4 second: u32 => "Columns.",
-    }
-}
+/// What most calls say: their messages have the fields of this one under the same numbers, or the first few of them. In
+/// the place of the rows there is a signal or a number of bytes.
+type Addressed = api::TtyWinResizeRequest;
 
 /// One decoder for all of them, which costs less than one for each.
 #[inline(never)]
-fn addressed(request: &ttrpc::Request) -> Result<Addressed, Fault> {
+fn addressed(request: &ttrpc::Request) -> Result<Addressed> {
     decode(request)
 }
 
@@ -92,7 +86,7 @@ impl<S: System> Agent<S> {
             method::START_CONTAINER => self.start_container(caller, &addressed(request)?.container_id),
             method::SIGNAL_PROCESS => {
                 let call = addressed(request)?;
-                self.signal_process(&call.container_id, &call.exec_id, call.number)
+                self.signal_process(&call.container_id, &call.exec_id, call.row)
             }
             method::WAIT_PROCESS => self.wait_process(caller, self.addressee(request)?.0),
             method::READ_STDOUT => self.read_call(caller, request, Channel::Out),
@@ -100,7 +94,7 @@ impl<S: System> Agent<S> {
             method::CLOSE_STDIN => self.close_input(self.addressee(request)?.0),
             method::TTY_WIN_RESIZE => {
                 let (key, call) = self.addressee(request)?;
-                self.resize(key, call.number, call.second)
+                self.resize(key, call.row, call.column)
             }
             method::STATS_CONTAINER => {
                 let call = addressed(request)?;
@@ -114,14 +108,14 @@ impl<S: System> Agent<S> {
     }
 
     /// The process that a call is about, and what else it says.
-    fn addressee(&self, request: &ttrpc::Request) -> Result<(ProcessKey, Addressed), Fault> {
+    fn addressee(&self, request: &ttrpc::Request) -> Result<(ProcessKey, Addressed)> {
         let call = addressed(request)?;
         Ok((self.key(&call.container_id, &call.exec_id)?, call))
     }
 
     fn read_call(&mut self, caller: Caller, request: &ttrpc::Request, channel: Channel) -> Outcome {
         let (key, call) = self.addressee(request)?;
-        self.read_output(caller, key, channel, call.number)
+        self.read_output(caller, key, channel, call.row)
     }
 
     fn freeze_call(&mut self, request: &ttrpc::Request, frozen: Frozen) -> Outcome {
@@ -144,18 +138,16 @@ impl<S: System> Agent<S> {
     }
 
     /// A container that stands: its root can be looked into.
-    pub(super) fn made_container<'a>(&self, id: &'a str) -> Result<&'a str, Fault> {
+    pub(super) fn made_container<'a>(&self, id: &'a str) -> Result<&'a str> {
         let container = self.containers.get(id).ok_or_else(|| fault!(NotFound, "no container {id}"))?;
         match container.stage {
             Stage::Created | Stage::Running | Stage::Ended => Ok(id),
-            Stage::Mounting { .. } | Stage::SettingUp { .. } | Stage::Removing => {
-                Err(fault!(FailedPrecondition, "container {id} does not stand"))
-            }
+            _ => Err(fault!(FailedPrecondition, "container {id} does not stand")),
         }
     }
 
     /// The system, and what it keeps of a container.
-    fn standing(&mut self, id: &str) -> Result<(&mut S, &S::Container), Fault> {
+    fn standing(&mut self, id: &str) -> Result<(&mut S, &S::Container)> {
         let container = self.containers.get(id).ok_or_else(|| no_container(id))?.system.as_ref();
         let container =
             container.ok_or_else(|| fault!(FailedPrecondition, "container {id} is not created yet"))?;
@@ -165,9 +157,7 @@ impl<S: System> Agent<S> {
 
 fn health_call(request: &ttrpc::Request) -> Outcome {
     match request.method.as_str() {
-        method::CHECK => {
-            message(&health::HealthCheckResponse { status: health::ServingStatus::Serving as i32 })
-        }
+        method::CHECK => message(&health::HealthCheckResponse { status: ServingStatus::Serving.into() }),
         method::VERSION => message(&health::VersionCheckResponse {
             grpc_version: PROTOCOL_VERSION.into(),
             agent_version: VERSION.into(),

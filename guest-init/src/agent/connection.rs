@@ -1,7 +1,7 @@
 //! One client: bytes in, calls out; answers in, bytes out. Nothing that a client sends is believed.
 
 use crate::api::frame::{HEADER_LEN, Header, Kind, MAX_MESSAGE};
-use crate::api::protobuf::{Message, encode, put_length, varint_len};
+use crate::api::protobuf::{encode, put_length, varint_len};
 use crate::api::ttrpc::{Code, Request, Response, Status};
 use crate::fault::Words;
 use crate::prelude::*;
@@ -68,6 +68,8 @@ impl Connection {
             if length >= NONSENSE {
                 return Some(Incoming::Nonsense);
             }
+            let refused =
+                |code, why| Incoming::Refused(header.stream_id, Fault::new(code, format_args!("{why}")));
             let present = length.min(rest.len() - HEADER_LEN);
             // Room for all of it, so that a message for which there is none fails alone.
             let why = if length > MAX_MESSAGE {
@@ -80,7 +82,7 @@ impl Connection {
             if !why.is_empty() {
                 self.skip = length - present;
                 self.taken += HEADER_LEN + present;
-                return Some(refused(header.stream_id, Code::ResourceExhausted, why));
+                return Some(refused(Code::ResourceExhausted, why));
             }
             let rest = &self.input[self.taken..];
             let message = rest.get(HEADER_LEN..HEADER_LEN + length)?;
@@ -96,22 +98,18 @@ impl Connection {
             }
             return Some(match (header.kind(), request) {
                 (_, Some(_)) if header.stream_id.is_multiple_of(2) => {
-                    refused(header.stream_id, Code::InvalidArgument, "a client's stream ids are odd")
+                    refused(Code::InvalidArgument, "a client's stream ids are odd")
                 }
-                (_, Some(_)) if self.calls >= CALL_LIMIT => refused(
-                    header.stream_id,
-                    Code::ResourceExhausted,
-                    "too many calls wait for their answers",
-                ),
+                (_, Some(_)) if self.calls >= CALL_LIMIT => {
+                    refused(Code::ResourceExhausted, "too many calls wait for their answers")
+                }
                 (_, Some(Ok(request))) => {
                     self.calls += 1;
                     Incoming::Call(header.stream_id, request)
                 }
-                (_, Some(Err(_))) => {
-                    refused(header.stream_id, Code::InvalidArgument, "a request does not decode")
-                }
+                (_, Some(Err(_))) => refused(Code::InvalidArgument, "a request does not decode"),
                 (Some(Kind::Data), None) => {
-                    refused(header.stream_id, Code::Unimplemented, "no method takes a stream of messages")
+                    refused(Code::Unimplemented, "no method takes a stream of messages")
                 }
                 // An answer to nobody's question, or a kind of the future.
                 (_, None) => continue,
@@ -120,13 +118,13 @@ impl Connection {
     }
 
     /// Queues the answer to a call.
-    pub fn answer(&mut self, stream_id: u32, answer: Result<Vec<u8>, Fault>) {
+    pub fn answer(&mut self, stream_id: u32, answer: Result<Vec<u8>>) {
         self.calls = self.calls.saturating_sub(1);
         self.refuse(stream_id, answer);
     }
 
     /// Queues the answer to something that was no call.
-    pub fn refuse(&mut self, stream_id: u32, answer: Result<Vec<u8>, Fault>) {
+    pub fn refuse(&mut self, stream_id: u32, answer: Result<Vec<u8>>) {
         let response = match answer {
             Ok(payload) => Response { status: Some(status(Code::Ok, String::new())), payload },
             Err(fault) => {
@@ -205,22 +203,19 @@ fn status(code: Code, message: String) -> Status {
     Status { code: code as i32, message, details: Vec::new() }
 }
 
-fn refused(stream_id: u32, code: Code, message: &str) -> Incoming {
-    Incoming::Refused(stream_id, Fault::new(code, format_args!("{message}")))
-}
-
-/// A whole frame around a request: for tests, which are clients.
 #[cfg(test)]
-pub fn frame_of(stream_id: u32, request: &Request) -> Vec<u8> {
-    crate::api::frame::encode(Kind::Request, stream_id, &request.encode_to_vec()).unwrap()
-}
+pub mod tests {
+    //! A client's half of the wire.
 
-#[cfg(test)]
-mod tests {
     use super::*;
     use crate::api::agent::ReadStreamResponse;
     use crate::api::frame;
     use proptest::prelude::*;
+
+    /// A whole frame around a request.
+    pub fn frame_of(stream_id: u32, request: &Request) -> Vec<u8> {
+        frame::encode(Kind::Request, stream_id, &request.encode_to_vec()).unwrap()
+    }
 
     fn request(method: &str) -> Request {
         Request { service: "s".into(), method: method.into(), ..Default::default() }

@@ -5,7 +5,6 @@ use super::system::StreamId;
 use crate::api::agent::Storage;
 use crate::api::oci::Spec;
 use crate::prelude::*;
-use crate::table::Table;
 
 /// Most ended processes besides the first that are remembered for a late reader or waiter.
 pub const ENDED_LIMIT: usize = 512;
@@ -39,20 +38,10 @@ pub struct Container<C> {
 /// How far a container is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Its storages are being mounted, until `deadline` at the latest.
-    Mounting {
-        /// Who asked for it.
-        caller: Caller,
-        /// When to give up.
-        deadline: u64,
-    },
-    /// Its holder is setting it up.
-    SettingUp {
-        /// Who asked for it.
-        caller: Caller,
-        /// The stream on which the holder reports.
-        report: StreamId,
-    },
+    /// Its storages are being mounted, until `deadline` at the latest, for the one who asked.
+    Mounting { caller: Caller, deadline: u64 },
+    /// Its holder is setting it up, and reports on a stream.
+    SettingUp { caller: Caller, report: StreamId },
     /// It can be started.
     Created,
     /// Its first process was started.
@@ -102,12 +91,12 @@ impl<C> Container<C> {
 }
 
 /// Checks a container's name: it becomes a part of paths.
-pub fn check_id(id: &str) -> Result<(), Fault> {
+pub fn check_id(id: &str) -> Result {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     if id.is_empty() || id.len() > 128 || !id.bytes().all(allowed) || id.starts_with('.') {
         return Err(fault!(
             InvalidArgument,
-            "a container id is 1 to 128 letters, digits, `_`, `.` and `-`, and does not begin with `.`"
+            "a container id is 1-128 letters, digits and `_.-`, no `.` first"
         ));
     }
     Ok(())

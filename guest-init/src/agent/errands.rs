@@ -27,9 +27,7 @@ pub struct Errand {
 impl<S: System> Agent<S> {
     /// Sends a child, for a call about a container or about the guest.
     pub(super) fn send_child(&mut self, caller: Caller, id: Option<&str>, request: &Request) -> Outcome {
-        if self.errands.len() >= LIMIT {
-            return Err(fault!(ResourceExhausted, "too many files are being worked on; try again"));
-        }
+        refuse_if!(self.errands.len() >= LIMIT, ResourceExhausted, "too many errands at once; try again");
         let container = match id {
             Some(id) => Some(self.made_container(id)?),
             None => None,

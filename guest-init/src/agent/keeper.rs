@@ -6,7 +6,6 @@ use super::process::{Caller, Channel};
 use super::{Agent, Outcome, ProcessKey, StreamId, System, TURNS, decode, process_of};
 use crate::api::agent as api;
 use crate::api::appliance::{self, Appliance, AtEnd, Service};
-use crate::api::protobuf::Message;
 use crate::api::{method, ttrpc};
 use crate::prelude::*;
 use crate::supervise::log::Ring;
@@ -32,11 +31,12 @@ enum Step {
 const STEPS: [Step; 6] = [Step::Create, Step::Start, Step::Wait, Step::Remove, Step::Exec, Step::Check];
 
 /// The services of an appliance.
+#[derive(Default)]
 pub struct Keeper {
     supervisor: Supervisor,
     services: Vec<Kept>,
     /// Answers to the keeper's own calls.
-    answers: Vec<(u32, Result<Vec<u8>, Fault>)>,
+    answers: Vec<(u32, Result<Vec<u8>>)>,
     /// Who waits for a service to stop.
     stopping: Vec<(Caller, usize)>,
     /// Who waits for the end.
@@ -81,7 +81,7 @@ fn caller(at: usize, step: Step) -> Caller {
 
 impl<S: System> Agent<S> {
     /// Begins to keep an appliance's services.
-    pub fn begin_appliance(&mut self, appliance: Appliance) -> Result<(), Fault> {
+    pub fn begin_appliance(&mut self, appliance: Appliance) -> Result {
         let supervisor = Supervisor::new(&appliance)?;
         self.create_sandbox(appliance.sandbox.unwrap_or_default())?;
         let mut services = Vec::with_capacity(appliance.services.len());
@@ -89,14 +89,7 @@ impl<S: System> Agent<S> {
             let ring = Ring::new(service.log.as_ref().map_or(0, |log| log.ring_bytes));
             services.push(Kept { ring, service, writer: None, check: String::new() });
         }
-        self.keeper = Some(Keeper {
-            supervisor,
-            services,
-            answers: Vec::new(),
-            stopping: Vec::new(),
-            waiting: Vec::new(),
-            checks: 0,
-        });
+        self.keeper = Some(Keeper { supervisor, services, ..Default::default() });
         Ok(())
     }
 
@@ -113,7 +106,7 @@ impl<S: System> Agent<S> {
     }
 
     /// Takes an answer to a call of the keeper's.
-    pub(super) fn keep_answer(&mut self, number: u32, answer: Result<Vec<u8>, Fault>) {
+    pub(super) fn keep_answer(&mut self, number: u32, answer: Result<Vec<u8>>) {
         if let Some(keeper) = &mut self.keeper {
             keeper.answers.push((number, answer));
         }
@@ -135,18 +128,10 @@ impl<S: System> Agent<S> {
             }
         }
         let keeper = self.keeper.as_mut()?;
-        let mut stopped = Vec::new();
-        keeper.stopping.retain(|(caller, at)| {
-            let is_stopped = keeper.supervisor.is_at_rest(*at);
-            if is_stopped {
-                stopped.push(*caller);
-            }
-            !is_stopped
-        });
+        let stopped = keeper.stopping.extract_if(.., |(_, at)| keeper.supervisor.is_at_rest(*at));
+        let stopped = stopped.map(|(caller, _)| caller).collect();
         let deadline = keeper.supervisor.deadline();
-        for caller in stopped {
-            self.answer(caller, Ok(Vec::new()));
-        }
+        self.answer_all(stopped, Ok(Vec::new()));
         deadline.map(|deadline| u32::try_from(deadline.saturating_sub(self.system.now())).unwrap_or(u32::MAX))
     }
 
@@ -183,7 +168,7 @@ impl<S: System> Agent<S> {
         self.create_container(caller(at, Step::Create), request)
     }
 
-    fn create_request(&self, at: usize) -> Result<api::CreateContainerRequest, Fault> {
+    fn create_request(&self, at: usize) -> Result<api::CreateContainerRequest> {
         let service = self.keeper.as_ref().and_then(|keeper| keeper.services.get(at));
         let create = service.map_or(&[][..], |kept| &kept.service.create);
         api::CreateContainerRequest::decode(create)
@@ -259,7 +244,7 @@ impl<S: System> Agent<S> {
     }
 
     /// A call of the keeper's was answered.
-    fn answered(&mut self, number: usize, answer: Result<Vec<u8>, Fault>, now: u64) {
+    fn answered(&mut self, number: usize, answer: Result<Vec<u8>>, now: u64) {
         let (at, step) = (number / STEPS.len(), STEPS[number % STEPS.len()]);
         let Some(Keeper { supervisor, services, .. }) = &mut self.keeper else { return };
         let Some(service) = services.get(at) else { return };
@@ -338,9 +323,8 @@ impl<S: System> Agent<S> {
         let Some(keeper) = &mut self.keeper else { return };
         let (at_end, status) = keeper.supervisor.outcome();
         let answer = appliance::WaitEndResponse { status, at_end: at_end.into() }.encode_to_vec();
-        for caller in core::mem::take(&mut keeper.waiting) {
-            self.answer(caller, Ok(answer.clone()));
-        }
+        let waiting = core::mem::take(&mut keeper.waiting);
+        self.answer_all(waiting, Ok(answer));
         self.ending = true;
     }
 
@@ -396,9 +380,7 @@ impl<S: System> Agent<S> {
             let answer = appliance::ServiceLogResponse { text: text.into(), lost_bytes };
             return Ok(Some(answer.encode_to_vec()));
         }
-        if supervisor.is_ending() {
-            return Err(fault!(FailedPrecondition, "the appliance is ending"));
-        }
+        refuse_if!(supervisor.is_ending(), FailedPrecondition, "the appliance is ending");
         match request.method.as_str() {
             method::START_SERVICE => supervisor.start(at, now),
             method::RESTART_SERVICE => supervisor.renew(at, now),

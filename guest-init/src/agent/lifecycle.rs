@@ -6,11 +6,9 @@ use super::streams::{no_container, no_process};
 use super::system::{Created, Mounted, Sandbox, Which};
 use super::{Agent, Outcome, ProcessKey, Role, StreamId, System};
 use crate::api::agent as api;
-use crate::api::protobuf::Message;
 use crate::fault::REPORT_LIMIT;
 use crate::prelude::*;
 use crate::sys::process::{Exit, SIGKILL};
-use crate::table::Table;
 
 /// How long a storage's device is waited for, in milliseconds.
 const DEVICE_WAIT: u64 = 10_000;
@@ -18,25 +16,12 @@ const DEVICE_WAIT: u64 = 10_000;
 /// Between two looks for a device, in milliseconds.
 const DEVICE_RETRY: u32 = 10;
 
-/// What a report says, once it has ended or once it is a "ready".
-enum Report {
-    /// More is to come.
-    Open,
-    /// It ended with these bytes.
-    Ended(Vec<u8>),
-}
-
 impl<S: System> Agent<S> {
     /// `CreateSandbox`.
     pub(super) fn create_sandbox(&mut self, request: api::CreateSandboxRequest) -> Outcome {
-        if self.sandbox.is_some() {
-            return Err(fault!(FailedPrecondition, "there is a sandbox already; one guest has one"));
-        }
+        refuse_if!(self.sandbox.is_some(), FailedPrecondition, "there is a sandbox already, and one at most");
         if !request.kernel_modules.is_empty() || !request.guest_hook_path.is_empty() || request.guest_userns {
-            return Err(fault!(
-                Unimplemented,
-                "this guest has no kernel modules, hooks or shared user namespace"
-            ));
+            return Err(fault!(Unimplemented, "this guest has no kernel modules, hooks or shared users"));
         }
         let sandbox = Sandbox { id: request.sandbox_id, hostname: request.hostname, dns: request.dns };
         self.system.begin_sandbox(&sandbox)?;
@@ -51,48 +36,40 @@ impl<S: System> Agent<S> {
     }
 
     /// `CreateContainer`: answered when its storages are mounted and its namespaces stand.
-    pub(super) fn create_container(
-        &mut self,
-        caller: Caller,
-        request: api::CreateContainerRequest,
-    ) -> Outcome {
-        let id = request.container_id;
+    pub(super) fn create_container(&mut self, caller: Caller, call: api::CreateContainerRequest) -> Outcome {
+        let id = call.container_id;
         check_id(&id)?;
-        if self.containers.contains_key(&id) {
-            return Err(fault!(AlreadyExists, "there is a container {id} already"));
-        }
-        if self.ending {
-            return Err(fault!(FailedPrecondition, "the sandbox is being destroyed"));
-        }
+        refuse_if!(self.containers.contains_key(&id), AlreadyExists, "there is a container {id} already");
+        refuse_if!(self.ending, FailedPrecondition, "the sandbox is being destroyed");
         let mut spec =
-            request.oci.ok_or_else(|| fault!(InvalidArgument, "a container needs an OCI specification"))?;
+            call.oci.ok_or_else(|| fault!(InvalidArgument, "a container needs a specification"))?;
         let mut process =
             spec.process.take().ok_or_else(|| fault!(InvalidArgument, "the specification has no process"))?;
-        if !request.shared_mounts.is_empty()
-            || request.devices.iter().any(|device| !device.container_path.is_empty())
+        if !call.shared_mounts.is_empty()
+            || call.devices.iter().any(|device| !device.container_path.is_empty())
         {
             return Err(fault!(Unimplemented, "shared mounts and passed devices are not supported"));
         }
-        if let Some(user) = request.string_user {
+        if let Some(user) = call.string_user {
             name_user(&mut process, &user);
         }
-        if request.sandbox_pidns
+        if call.sandbox_pidns
             && let Some(linux) = &mut spec.linux
         {
             linux.namespaces.retain(|namespace| namespace.r#type != "pid");
         }
         let deadline = self.system.now() + DEVICE_WAIT;
         let mut processes = Table::default();
-        processes.insert(FIRST.into(), Process::new(process));
+        processes.insert(FIRST.into(), Process { spec: process, ..Default::default() });
         let container = Container {
             spec,
             stage: Stage::Mounting { caller, deadline },
-            storages: request.storages,
+            storages: call.storages,
             mounted: 0,
             system: None,
             holder: None,
             processes,
-            first_alias: request.exec_id,
+            first_alias: call.exec_id,
             memory: None,
             memory_kills: 0,
             removers: Vec::new(),
@@ -174,7 +151,7 @@ impl<S: System> Agent<S> {
         else {
             return;
         };
-        let Report::Ended(text) = self.read_report(report) else { return };
+        let Some(text) = self.read_report(report) else { return };
         self.close([report]);
         match text.as_slice() {
             // One zero byte: ready.
@@ -185,24 +162,20 @@ impl<S: System> Agent<S> {
                 self.answer(caller, Ok(Vec::new()));
             }
             [] => self.fail_creation(id, caller, fault!(Internal, "the container's set-up ended early")),
-            text => {
-                let fault = Fault::decode(text);
-                self.fail_creation(id, caller, fault);
-            }
+            text => self.fail_creation(id, caller, Fault::decode(text)),
         }
     }
 
-    fn read_report(&mut self, stream: StreamId) -> Report {
+    /// What a report says, once it has ended or once it is a "ready"; `None` while more is to come.
+    fn read_report(&mut self, stream: StreamId) -> Option<Vec<u8>> {
         let mut text = Vec::new();
         loop {
             let mut chunk = [0; 256];
             match self.system.read(stream, &mut chunk) {
                 // A report is written at once, so what is there is all of it.
-                Err(Errno::EAGAIN) if text.is_empty() => return Report::Open,
-                Ok(length) if length > 0 && text.len() < REPORT_LIMIT => {
-                    text.extend_from_slice(&chunk[..length])
-                }
-                Ok(_) | Err(_) => return Report::Ended(text),
+                Err(Errno::EAGAIN) if text.is_empty() => return None,
+                Ok(length @ 1..) if text.len() < REPORT_LIMIT => text.extend_from_slice(&chunk[..length]),
+                Ok(_) | Err(_) => return Some(text),
             }
         }
     }
@@ -211,9 +184,7 @@ impl<S: System> Agent<S> {
     pub(super) fn start_container(&mut self, caller: Caller, id: &str) -> Outcome {
         let key = first_of(id);
         let container = self.containers.get_mut(id).ok_or_else(|| no_container(id))?;
-        if container.stage != Stage::Created {
-            return Err(fault!(FailedPrecondition, "container {id} is not in the state to be started"));
-        }
+        refuse_if!(container.stage != Stage::Created, FailedPrecondition, "container {id} cannot be started");
         container.stage = Stage::Running;
         if let Err(fault) = self.begin(caller, &key, Which::First) {
             self.first_ended(id);
@@ -227,9 +198,7 @@ impl<S: System> Agent<S> {
         let id = request.container_id;
         let key = ProcessKey { container: id.clone(), process: request.exec_id };
         let container = self.containers.get_mut(&id).ok_or_else(|| no_container(&id))?;
-        if container.stage != Stage::Running {
-            return Err(fault!(FailedPrecondition, "container {id} does not run"));
-        }
+        refuse_if!(container.stage != Stage::Running, FailedPrecondition, "container {id} does not run");
         if container.key(&id, &key.process) == FIRST || container.processes.contains_key(&key.process) {
             return Err(fault!(AlreadyExists, "there is a process `{}` already", key.process));
         }
@@ -237,7 +206,7 @@ impl<S: System> Agent<S> {
         if let Some(user) = request.string_user {
             name_user(&mut process, &user);
         }
-        container.processes.insert(key.process.clone(), Process::new(process));
+        container.processes.insert(key.process.clone(), Process { spec: process, ..Default::default() });
         if let Err(fault) = self.begin(caller, &key, Which::Another) {
             self.forget(&key);
             return Err(fault);
@@ -245,7 +214,7 @@ impl<S: System> Agent<S> {
         Ok(None)
     }
 
-    fn begin(&mut self, caller: Caller, key: &ProcessKey, which: Which) -> Result<(), Fault> {
+    fn begin(&mut self, caller: Caller, key: &ProcessKey, which: Which) -> Result {
         let Agent { system, containers, roles, .. } = self;
         let container = containers.get_mut(&key.container).ok_or_else(|| no_process(key))?;
         let (Some(space), Some(process)) = (&mut container.system, container.processes.get_mut(&key.process))
@@ -278,7 +247,7 @@ impl<S: System> Agent<S> {
         else {
             return;
         };
-        let Report::Ended(text) = self.read_report(report) else { return };
+        let Some(text) = self.read_report(report) else { return };
         self.close([report]);
         if let Some(process) = self.process(key) {
             process.phase = Phase::Running { pid };
@@ -287,10 +256,9 @@ impl<S: System> Agent<S> {
             return self.answer(caller, Ok(Vec::new()));
         }
         self.answer(caller, Err(Fault::decode(&text)));
-        match key.process.as_str() {
-            // Its end, which follows, ends the container.
-            FIRST => {}
-            _ => self.forget(key),
+        // The end of the first, which follows, ends the container.
+        if key.process != FIRST {
+            self.forget(key);
         }
     }
 
@@ -299,13 +267,11 @@ impl<S: System> Agent<S> {
         let container = self.containers.get_mut(&key.container);
         let Some(process) = container.and_then(|all| all.processes.remove(&key.process)) else { return };
         self.close(process.streams().collect::<Vec<_>>());
-        for write in process.input.writes {
-            self.answer(write.caller, Err(no_process(key)));
-        }
-        let readers = process.outputs.into_iter().flat_map(|output| output.readers).map(|(caller, _)| caller);
-        for caller in readers.chain(process.waiters).collect::<Vec<_>>() {
-            self.answer(caller, Err(no_process(key)));
-        }
+        let mut callers = process.waiters;
+        callers.extend(process.input.writes.into_iter().map(|write| write.caller));
+        let readers = process.outputs.into_iter().flat_map(|output| output.readers);
+        callers.extend(readers.map(|(caller, _)| caller));
+        self.answer_all(callers, Err(no_process(key)));
     }
 
     /// A child of PID 1 has ended: a process, a holder, or an orphan that nobody knows.
@@ -314,19 +280,14 @@ impl<S: System> Agent<S> {
         for (_, errand) in self.errands.iter_mut().filter(|(_, errand)| errand.pid == Some(exit.pid)) {
             errand.pid = None;
         }
-        let mut found = None;
-        for (id, container) in self.containers.iter_mut() {
-            if container.holder == Some(exit.pid) {
-                container.holder = None;
-                found = Some((id.clone(), None));
-                break;
+        let found = self.containers.iter_mut().find_map(|(id, container)| {
+            if container.holder.take_if(|pid| *pid == exit.pid).is_some() {
+                return Some((id.clone(), None));
             }
-            let process = container.processes.iter().find(|(_, process)| process.pid() == Some(exit.pid));
-            if let Some((name, _)) = process {
-                found = Some((id.clone(), Some(name.clone())));
-                break;
-            }
-        }
+            let mut processes = container.processes.iter();
+            let (name, _) = processes.find(|(_, process)| process.pid() == Some(exit.pid))?;
+            Some((id.clone(), Some(name.clone())))
+        });
         match found {
             None => {}
             Some((id, None)) => self.holder_ended(&id),
@@ -353,9 +314,7 @@ impl<S: System> Agent<S> {
             self.close([report]);
             self.answer(caller, Err(fault!(Internal, "the process ended before its program began")));
         }
-        for caller in waiters {
-            self.answer(caller, Ok(api::WaitProcessResponse { status }.encode_to_vec()));
-        }
+        self.answer_all(waiters, Ok(api::WaitProcessResponse { status }.encode_to_vec()));
         self.end_input(key, Errno::EPIPE);
         for channel in [Channel::Out, Channel::Err] {
             self.pump_output(key, channel);
@@ -387,9 +346,8 @@ impl<S: System> Agent<S> {
     fn never_began(&mut self, key: &ProcessKey) {
         let Some(process) = self.process(key) else { return };
         process.phase = Phase::Ended { status: 128 };
-        for caller in core::mem::take(&mut process.waiters) {
-            self.answer(caller, Err(fault!(FailedPrecondition, "the process was never started")));
-        }
+        let waiters = core::mem::take(&mut process.waiters);
+        self.answer_all(waiters, Err(fault!(FailedPrecondition, "the process was never started")));
         self.end_input(key, Errno::EPIPE);
         self.end_output(key, Channel::Out);
         self.end_output(key, Channel::Err);
@@ -421,9 +379,7 @@ impl<S: System> Agent<S> {
     /// `SignalProcess`.
     pub(super) fn signal_process(&mut self, id: &str, exec_id: &str, signal: u32) -> Outcome {
         let key = self.key(id, exec_id)?;
-        if !(1..=64).contains(&signal) {
-            return Err(fault!(InvalidArgument, "{signal} is no signal"));
-        }
+        refuse_if!(!(1..=64).contains(&signal), InvalidArgument, "{signal} is no signal");
         if exec_id.is_empty() {
             if let Some(system) = self.containers.get(id).and_then(|container| container.system.as_ref()) {
                 self.system.signal_all(system, signal)?;
@@ -432,23 +388,19 @@ impl<S: System> Agent<S> {
         }
         let process = self.known_process(&key)?;
         match (process.pid(), process.status()) {
-            (Some(pid), _) => match self.system.signal(pid, signal) {
-                // It ended a moment ago.
-                Ok(()) | Err(Errno::ESRCH) => Ok(Some(Vec::new())),
-                Err(errno) => Err(Fault::system(&"signal", errno)),
-            },
-            (None, Some(_)) => Ok(Some(Vec::new())),
-            (None, None) => Err(fault!(FailedPrecondition, "the process is not started")),
+            // Perhaps it ended a moment ago.
+            (Some(pid), _) => {
+                self.system.signal(pid, signal).despite(Errno::ESRCH).context("signal")?;
+            }
+            (None, Some(_)) => {}
+            (None, None) => return Err(fault!(FailedPrecondition, "the process is not started")),
         }
+        Ok(Some(Vec::new()))
     }
 
     /// `RemoveContainer`: answered when nothing of it is left.
-    pub(super) fn remove_container(
-        &mut self,
-        caller: Caller,
-        request: api::RemoveContainerRequest,
-    ) -> Outcome {
-        let (id, timeout) = (&request.container_id, u64::from(request.timeout));
+    pub(super) fn remove_container(&mut self, caller: Caller, call: api::RemoveContainerRequest) -> Outcome {
+        let (id, timeout) = (&call.container_id, u64::from(call.timeout));
         let container = self.containers.get_mut(id).ok_or_else(|| no_container(id))?;
         let deadline = (timeout != 0).then(|| self.system.now() + timeout * 1000);
         container.removers.push((caller, deadline));
@@ -463,20 +415,13 @@ impl<S: System> Agent<S> {
         let mut late = Vec::new();
         let mut next: Option<u64> = None;
         for (_, container) in self.containers.iter_mut() {
-            container.removers.retain(|&(caller, deadline)| {
-                let is_late = deadline.is_some_and(|deadline| deadline <= now);
-                if is_late {
-                    late.push(caller);
-                }
-                !is_late
-            });
+            let is_late = |(_, deadline): &mut (_, Option<u64>)| deadline.is_some_and(|time| time <= now);
+            late.extend(container.removers.extract_if(.., is_late).map(|(caller, _)| caller));
             let first = container.removers.iter().filter_map(|(_, deadline)| *deadline).min();
             next = [next, first].into_iter().flatten().min();
         }
-        for caller in late {
-            let fault = fault!(DeadlineExceeded, "processes of the container are still ending");
-            self.answer(caller, Err(fault));
-        }
+        let fault = fault!(DeadlineExceeded, "processes of the container are still ending");
+        self.answer_all(late, Err(fault));
         next.map(|deadline| u32::try_from(deadline - now).unwrap_or(u32::MAX))
     }
 
@@ -505,10 +450,8 @@ impl<S: System> Agent<S> {
     }
 
     fn finish_removal(&mut self, id: &str) {
-        let is_over = |container: &mut Container<S::Container>| {
-            container.stage == Stage::Removing && container.alive() == 0
-        };
-        if !self.containers.get_mut(id).is_some_and(is_over) {
+        let is_over = |container: &Container<_>| container.stage == Stage::Removing && container.alive() == 0;
+        if !self.containers.get(id).is_some_and(is_over) {
             return;
         }
         let processes =
@@ -525,9 +468,7 @@ impl<S: System> Agent<S> {
         {
             self.system.unmount(&storage.mount_point);
         }
-        for (caller, _) in container.removers {
-            self.answer(caller, Ok(Vec::new()));
-        }
+        self.answer_all(container.removers.into_iter().map(|(caller, _)| caller).collect(), Ok(Vec::new()));
     }
 
     /// Unmounts every container's storages and the sandbox's, when nothing runs any more and the machine is about to end.
@@ -543,7 +484,7 @@ impl<S: System> Agent<S> {
     }
 
     /// The process that a call is about.
-    pub(super) fn key(&self, id: &str, exec_id: &str) -> Result<ProcessKey, Fault> {
+    pub(super) fn key(&self, id: &str, exec_id: &str) -> Result<ProcessKey> {
         let container = self.containers.get(id).ok_or_else(|| no_container(id))?;
         Ok(ProcessKey { container: id.into(), process: container.key(id, exec_id).into() })
     }

@@ -3,7 +3,6 @@
 use super::process::Caller;
 use super::{Agent, Outcome, System};
 use crate::api::guest::OomEvent;
-use crate::api::protobuf::Message;
 use crate::prelude::*;
 
 /// Who wants to know, and what nobody has asked for yet.

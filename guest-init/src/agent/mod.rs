@@ -17,9 +17,6 @@ mod system;
 #[cfg(test)]
 mod tests;
 
-use alloc::string::String;
-use alloc::vec::Vec;
-
 use connection::{Connection, Incoming};
 use container::Container;
 use errands::Errand;
@@ -31,9 +28,7 @@ pub use calls::{VERSION, decode};
 pub use container::check_id;
 pub use system::{Created, Frozen, Mounted, Sandbox, Started, StreamId, System, Which};
 
-use crate::fault::Fault;
-use crate::sys::Errno;
-use crate::table::Table;
+use crate::prelude::*;
 
 /// Bytes read from a stream at once, and so the most that one `ReadStdout` answers.
 const CHUNK: usize = 64 << 10;
@@ -87,7 +82,7 @@ pub struct Agent<S: System> {
 }
 
 /// An answer, or `None` when the call is parked and answered later.
-type Outcome = Result<Option<Vec<u8>>, Fault>;
+type Outcome = Result<Option<Vec<u8>>>;
 
 fn process_of<'a, C>(
     containers: &'a mut Table<String, Container<C>>,
@@ -216,10 +211,8 @@ impl<S: System> Agent<S> {
                     }
                     Incoming::Call(stream_id, request) => {
                         let caller = Caller { connection: stream, stream_id };
-                        match self.call(caller, &request) {
-                            Ok(None) => {}
-                            Ok(Some(payload)) => self.queue(caller, Ok(payload)),
-                            Err(fault) => self.queue(caller, Err(fault)),
+                        if let Some(answer) = self.call(caller, &request).transpose() {
+                            self.queue(caller, answer);
                         }
                     }
                 }
@@ -236,7 +229,7 @@ impl<S: System> Agent<S> {
     }
 
     /// Puts an answer where its client will get it.
-    fn queue(&mut self, caller: Caller, answer: Result<Vec<u8>, Fault>) {
+    fn queue(&mut self, caller: Caller, answer: Result<Vec<u8>>) {
         if caller.connection == KEEPER {
             return self.keep_answer(caller.stream_id, answer);
         }
@@ -246,9 +239,15 @@ impl<S: System> Agent<S> {
     }
 
     /// Answers a parked call.
-    fn answer(&mut self, caller: Caller, answer: Result<Vec<u8>, Fault>) {
+    fn answer(&mut self, caller: Caller, answer: Result<Vec<u8>>) {
         self.queue(caller, answer);
         self.send(caller.connection);
+    }
+
+    fn answer_all(&mut self, callers: Vec<Caller>, answer: Result<Vec<u8>>) {
+        for caller in callers {
+            self.answer(caller, answer.clone());
+        }
     }
 
     /// Sends what a client takes.
@@ -272,7 +271,7 @@ impl<S: System> Agent<S> {
         process_of(&mut self.containers, key)
     }
 
-    fn known_process(&mut self, key: &ProcessKey) -> Result<&mut Process, Fault> {
+    fn known_process(&mut self, key: &ProcessKey) -> Result<&mut Process> {
         self.process(key).ok_or_else(|| no_process(key))
     }
 

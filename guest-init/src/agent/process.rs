@@ -1,7 +1,5 @@
 //! A process of a container, as its callers see it: its streams, and who waits for what.
 
-use alloc::collections::VecDeque;
-
 use super::system::StreamId;
 use crate::api::oci;
 use crate::prelude::*;
@@ -19,6 +17,7 @@ pub struct Caller {
 pub const INPUT_LIMIT: usize = 8 << 20;
 
 /// A process.
+#[derive(Default)]
 pub struct Process {
     /// What was asked for.
     pub spec: oci::Process,
@@ -35,44 +34,20 @@ pub struct Process {
 }
 
 /// How far a process is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Phase {
     /// Not started.
+    #[default]
     Waiting,
-    /// On its way to its program: the one who asked is told how that went.
-    Starting {
-        /// Its process id.
-        pid: i32,
-        /// The stream that says how it went.
-        report: StreamId,
-        /// Who asked for it.
-        caller: Caller,
-    },
+    /// On its way to its program: a stream says how it went, and the one who asked is told.
+    Starting { pid: i32, report: StreamId, caller: Caller },
     /// Its program runs.
-    Running {
-        /// Its process id.
-        pid: i32,
-    },
+    Running { pid: i32 },
     /// It ended with this status (128+N for signal N).
-    Ended {
-        /// The status.
-        status: i32,
-    },
+    Ended { status: i32 },
 }
 
 impl Process {
-    /// A process not yet started.
-    pub fn new(spec: oci::Process) -> Process {
-        Process {
-            spec,
-            phase: Phase::Waiting,
-            input: Input::default(),
-            outputs: [Output::default(), Output::default()],
-            waiters: Vec::new(),
-            waited: false,
-        }
-    }
-
     /// Its process id while it exists.
     pub fn pid(&self) -> Option<i32> {
         match self.phase {
@@ -83,18 +58,12 @@ impl Process {
 
     /// Its exit status once it has ended.
     pub fn status(&self) -> Option<i32> {
-        match self.phase {
-            Phase::Ended { status } => Some(status),
-            _ => None,
-        }
+        if let Phase::Ended { status } = self.phase { Some(status) } else { None }
     }
 
     /// The streams that it holds.
     pub fn streams(&self) -> impl Iterator<Item = StreamId> {
-        let report = match self.phase {
-            Phase::Starting { report, .. } => Some(report),
-            _ => None,
-        };
+        let report = if let Phase::Starting { report, .. } = self.phase { Some(report) } else { None };
         let outputs = self.outputs.each_ref().map(|output| output.stream);
         outputs.into_iter().flatten().chain(self.input.stream).chain(report)
     }
@@ -118,7 +87,7 @@ pub struct Output {
     /// Whether it has ended.
     pub ended: bool,
     /// Reads that wait for data, and how many bytes they want at most.
-    pub readers: VecDeque<(Caller, usize)>,
+    pub readers: Vec<(Caller, usize)>,
 }
 
 /// A stream that clients write and a process reads.
@@ -129,7 +98,7 @@ pub struct Input {
     /// Whether it is closed, or to be closed when all is written.
     pub closing: bool,
     /// Writes that wait, and how much of each is done.
-    pub writes: VecDeque<Write>,
+    pub writes: Vec<Write>,
     /// Bytes that wait in them.
     pub waiting: usize,
 }

@@ -2,8 +2,8 @@
 
 use super::process::{Caller, Channel, INPUT_LIMIT, Write};
 use super::{Agent, Outcome, ProcessKey, System, process_of};
+use crate::api::agent as api;
 use crate::api::ttrpc::EOF;
-use crate::api::{agent as api, protobuf::Message};
 use crate::fault::reason;
 use crate::prelude::*;
 
@@ -25,13 +25,9 @@ impl<S: System> Agent<S> {
         if output.ended {
             return Err(eof());
         }
-        if length == 0 {
-            return Err(fault!(InvalidArgument, "a read of no bytes"));
-        }
-        if is_kept {
-            return Err(fault!(FailedPrecondition, "what a service writes is kept for ServiceLog"));
-        }
-        output.readers.push_back((caller, length as usize));
+        refuse_if!(length == 0, InvalidArgument, "a read of no bytes");
+        refuse_if!(is_kept, FailedPrecondition, "what a service writes is kept for ServiceLog");
+        output.readers.push((caller, length as usize));
         self.pump_output(&key, channel);
         Ok(None)
     }
@@ -48,7 +44,7 @@ impl<S: System> Agent<S> {
             let is_waited = process.waited;
             let output = &mut process.outputs[channel as usize];
             let Some(stream) = output.stream else { return };
-            let Some(&(caller, length)) = output.readers.front() else {
+            let Some(&(caller, length)) = output.readers.first() else {
                 // Nobody reads, and perhaps nobody will: an ended stream need not be kept for that.
                 if has_ended && is_waited && system.at_end(stream) {
                     self.end_output(key, channel);
@@ -56,7 +52,7 @@ impl<S: System> Agent<S> {
                 return;
             };
             let Some(client) = clients.get_mut(&caller.connection) else {
-                output.readers.pop_front();
+                output.readers.remove(0);
                 continue;
             };
             if !client.has_room() {
@@ -65,7 +61,7 @@ impl<S: System> Agent<S> {
             let length = length.min(chunk.len());
             match system.read(stream, &mut chunk[..length]) {
                 Ok(length) if length > 0 => {
-                    output.readers.pop_front();
+                    output.readers.remove(0);
                     client.answer_data(caller.stream_id, &chunk[..length]);
                     self.send(caller.connection);
                 }
@@ -116,14 +112,12 @@ impl<S: System> Agent<S> {
         let process = self.known_process(&key)?;
         let has_ended = process.status().is_some();
         let input = &mut process.input;
-        if input.closing || has_ended {
-            return Err(fault!(FailedPrecondition, "stdin is closed"));
-        }
+        refuse_if!(input.closing || has_ended, FailedPrecondition, "stdin is closed");
         if input.waiting + data.len() > INPUT_LIMIT {
             return Err(fault!(ResourceExhausted, "the process does not read its stdin; wait for an answer"));
         }
         input.waiting += data.len();
-        input.writes.push_back(Write { caller, data, done: 0 });
+        input.writes.push(Write { caller, data, done: 0 });
         self.pump_input(&key);
         Ok(None)
     }
@@ -135,7 +129,7 @@ impl<S: System> Agent<S> {
             let Some(process) = process_of(containers, key) else { return };
             let input = &mut process.input;
             let Some(stream) = input.stream else { return };
-            let Some(write) = input.writes.front_mut() else {
+            let Some(write) = input.writes.first_mut() else {
                 if input.closing {
                     let stream = input.stream.take();
                     self.close(stream);
@@ -150,7 +144,7 @@ impl<S: System> Agent<S> {
                     input.waiting -= length;
                     if write.done == write.data.len() {
                         let (caller, length) = (write.caller, write.data.len() as u32);
-                        input.writes.pop_front();
+                        input.writes.remove(0);
                         self.answer(caller, Ok(api::WriteStreamResponse { len: length }.encode_to_vec()));
                     }
                 }
@@ -191,9 +185,7 @@ impl<S: System> Agent<S> {
         let (Ok(rows), Ok(columns)) = (u16::try_from(rows), u16::try_from(columns)) else {
             return Err(fault!(InvalidArgument, "a terminal has at most 65535 rows and columns"));
         };
-        if !process.spec.terminal {
-            return Err(fault!(FailedPrecondition, "the process has no terminal"));
-        }
+        refuse_if!(!process.spec.terminal, FailedPrecondition, "the process has no terminal");
         match process.outputs[Channel::Out as usize].stream {
             Some(stream) => {
                 self.system.resize(stream, rows, columns).map_err(|errno| Fault::system(&"resize", errno))?;

@@ -86,12 +86,12 @@ pub trait System {
     fn resize(&mut self, stream: StreamId, rows: u16, columns: u16) -> sys::Result<()>;
 
     /// A stream whose bytes are written down as a service's output.
-    fn open_log(&mut self, name: &str, log: &Log) -> Result<StreamId, Fault>;
+    fn open_log(&mut self, name: &str, log: &Log) -> Result<StreamId>;
 
     /// Sets up what all containers share.
-    fn begin_sandbox(&mut self, sandbox: &Sandbox) -> Result<(), Fault>;
+    fn begin_sandbox(&mut self, sandbox: &Sandbox) -> Result;
     /// Mounts a storage.
-    fn mount(&mut self, storage: &Storage) -> Result<Mounted, Fault>;
+    fn mount(&mut self, storage: &Storage) -> Result<Mounted>;
     /// Unmounts what [`mount`](Self::mount) mounted there.
     fn unmount(&mut self, mount_point: &str);
 
@@ -102,7 +102,7 @@ pub trait System {
         spec: &Spec,
         process: &oci::Process,
         sandbox: &Sandbox,
-    ) -> Result<Created<Self::Container>, Fault>;
+    ) -> Result<Created<Self::Container>>;
     /// Begins to start a process in a container.
     fn start(
         &mut self,
@@ -110,17 +110,17 @@ pub trait System {
         spec: &Spec,
         process: &oci::Process,
         which: Which,
-    ) -> Result<Started, Fault>;
+    ) -> Result<Started>;
     /// Signals one process.
     fn signal(&mut self, pid: i32, signal: u32) -> sys::Result<()>;
     /// Signals every process of a container.
-    fn signal_all(&mut self, container: &Self::Container, signal: u32) -> Result<(), Fault>;
+    fn signal_all(&mut self, container: &Self::Container, signal: u32) -> Result;
     /// Kills whatever is left of a container, its holder too.
     fn end(&mut self, container: &Self::Container);
     /// Changes limits.
-    fn update(&mut self, container: &Self::Container, resources: &LinuxResources) -> Result<(), Fault>;
+    fn update(&mut self, container: &Self::Container, resources: &LinuxResources) -> Result;
     /// Stops or resumes every process of a container.
-    fn freeze(&mut self, container: &Self::Container, frozen: Frozen) -> Result<(), Fault>;
+    fn freeze(&mut self, container: &Self::Container, frozen: Frozen) -> Result;
     /// Its counters.
     fn stats(&mut self, container: &Self::Container) -> StatsContainerResponse;
     /// How many of its processes were killed because memory ran out.
@@ -136,9 +136,9 @@ pub trait System {
         &mut self,
         container: Option<&Self::Container>,
         request: &Request,
-    ) -> Result<(i32, StreamId), Fault>;
+    ) -> Result<(i32, StreamId)>;
     /// Answers a call about the guest as a whole, which concerns no container.
-    fn guest_call(&mut self, request: &Request) -> Result<Vec<u8>, Fault>;
+    fn guest_call(&mut self, request: &Request) -> Result<Vec<u8>>;
 }
 
 /// Whether a container is stopped or runs.

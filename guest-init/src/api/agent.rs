@@ -9,10 +9,8 @@ use crate::prelude::*;
 
 messages! {
     /// The empty message that calls without an answer of their own answer (`google.protobuf.Empty`).
-    Empty {}
-
     /// `DestroySandbox`: stop everything, unmount, sync, then reset the machine.
-    DestroySandboxRequest {}
+    Empty | DestroySandboxRequest {}
 
     /// Makes a container: mounts its storages and prepares its process, which waits for `StartContainer`.
     CreateContainerRequest {
@@ -30,8 +28,9 @@ messages! {
         11 stderr_port: u32 => "Host port of a passed stderr stream; 0 for none.",
     }
 
-    /// Lets a made container's process begin.
-    StartContainerRequest {
+    /// `StartContainer` lets a made container's process begin, `StatsContainer` asks for its counters, `PauseContainer`
+    /// freezes it and `ResumeContainer` thaws it.
+    StartContainerRequest | StatsContainerRequest | PauseContainerRequest | ResumeContainerRequest {
         1 container_id: String => "The container.",
     }
 
@@ -59,8 +58,9 @@ messages! {
         3 signal: u32 => "Signal number.",
     }
 
-    /// Answered when a process has ended.
-    WaitProcessRequest {
+    /// `WaitProcess` is answered when a process has ended; `CloseStdin` closes its stdin once what was written before is
+    /// through.
+    WaitProcessRequest | CloseStdinRequest {
         1 container_id: String => "The container.",
         2 exec_id: String => "The process.",
     }
@@ -74,21 +74,6 @@ messages! {
     UpdateContainerRequest {
         1 container_id: String => "The container.",
         2 resources: Option<LinuxResources> => "The limits to change.",
-    }
-
-    /// Asks for a container's counters.
-    StatsContainerRequest {
-        1 container_id: String => "The container.",
-    }
-
-    /// Freezes a container.
-    PauseContainerRequest {
-        1 container_id: String => "The container.",
-    }
-
-    /// Thaws a container.
-    ResumeContainerRequest {
-        1 container_id: String => "The container.",
     }
 
     /// `WriteStdin`: answered when some of the data is written.
@@ -113,12 +98,6 @@ messages! {
     /// Data of a stream, at least one byte.
     ReadStreamResponse {
         1 data: Vec<u8> => "The data.",
-    }
-
-    /// Closes a process's stdin once what was written before is through.
-    CloseStdinRequest {
-        1 container_id: String => "The container.",
-        2 exec_id: String => "The process.",
     }
 
     /// Changes a terminal's size.

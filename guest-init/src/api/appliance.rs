@@ -155,8 +155,8 @@ messages! {
         5 files: u32 => "How many files there are at most, the present one included; 0 for three.",
     }
 
-    /// `ListServices`: how the services do.
-    ListServicesRequest {}
+    /// `ListServices`: how the services do. `WaitEnd`: answered just before the machine ends.
+    ListServicesRequest | WaitEndRequest {}
 
     /// How a service does.
     ServiceStatus {
@@ -198,9 +198,6 @@ messages! {
     EndApplianceRequest {
         1 at_end: Option<i32> => "An [`AtEnd`] instead of the appliance's own.",
     }
-
-    /// `WaitEnd`: answered just before the machine ends.
-    WaitEndRequest {}
 
     /// `WaitEnd`'s answer.
     WaitEndResponse {

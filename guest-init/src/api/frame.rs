@@ -3,6 +3,7 @@
 //! Header, big-endian: length of the message (u32), stream id (u32; odd for streams that the client opens),
 //! kind (u8), flags (u8). See ttrpc's PROTOCOL.md.
 
+use super::protobuf::enumerations;
 use crate::prelude::*;
 
 /// Bytes of a header.
@@ -11,16 +12,16 @@ pub const HEADER_LEN: usize = 10;
 /// The largest message that ttrpc allows, in bytes (4 MiB).
 pub const MAX_MESSAGE: usize = 4 << 20;
 
-/// What a frame carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Kind {
-    /// An encoded [`Request`](super::ttrpc::Request).
-    Request = 1,
-    /// An encoded [`Response`](super::ttrpc::Response).
-    Response = 2,
-    /// Data of a stream; Kata's services have none.
-    Data = 3,
+enumerations! {
+    /// What a frame carries.
+    Kind {
+        /// An encoded [`Request`](super::ttrpc::Request).
+        Request = 1,
+        /// An encoded [`Response`](super::ttrpc::Response).
+        Response = 2,
+        /// Data of a stream; Kata's services have none.
+        Data = 3,
+    }
 }
 
 /// A frame's header. `kind` is the byte as it came: see [`Header::kind`].
@@ -53,12 +54,7 @@ impl Header {
 
     /// What the frame carries, if it is a kind that ttrpc has.
     pub fn kind(&self) -> Option<Kind> {
-        match self.kind {
-            1 => Some(Kind::Request),
-            2 => Some(Kind::Response),
-            3 => Some(Kind::Data),
-            _ => None,
-        }
+        Kind::try_from(i32::from(self.kind)).ok()
     }
 }
 

@@ -6,17 +6,8 @@ use super::types::{ArpNeighbor, Interface, Route};
 use crate::prelude::*;
 
 messages! {
-    /// `ListInterfaces`.
-    ListInterfacesRequest {}
-
-    /// `ListRoutes`.
-    ListRoutesRequest {}
-
-    /// `GetOOMEvent`: answered when a container runs out of memory.
-    GetOomEventRequest {}
-
-    /// `GetMetrics`.
-    GetMetricsRequest {}
+    /// `GetOOMEvent`, answered when a container runs out of memory, and calls that ask for all there is.
+    GetOomEventRequest | ListInterfacesRequest | ListRoutesRequest | GetMetricsRequest {}
 
     /// `ListInterfaces`'s answer.
     Interfaces {

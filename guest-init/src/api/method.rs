@@ -35,7 +35,6 @@ methods! { "grpc.AgentService":
     STATS_CONTAINER = "StatsContainer",
     PAUSE_CONTAINER = "PauseContainer",
     RESUME_CONTAINER = "ResumeContainer",
-    REMOVE_STALE_VIRTIOFS_SHARE_MOUNTS = "RemoveStaleVirtiofsShareMounts",
     GET_DIAGNOSTIC_DATA = "GetDiagnosticData",
     WRITE_STDIN = "WriteStdin",
     READ_STDOUT = "ReadStdout",
@@ -47,11 +46,7 @@ methods! { "grpc.AgentService":
     LIST_INTERFACES = "ListInterfaces",
     LIST_ROUTES = "ListRoutes",
     ADD_ARP_NEIGHBORS = "AddARPNeighbors",
-    GET_IP_TABLES = "GetIPTables",
-    SET_IP_TABLES = "SetIPTables",
     GET_METRICS = "GetMetrics",
-    MEM_AGENT_MEMCG_SET = "MemAgentMemcgSet",
-    MEM_AGENT_COMPACT_SET = "MemAgentCompactSet",
     CREATE_SANDBOX = "CreateSandbox",
     DESTROY_SANDBOX = "DestroySandbox",
     ONLINE_CPU_MEM = "OnlineCPUMem",
@@ -65,7 +60,6 @@ methods! { "grpc.AgentService":
     ADD_SWAP_PATH = "AddSwapPath",
     GET_VOLUME_STATS = "GetVolumeStats",
     RESIZE_VOLUME = "ResizeVolume",
-    SET_POLICY = "SetPolicy",
 }
 
 methods! { "ferry.v1.Containers":

@@ -2,7 +2,6 @@
 
 use super::protobuf::messages;
 use crate::prelude::*;
-use crate::table::Table;
 
 messages! {
     /// Processor time used, in nanoseconds.

@@ -3,7 +3,6 @@
 use super::{network, storage};
 use crate::api::appliance::{Appliance, BOOT_WORD, DEFAULT_SOURCE, FILE_NAME};
 use crate::api::frame::MAX_MESSAGE;
-use crate::api::protobuf::Message;
 use crate::prelude::*;
 use crate::sys::event::{now, sleep};
 use crate::sys::file::{CWD, read_control, read_file};
@@ -27,13 +26,13 @@ fn source(words: &str) -> Option<&str> {
 }
 
 /// Whether this guest is an appliance, and what its image says of it.
-pub fn find() -> Option<Result<Appliance, Fault>> {
+pub fn find() -> Option<Result<Appliance>> {
     let words = read_control(CWD, "/proc/cmdline").unwrap_or_default();
     let source = source(&words)?;
     Some(load(source).map_err(|fault| fault.while_doing(format_args!("the appliance on {source}"))))
 }
 
-fn load(source: &str) -> Result<Appliance, Fault> {
+fn load(source: &str) -> Result<Appliance> {
     let disk = wait_for(source)?;
     let bytes = (|| {
         storage::make_directories(PLACE)?;
@@ -53,7 +52,7 @@ fn load(source: &str) -> Result<Appliance, Fault> {
 }
 
 /// Nothing is served yet, and nothing can be done without this disk.
-fn wait_for(source: &str) -> Result<String, Fault> {
+fn wait_for(source: &str) -> Result<String> {
     let until = now() + DISK_WAIT;
     loop {
         match storage::find_disk(source)? {
@@ -65,7 +64,7 @@ fn wait_for(source: &str) -> Result<String, Fault> {
 }
 
 /// Sets the network up.
-pub fn set_up_network(appliance: &Appliance) -> Result<(), Fault> {
+pub fn set_up_network(appliance: &Appliance) -> Result {
     for interface in appliance.interfaces.iter().flat_map(|list| &list.interfaces) {
         network::update_interface(interface)?;
     }

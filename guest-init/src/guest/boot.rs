@@ -29,10 +29,8 @@ pub fn prepare() {
     note("close to tracers", close_to_tracers());
     note("open files", set_limit(linux_raw_sys::general::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES));
     note("new root", leave_initramfs());
-    for (directory, mode) in
-        [("/proc", 0o755), ("/sys", 0o755), ("/dev", 0o755), ("/run", 0o755), ("/tmp", 0o777)]
-    {
-        note("directory", ensure_dir(CWD, directory, mode));
+    for directory in ["/proc", "/sys", "/dev", "/run", "/tmp"] {
+        note("directory", ensure_dir(CWD, directory, 0o755));
     }
     note("/tmp", crate::sys::file::chmod(CWD, "/tmp", 0o1777));
     for (fstype, target, flags, options) in MOUNTS {

@@ -2,7 +2,6 @@
 
 use super::{hotplug, metrics, network, storage};
 use crate::agent::{VERSION, decode};
-use crate::api::protobuf::Message;
 use crate::api::ttrpc::Request;
 use crate::api::{guest as api, method};
 use crate::prelude::*;
@@ -10,7 +9,7 @@ use crate::sys::event;
 use crate::sys::file::{CWD, O_WRONLY, open, read_control, write_all};
 
 /// Answers a call.
-pub fn answer(request: &Request) -> Result<Vec<u8>, Fault> {
+pub fn answer(request: &Request) -> Result<Vec<u8>> {
     let nothing = |()| Vec::new();
     match request.method.as_str() {
         method::GET_GUEST_DETAILS => Ok(details(&decode(request)?).encode_to_vec()),
@@ -21,8 +20,7 @@ pub fn answer(request: &Request) -> Result<Vec<u8>, Fault> {
         method::UPDATE_EPHEMERAL_MOUNTS => storage::update_ephemeral(&decode(request)?).map(nothing),
         method::UPDATE_INTERFACE => {
             let call: api::UpdateInterfaceRequest = decode(request)?;
-            let interface =
-                call.interface.ok_or_else(|| fault!(InvalidArgument, "no interface to update"))?;
+            let interface = call.interface.ok_or_else(|| fault!(InvalidArgument, "no interface"))?;
             Ok(network::update_interface(&interface)?.encode_to_vec())
         }
         method::UPDATE_ROUTES => {
@@ -60,18 +58,18 @@ fn details(call: &api::GuestDetailsRequest) -> api::GuestDetailsResponse {
 fn memory_block_size() -> u64 {
     read_control(CWD, "/sys/devices/system/memory/block_size_bytes")
         .ok()
-        .and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
+        .and_then(|text| u64::from_str_radix(text.trim_ascii(), 16).ok())
         .unwrap_or(0)
 }
 
-fn set_clock(call: &api::SetGuestDateTimeRequest) -> Result<(), Fault> {
+fn set_clock(call: &api::SetGuestDateTimeRequest) -> Result {
     let nanoseconds =
         call.usec.checked_mul(1000).filter(|nanoseconds| (0..1_000_000_000).contains(nanoseconds));
     let nanoseconds = nanoseconds.ok_or_else(|| fault!(InvalidArgument, "microseconds are 0 to 999999"))?;
     event::set_clock(call.sec, nanoseconds).context("set the clock")
 }
 
-fn add_entropy(call: &api::ReseedRandomDevRequest) -> Result<(), Fault> {
+fn add_entropy(call: &api::ReseedRandomDevRequest) -> Result {
     let random = open(CWD, "/dev/random", O_WRONLY, 0).context("open /dev/random")?;
     write_all(random.raw(), &call.data).context("write to /dev/random")
 }

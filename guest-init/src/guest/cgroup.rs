@@ -7,9 +7,7 @@ use crate::api::oci::{LinuxDeviceCgroup, LinuxResources};
 use crate::prelude::*;
 use crate::spec::cgroup::{path, writes};
 use crate::spec::device_filter;
-use crate::sys::file::{
-    CWD, O_DIRECTORY, O_RDONLY, entries, open, open_inside, read_control, read_file, rmdir, write_control,
-};
+use crate::sys::file::*;
 use crate::sys::{bpf, file};
 
 const ROOT: &str = "/sys/fs/cgroup";
@@ -34,7 +32,7 @@ pub struct Cgroup {
 
 impl Cgroup {
     /// Makes the cgroup and sets its limits.
-    pub fn make(cgroups_path: &str, name: &str, resources: Option<&LinuxResources>) -> Result<Cgroup, Fault> {
+    pub fn make(cgroups_path: &str, name: &str, resources: Option<&LinuxResources>) -> Result<Cgroup> {
         let parts = path(cgroups_path, name)
             .ok_or_else(|| fault!(InvalidArgument, "cgroup path {cgroups_path} leaves the hierarchy"))?;
         let mut at = String::from(ROOT);
@@ -57,7 +55,7 @@ impl Cgroup {
     }
 
     /// Sets limits.
-    pub fn update(&self, resources: &LinuxResources) -> Result<(), Fault> {
+    pub fn update(&self, resources: &LinuxResources) -> Result {
         for write in writes(resources)? {
             self.set(&write.file, &write.value)?;
         }
@@ -65,10 +63,8 @@ impl Cgroup {
     }
 
     /// Writes one of its files.
-    pub fn set(&self, name: &str, value: &str) -> Result<(), Fault> {
-        if name.contains('/') {
-            return Err(fault!(InvalidArgument, "`{name}` is no file of a cgroup"));
-        }
+    pub fn set(&self, name: &str, value: &str) -> Result {
+        refuse_if!(name.contains('/'), InvalidArgument, "`{name}` is no file of a cgroup");
         self.write(name, value)
             .or_else(|errno| match errno {
                 Errno::ENOENT => {
@@ -93,34 +89,29 @@ impl Cgroup {
         Ok(())
     }
 
-    fn restrict_devices(&self, rules: &[LinuxDeviceCgroup]) -> Result<(), Fault> {
+    fn restrict_devices(&self, rules: &[LinuxDeviceCgroup]) -> Result {
         let Some(program) = device_filter::program(rules)? else { return Ok(()) };
         let old = self.devices.take();
         let result = bpf::load_device_filter(&program).and_then(|program| {
             bpf::attach_device_filter(&self.directory, &program, old.as_ref())?;
             Ok(program)
         });
-        match result {
-            Ok(program) => self.devices.set(Some(program)),
-            Err(errno) => {
-                self.devices.set(old);
-                return Err(Fault::system(&"restrict devices", errno));
-            }
-        }
-        Ok(())
+        let (program, result) = match result {
+            Ok(program) => (Some(program), Ok(())),
+            Err(errno) => (old, Err(errno)),
+        };
+        self.devices.set(program);
+        result.context("restrict devices")
     }
 
     /// Kills every process in it.
-    pub fn kill(&self) -> Result<(), Fault> {
+    pub fn kill(&self) -> Result {
         write_control(self.directory.raw(), "cgroup.kill", b"1").context("kill the cgroup")
     }
 
     /// Stops or resumes every process in it.
-    pub fn freeze(&self, frozen: Frozen) -> Result<(), Fault> {
-        let value: &[u8] = match frozen {
-            Frozen::Yes => b"1",
-            Frozen::No => b"0",
-        };
+    pub fn freeze(&self, frozen: Frozen) -> Result {
+        let value = if frozen == Frozen::Yes { b"1" } else { b"0" };
         write_control(self.directory.raw(), "cgroup.freeze", value).context("freeze the cgroup")
     }
 
@@ -130,7 +121,7 @@ impl Cgroup {
     }
 
     /// The processes in it, and in those that they have made below it.
-    pub fn processes(&self) -> Result<Vec<i32>, Fault> {
+    pub fn processes(&self) -> Result<Vec<i32>> {
         let mut pids = Vec::new();
         collect_processes(&self.directory, DEPTH_LIMIT, &mut pids).context("list the cgroup's processes")?;
         Ok(pids)
@@ -157,10 +148,8 @@ fn collect_processes(directory: &Fd, depth: usize, pids: &mut Vec<i32>) -> SysRe
     for name in names {
         // What cannot be opened is a file, or was removed meanwhile.
         let Ok(child) = open_inside(directory.raw(), &name, O_RDONLY | O_DIRECTORY, 0) else { continue };
-        match collect_processes(&child, depth.checked_sub(1).ok_or(Errno::ELOOP)?, pids) {
-            Err(Errno::ENODEV | Errno::ENOENT) => {}
-            other => other?,
-        }
+        let depth = depth.checked_sub(1).ok_or(Errno::ELOOP)?;
+        collect_processes(&child, depth, pids).despite(Errno::ENODEV).despite(Errno::ENOENT)?;
     }
     Ok(())
 }

@@ -20,15 +20,8 @@ const LINKS: [(&str, &str); 5] = [
     ("pts/ptmx", "ptmx"),
 ];
 
-fn unless_there(result: SysResult<()>) -> SysResult<()> {
-    match result {
-        Err(Errno::EEXIST) => Ok(()),
-        other => other,
-    }
-}
-
 /// Takes hold of the guest's own nodes, to be shown in a container.
-pub fn hold() -> Result<Vec<Fd>, Fault> {
+pub fn hold() -> Result<Vec<Fd>> {
     let node = |(name, ..): &(&str, u32, u32)| clone_tree(CWD, &format!("/dev/{name}"), Recursion::One);
     NODES.iter().map(node).collect::<Result<_, _>>().context("hold device nodes")
 }
@@ -36,7 +29,7 @@ pub fn hold() -> Result<Vec<Fd>, Fault> {
 /// Fills /dev of the root that this process is in. A /dev that was bound from elsewhere is left as it is, and
 /// one that cannot be written (a read-only root without a tmpfs there) has what the image has.
 /// `held` are the nodes to be shown there where none can be made, in the order of [`hold`].
-pub fn make(spec: &Spec, held: &[Fd]) -> Result<(), Fault> {
+pub fn make(spec: &Spec, held: &[Fd]) -> Result {
     let is_bound = |mount: &crate::api::oci::Mount| {
         mount.destination.trim_end_matches('/') == "/dev"
             && (mount.r#type == "bind"
@@ -52,7 +45,9 @@ pub fn make(spec: &Spec, held: &[Fd]) -> Result<(), Fault> {
     for (at, (name, major, minor)) in NODES.into_iter().enumerate() {
         let made = match held.get(at) {
             Some(node) => reach(dev.raw(), name, Kind::File, 0o666).and_then(|file| attach(node, file.raw())),
-            None => unless_there(mknod(dev.raw(), name, S_IFCHR | 0o666, file::device(major, minor))),
+            None => {
+                mknod(dev.raw(), name, S_IFCHR | 0o666, file::device(major, minor)).despite(Errno::EEXIST)
+            }
         };
         match made {
             Err(Errno::EROFS) => return Ok(()),
@@ -60,12 +55,12 @@ pub fn make(spec: &Spec, held: &[Fd]) -> Result<(), Fault> {
         }
     }
     for (target, name) in LINKS {
-        unless_there(symlink(target.as_bytes(), dev.raw(), name)).context("link in /dev")?;
+        symlink(target.as_bytes(), dev.raw(), name).despite(Errno::EEXIST).context("link in /dev")?;
     }
     spec.linux.iter().flat_map(|linux| &linux.devices).try_for_each(make_one)
 }
 
-fn make_one(device: &LinuxDevice) -> Result<(), Fault> {
+fn make_one(device: &LinuxDevice) -> Result {
     let kind = match device.r#type.as_str() {
         "c" | "u" => S_IFCHR,
         "b" => S_IFBLK,

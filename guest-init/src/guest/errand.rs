@@ -3,7 +3,6 @@
 use super::space::Space;
 use super::{files, hotplug, probe, processes, volumes};
 use crate::agent::decode;
-use crate::api::protobuf::Message;
 use crate::api::ttrpc::Request;
 use crate::api::{ferry, method};
 use crate::prelude::*;
@@ -13,7 +12,7 @@ use crate::sys::event::kernel_log;
 const LOG_LIMIT: usize = 1 << 20;
 
 /// The answer to a call.
-pub fn answer(space: Option<&Space>, request: &Request) -> Result<Vec<u8>, Fault> {
+pub fn answer(space: Option<&Space>, request: &Request) -> Result<Vec<u8>> {
     let space = || space.ok_or_else(|| fault!(Internal, "no container"));
     match request.method.as_str() {
         method::LIST_PROCESSES => Ok(processes::list(space()?)?.encode_to_vec()),

@@ -6,15 +6,10 @@
 use super::inside::reach_parent;
 use super::mounts::{BASE, make_base};
 use super::space::Space;
-use crate::api::ferry::{
-    FileInfo, ReadDirRequest, ReadDirResponse, ReadFileRequest, ReadFileResponse, StatFileRequest,
-};
+use crate::api::ferry::*;
 use crate::api::guest::{CopyFileRequest, GetDiagnosticDataRequest};
 use crate::prelude::*;
-use crate::sys::file::{
-    self, O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY, O_WRONLY, S_IFDIR, S_IFLNK,
-    S_IFMT, S_IFREG, open_inside, read_link, reopen, stat_fd,
-};
+use crate::sys::file::{self, *};
 
 /// Most bytes that one answer brings.
 const READ_LIMIT: usize = 1 << 20;
@@ -33,7 +28,7 @@ pub fn container_of(path: &str) -> Option<(&str, &str)> {
 }
 
 /// Takes hold of what is at a path, without opening it.
-fn find(root: &Fd, path: &[u8], flags: u32) -> Result<Fd, Fault> {
+fn find(root: &Fd, path: &[u8], flags: u32) -> Result<Fd> {
     let shown = String::from_utf8_lossy(path);
     let path = if path.is_empty() { b"/" } else { path };
     match open_inside(root.raw(), path, O_PATH | flags, 0) {
@@ -43,7 +38,7 @@ fn find(root: &Fd, path: &[u8], flags: u32) -> Result<Fd, Fault> {
 }
 
 /// What a path is.
-pub fn stat(root: &Fd, call: &StatFileRequest) -> Result<FileInfo, Fault> {
+pub fn stat(root: &Fd, call: &StatFileRequest) -> Result<FileInfo> {
     let found = find(root, &call.path, if call.follow { 0 } else { O_NOFOLLOW })?;
     let stat = stat_fd(found.raw()).context("stat")?;
     let is_link = stat.st_mode & S_IFMT == S_IFLNK;
@@ -66,7 +61,7 @@ pub fn stat(root: &Fd, call: &StatFileRequest) -> Result<FileInfo, Fault> {
 }
 
 /// The names in a directory.
-pub fn list(root: &Fd, call: &ReadDirRequest) -> Result<ReadDirResponse, Fault> {
+pub fn list(root: &Fd, call: &ReadDirRequest) -> Result<ReadDirResponse> {
     let found = find(root, &call.path, O_DIRECTORY)?;
     let mut answer = ReadDirResponse::default();
     (|| {
@@ -90,7 +85,7 @@ pub fn list(root: &Fd, call: &ReadDirRequest) -> Result<ReadDirResponse, Fault> 
 }
 
 /// A part of a regular file.
-pub fn read(root: &Fd, call: &ReadFileRequest) -> Result<ReadFileResponse, Fault> {
+pub fn read(root: &Fd, call: &ReadFileRequest) -> Result<ReadFileResponse> {
     let found = find(root, &call.path, 0)?;
     if stat_fd(found.raw()).context("stat")?.st_mode & S_IFMT != S_IFREG {
         return Err(fault!(InvalidArgument, "not a regular file"));
@@ -104,7 +99,7 @@ pub fn read(root: &Fd, call: &ReadFileRequest) -> Result<ReadFileResponse, Fault
 }
 
 /// `GetDiagnosticData`: what a container has said last, as UTF-8. Its answer is on the wire what that to a read is.
-pub fn last_words(space: &Space, call: &GetDiagnosticDataRequest) -> Result<ReadFileResponse, Fault> {
+pub fn last_words(space: &Space, call: &GetDiagnosticDataRequest) -> Result<ReadFileResponse> {
     if call.log_type != "termination_log" {
         return Err(fault!(InvalidArgument, "no log `{}`: there is termination_log", call.log_type));
     }
@@ -119,7 +114,7 @@ pub fn last_words(space: &Space, call: &GetDiagnosticDataRequest) -> Result<Read
 
 /// Makes a directory, a symbolic link, or a part of a file. The path is of the guest, below [`BASE`]; below a
 /// container's `rootfs` it is of that container.
-pub fn copy_in(space: Option<&Space>, call: &CopyFileRequest) -> Result<(), Fault> {
+pub fn copy_in(space: Option<&Space>, call: &CopyFileRequest) -> Result {
     let doing = format_args!("copy to {}", call.path);
     let (root, path) = match (space, container_of(&call.path)) {
         (Some(space), Some((_, path))) => (space.open_root()?, path),
@@ -129,10 +124,8 @@ pub fn copy_in(space: Option<&Space>, call: &CopyFileRequest) -> Result<(), Faul
             (make_base().context(doing)?, path)
         }
     };
-    let offset =
-        u64::try_from(call.offset).map_err(|_| fault!(InvalidArgument, "an offset is not negative"))?;
-    let size =
-        u64::try_from(call.file_size).map_err(|_| fault!(InvalidArgument, "a size is not negative"))?;
+    let offset = u64::try_from(call.offset).map_err(|_| fault!(InvalidArgument, "the offset is negative"))?;
+    let size = u64::try_from(call.file_size).map_err(|_| fault!(InvalidArgument, "the size is negative"))?;
     let end = offset.checked_add(call.data.len() as u64).filter(|end| *end <= size);
     let end = end.ok_or_else(|| fault!(InvalidArgument, "the data ends after the file"))?;
     (|| {
@@ -173,10 +166,7 @@ fn give(file: &Fd, owner: (u32, u32), mode: u32) -> SysResult<()> {
 
 /// Makes room for a new file.
 fn replace(parent: &Fd, name: &str) -> SysResult<()> {
-    match file::unlink(parent.raw(), name) {
-        Err(Errno::ENOENT) => Ok(()),
-        other => other,
-    }
+    file::unlink(parent.raw(), name).despite(Errno::ENOENT)
 }
 
 /// A new file in the place of an old one; one that is mounted there (as /etc/hosts is) is written itself.

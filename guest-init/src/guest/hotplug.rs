@@ -17,7 +17,7 @@ const WAIT: u64 = 10_000;
 const RETRY: u32 = 20;
 
 /// `OnlineCPUMem`. Runs in a child: bringing a processor up takes its time.
-pub fn online(call: &OnlineCpuMemRequest) -> Result<(), Fault> {
+pub fn online(call: &OnlineCpuMemRequest) -> Result {
     let deadline = now() + WAIT;
     let mut missing = if call.nb_cpus == 0 { u32::MAX } else { call.nb_cpus };
     loop {
@@ -25,9 +25,7 @@ pub fn online(call: &OnlineCpuMemRequest) -> Result<(), Fault> {
         if !call.wait || call.nb_cpus == 0 || missing == 0 {
             break;
         }
-        if now() > deadline {
-            return Err(fault!(Internal, "{missing} of {} processors did not come", call.nb_cpus));
-        }
+        refuse_if!(now() > deadline, Internal, "{missing} of {} processors did not come", call.nb_cpus);
         sleep(RETRY);
     }
     if !call.cpu_only {
@@ -47,7 +45,8 @@ fn switch_on(directory: &str, name: &str, off: &str, on: &str, most: u32) -> Sys
     for entry in file::list(directory.raw(), LIMIT)? {
         let path = format!("{entry}/{name}");
         // Entries without the file are not switched.
-        if switched < most && read_control(directory.raw(), &path).is_ok_and(|text| text.trim() == off) {
+        if switched < most && read_control(directory.raw(), &path).is_ok_and(|text| text.trim_ascii() == off)
+        {
             write_control(directory.raw(), &path, on.as_bytes())?;
             switched += 1;
         }
@@ -61,13 +60,8 @@ pub fn can_probe() -> bool {
 }
 
 /// `MemHotplugByProbe`.
-pub fn probe(call: &MemHotplugByProbeRequest) -> Result<(), Fault> {
-    if !can_probe() {
-        return Err(fault!(
-            Unimplemented,
-            "this guest's kernel finds memory by itself and takes no addresses"
-        ));
-    }
+pub fn probe(call: &MemHotplugByProbeRequest) -> Result {
+    refuse_if!(!can_probe(), Unimplemented, "this guest's kernel finds memory itself and takes no addresses");
     for address in &call.mem_hotplug_probe_addr {
         write_control(CWD, PROBE, format!("{address:#x}").as_bytes())
             .context(format_args!("announce memory at {address:#x}"))?;

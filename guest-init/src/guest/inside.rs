@@ -2,11 +2,8 @@
 //! through walks that cannot leave the root.
 
 use crate::prelude::*;
-use crate::sys::file::{
-    O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_PATH, O_WRONLY, S_IFDIR, S_IFLNK, S_IFMT, open_inside,
-    read_link, stat_fd,
-};
-use crate::sys::{Result, file};
+use crate::sys::file;
+use crate::sys::file::*;
 
 /// What a mount needs to be mounted on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +28,7 @@ const LINK_LIMIT: usize = 40;
 
 /// Opens (with `O_PATH`) what is at `path` below `root`, made when it is missing, with directories above it.
 /// `root` is a descriptor, or [`CWD`](crate::sys::file::CWD) for a process whose working directory is the root.
-pub fn reach(root: i32, path: &str, kind: Kind, mode: u32) -> Result<Fd> {
+pub fn reach(root: i32, path: &str, kind: Kind, mode: u32) -> SysResult<Fd> {
     let whole = if path.is_empty() { "." } else { path };
     match open_inside(root, whole.as_bytes(), kind.flags(), 0) {
         Err(Errno::ENOENT) => make(root, path, kind, mode),
@@ -41,7 +38,7 @@ pub fn reach(root: i32, path: &str, kind: Kind, mode: u32) -> Result<Fd> {
 
 /// Walks a path of which something is missing, and makes that. A link that leads nowhere yet is followed to
 /// where it points, in the root, as images have for `/etc/resolv.conf`.
-fn make(root: i32, path: &str, kind: Kind, mode: u32) -> Result<Fd> {
+fn make(root: i32, path: &str, kind: Kind, mode: u32) -> SysResult<Fd> {
     // What is still to be walked, last part first, and what was walked: no links.
     let mut rest: Vec<String> = path.rsplit('/').map(String::from).collect();
     let mut here: Vec<Fd> = Vec::new();
@@ -93,7 +90,7 @@ fn make(root: i32, path: &str, kind: Kind, mode: u32) -> Result<Fd> {
 }
 
 /// Opens the directory that holds `path` below `root`, made when missing, and gives its last part.
-pub fn reach_parent(root: i32, path: &str, mode: u32) -> Result<(Fd, &str)> {
+pub fn reach_parent(root: i32, path: &str, mode: u32) -> SysResult<(Fd, &str)> {
     let path = path.trim_end_matches('/');
     let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
     if name.is_empty() || name == ".." || name == "." {

@@ -40,16 +40,12 @@ use crate::api::ttrpc::Request;
 use crate::fault::reason;
 use crate::prelude::*;
 use crate::sys::event::{self, Poll};
-use crate::sys::file::{
-    CWD, O_RDONLY, O_WRONLY, close_from, duplicate, duplicate_to, open, pipe, read, set_nonblocking, write,
-    write_all,
-};
+use crate::sys::file::*;
 use crate::sys::process::{CLONE_NEWPID, Forked, SIGKILL, enter, exists, exit, fork, kill};
-use crate::table::Table;
 
 /// Says something on the kernel's log.
 pub fn log(text: &str) {
-    say(&format!("<4>ferry-init: {text}\n"));
+    say(format!("<4>ferry-init: {text}\n").as_bytes());
 }
 
 /// Says why something could not be done.
@@ -58,9 +54,9 @@ fn log_error(what: &str, errno: Errno) {
 }
 
 /// Puts a record into the kernel's log: `<3>` and below come out on a quiet console.
-fn say(record: &str) {
+fn say(record: &[u8]) {
     if let Ok(log) = open(CWD, "/dev/kmsg", O_WRONLY, 0) {
-        let _ = write(log.raw(), record.as_bytes());
+        let _ = write(log.raw(), record);
     }
 }
 
@@ -90,7 +86,7 @@ impl Guest {
     }
 
     /// Watches a descriptor as a new stream.
-    fn add(&mut self, fd: Fd) -> Result<StreamId, Fault> {
+    fn add(&mut self, fd: Fd) -> Result<StreamId> {
         let stream = self.next_id();
         self.poll.watch(fd.raw(), stream.0).context("watch a stream")?;
         self.streams.insert(stream, fd);
@@ -103,7 +99,7 @@ impl Guest {
     }
 
     /// A pipe on which a child reports.
-    fn report(&mut self) -> Result<(StreamId, Fd), Fault> {
+    fn report(&mut self) -> Result<(StreamId, Fd)> {
         let (reader, writer) = pipe(0).context("make a pipe")?;
         set_nonblocking(reader.raw()).context("make a pipe")?;
         Ok((self.add(reader)?, writer))
@@ -124,7 +120,7 @@ impl Guest {
     }
 
     /// Forks into the namespaces and the cgroup of a container; `None` in the child.
-    fn fork_into(&mut self, space: &Space) -> Result<Option<i32>, Fault> {
+    fn fork_into(&mut self, space: &Space) -> Result<Option<i32>> {
         let cgroup = space.cgroup.as_ref().map(cgroup::Cgroup::directory);
         let Some((_, inhabitant)) = &space.inhabitant else {
             return Err(fault!(FailedPrecondition, "the container is gone"));
@@ -147,15 +143,15 @@ impl Guest {
         }
     }
 
-    fn own_pids(&mut self) -> Result<&Fd, Fault> {
-        if self.own_pids.is_none() {
-            self.own_pids =
-                Some(open(CWD, "/proc/self/ns/pid", O_RDONLY, 0).context("open our pid namespace")?);
-        }
-        self.own_pids.as_ref().ok_or_else(|| fault!(Internal, "no pid namespace"))
+    fn own_pids(&mut self) -> Result<&Fd> {
+        let own = match self.own_pids.take() {
+            Some(own) => own,
+            None => open(CWD, "/proc/self/ns/pid", O_RDONLY, 0).context("open our pid namespace")?,
+        };
+        Ok(self.own_pids.insert(own))
     }
 
-    fn stdio(&self, space: &Space, process: &Process) -> Result<(stdio::OurStdio, ChildStdio), Fault> {
+    fn stdio(&self, space: &Space, process: &Process) -> Result<(stdio::OurStdio, ChildStdio)> {
         if !process.terminal {
             return stdio::pipes().context("make pipes");
         }
@@ -204,7 +200,7 @@ impl System for Guest {
         crate::sys::terminal::resize(self.streams.get(&stream).ok_or(Errno::EBADF)?.raw(), rows, columns)
     }
 
-    fn open_log(&mut self, name: &str, log: &Log) -> Result<StreamId, Fault> {
+    fn open_log(&mut self, name: &str, log: &Log) -> Result<StreamId> {
         let (reader, writer) = pipe(0).context("make a pipe")?;
         set_nonblocking(writer.raw()).context("make a pipe")?;
         // SAFETY: PID 1 has one thread.
@@ -220,14 +216,14 @@ impl System for Guest {
         }
     }
 
-    fn begin_sandbox(&mut self, sandbox: &Sandbox) -> Result<(), Fault> {
+    fn begin_sandbox(&mut self, sandbox: &Sandbox) -> Result {
         if sandbox.hostname.is_empty() {
             return Ok(());
         }
         crate::sys::process::set_hostname(&sandbox.hostname).context("set the host name")
     }
 
-    fn mount(&mut self, storage: &Storage) -> Result<Mounted, Fault> {
+    fn mount(&mut self, storage: &Storage) -> Result<Mounted> {
         storage::mount(storage)
     }
 
@@ -241,7 +237,7 @@ impl System for Guest {
         spec: &Spec,
         process: &Process,
         sandbox: &Sandbox,
-    ) -> Result<Created<Space>, Fault> {
+    ) -> Result<Created<Space>> {
         let is_init = space::wants_pid1(spec, process.args.first());
         let mut space = Space::new(id, spec, sandbox, is_init, |id| {
             self.inhabitants.get(id).filter(|(_, process)| exists(process)).map(|(pid, _)| *pid)
@@ -262,13 +258,7 @@ impl System for Guest {
         }
     }
 
-    fn start(
-        &mut self,
-        space: &mut Space,
-        spec: &Spec,
-        process: &Process,
-        which: Which,
-    ) -> Result<Started, Fault> {
+    fn start(&mut self, space: &mut Space, spec: &Spec, process: &Process, which: Which) -> Result<Started> {
         let (ours, childs) = self.stdio(space, process)?;
         let (report, writer) = self.report()?;
         let makes_space = space.is_init && which == Which::First;
@@ -278,7 +268,7 @@ impl System for Guest {
             self.fork_into(space)
         };
         let Some(pid) = forked.inspect_err(|_| self.close(report))? else {
-            let fault = enter_and_run(space, spec, process, &childs, which, makes_space);
+            let fault = enter_and_run(space, spec, process, &childs, which);
             let _ = write_all(writer.raw(), &fault.encode());
             exit(127);
         };
@@ -299,16 +289,13 @@ impl System for Guest {
         kill(pid, signal)
     }
 
-    fn signal_all(&mut self, space: &Space, signal: u32) -> Result<(), Fault> {
+    fn signal_all(&mut self, space: &Space, signal: u32) -> Result {
         let cgroup = space.cgroup()?;
         if signal == SIGKILL {
             return cgroup.kill();
         }
         for pid in cgroup.processes()?.into_iter().filter(|pid| Some(*pid) != space.holder()) {
-            match kill(pid, signal) {
-                Ok(()) | Err(Errno::ESRCH) => {}
-                Err(errno) => return Err(Fault::system(&"signal", errno)),
-            }
+            kill(pid, signal).despite(Errno::ESRCH).context("signal")?;
         }
         Ok(())
     }
@@ -325,11 +312,11 @@ impl System for Guest {
         }
     }
 
-    fn update(&mut self, space: &Space, resources: &LinuxResources) -> Result<(), Fault> {
+    fn update(&mut self, space: &Space, resources: &LinuxResources) -> Result {
         space.cgroup()?.update(resources)
     }
 
-    fn freeze(&mut self, space: &Space, frozen: Frozen) -> Result<(), Fault> {
+    fn freeze(&mut self, space: &Space, frozen: Frozen) -> Result {
         space.cgroup()?.freeze(frozen)
     }
 
@@ -350,11 +337,11 @@ impl System for Guest {
         files::container_of(path).map(|(id, _)| id)
     }
 
-    fn send_child(&mut self, space: Option<&Space>, request: &Request) -> Result<(i32, StreamId), Fault> {
+    fn send_child(&mut self, space: Option<&Space>, request: &Request) -> Result<(i32, StreamId)> {
         let (report, writer) = self.report()?;
         // SAFETY: PID 1 has one thread.
-        match unsafe { fork(0, None) } {
-            Ok(Forked::Child) => {
+        match unsafe { fork(0, None) }.context("fork").inspect_err(|_| self.close(report))? {
+            Forked::Child => {
                 // One that has to wait must not keep other containers' pipes open.
                 self.streams = Table::default();
                 let answer = errand::answer(space, request);
@@ -362,34 +349,23 @@ impl System for Guest {
                 let _ = write_all(writer.raw(), &answer.unwrap_or_else(|fault| fault.encode()));
                 exit(0);
             }
-            Ok(Forked::Parent(pid, _)) => Ok((pid, report)),
-            Err(errno) => {
-                self.close(report);
-                Err(Fault::system(&"fork", errno))
-            }
+            Forked::Parent(pid, _) => Ok((pid, report)),
         }
     }
 
-    fn guest_call(&mut self, request: &Request) -> Result<Vec<u8>, Fault> {
+    fn guest_call(&mut self, request: &Request) -> Result<Vec<u8>> {
         calls::answer(request)
     }
 }
 
 /// In the child: from the guest's namespaces to the program. Returns only with why that failed.
-fn enter_and_run(
-    space: &Space,
-    spec: &Spec,
-    process: &Process,
-    stdio: &ChildStdio,
-    which: Which,
-    makes_space: bool,
-) -> Fault {
+fn enter_and_run(space: &Space, spec: &Spec, process: &Process, stdio: &ChildStdio, which: Which) -> Fault {
     let entered = program::before_entering(process).and_then(|()| {
         // The guest's root, whose pipes they are, is nobody in a user namespace.
         if let Some((uid, gid)) = users::root(spec.linux.as_ref()) {
             stdio.give_to(uid, gid).context("give stdio to the user")?;
         }
-        if makes_space {
+        if space.is_init && which == Which::First {
             return space.set_up(spec);
         }
         match &space.inhabitant {

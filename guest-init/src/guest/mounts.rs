@@ -34,14 +34,14 @@ pub fn directory(id: &str) -> String {
 }
 
 /// Lets somebody else write there: the container's root, where that is not the guest's.
-pub fn give_directory(id: &str, uid: u32, gid: u32) -> Result<(), Fault> {
+pub fn give_directory(id: &str, uid: u32, gid: u32) -> Result {
     let path = directory(id);
     make_directories(&path).and_then(|()| chown(CWD, &path, uid, gid)).context(format_args!("make {path}"))
 }
 
 /// Takes hold of the sources of bind mounts and makes filesystems, in the guest's root: sources are paths of the guest,
 /// and in a user namespace the kernel gives a new /proc only to who can see an old one.
-pub fn prepare<'a>(id: &str, spec: &'a Spec, dns: &[String]) -> Result<Vec<Prepared<'a>>, Fault> {
+pub fn prepare<'a>(id: &str, spec: &'a Spec, dns: &[String]) -> Result<Vec<Prepared<'a>>> {
     spec.mounts
         .iter()
         .map(|mount| {
@@ -62,7 +62,7 @@ pub fn prepare<'a>(id: &str, spec: &'a Spec, dns: &[String]) -> Result<Vec<Prepa
         .collect()
 }
 
-fn hold_source(id: &str, spec: &Spec, mount: &Mount, options: &Options, dns: &[String]) -> Result<Fd, Fault> {
+fn hold_source(id: &str, spec: &Spec, mount: &Mount, options: &Options, dns: &[String]) -> Result<Fd> {
     let recursive = options.bind.unwrap_or(Recursion::One);
     match clone_tree(CWD, &mount.source, recursive) {
         // An empty source would be the working directory.
@@ -77,7 +77,7 @@ fn hold_source(id: &str, spec: &Spec, mount: &Mount, options: &Options, dns: &[S
 }
 
 /// Writes one of the files that Docker writes for a container, for a mount that asks for it without a source.
-fn write_network_file(id: &str, spec: &Spec, destination: &str, dns: &[String]) -> Result<String, Fault> {
+fn write_network_file(id: &str, spec: &Spec, destination: &str, dns: &[String]) -> Result<String> {
     let text = network_files::text(destination, &spec.hostname, dns).unwrap_or_default();
     let directory = directory(id);
     let name = destination.rsplit('/').next().unwrap_or_default();
@@ -91,7 +91,7 @@ fn write_network_file(id: &str, spec: &Spec, destination: &str, dns: &[String]) 
 }
 
 /// Makes the container's root the root of this mount namespace; the guest's is gone from it.
-pub fn enter_root(path: &str) -> Result<(), Fault> {
+pub fn enter_root(path: &str) -> Result {
     (|| {
         chdir(path)?;
         match m::pivot_root(".", ".") {
@@ -111,7 +111,7 @@ pub fn enter_root(path: &str) -> Result<(), Fault> {
 }
 
 /// Mounts one of the specification's mounts. The root is the container's.
-pub fn mount(prepared: &Prepared<'_>) -> Result<(), Fault> {
+pub fn mount(prepared: &Prepared<'_>) -> Result {
     let Prepared { mount, options, tree } = prepared;
     let doing = format_args!("mount {} on {}", mount.r#type, mount.destination);
     let is_directory = stat_fd(tree.raw()).context(doing)?.st_mode & S_IFMT == S_IFDIR;
@@ -162,23 +162,21 @@ fn new_filesystem(mount: &Mount, options: &Options) -> SysResult<Fd> {
 }
 
 /// Makes the root itself read-only, which the mounts on it are not.
-pub fn make_root_read_only() -> Result<(), Fault> {
+pub fn make_root_read_only() -> Result {
     let root = reach(CWD, "/", Kind::Directory, 0).context("root")?;
     set_attributes(root.raw(), m::MOUNT_ATTR_RDONLY, 0, 0, Recursion::One).context("make the root read-only")
 }
 
 /// Sets the propagation of the root.
-pub fn set_root_propagation(name: &str) -> Result<(), Fault> {
+pub fn set_root_propagation(name: &str) -> Result {
     let options = Options::parse(&[name.into()]);
-    if options.propagation == 0 {
-        return Err(fault!(InvalidArgument, "no propagation `{name}`"));
-    }
+    refuse_if!(options.propagation == 0, InvalidArgument, "no propagation `{name}`");
     let root = reach(CWD, "/", Kind::Directory, 0);
     root.and_then(|root| propagate(&root, &options)).context("set the root's propagation")
 }
 
 /// Makes paths read-only; those that are not there need nothing.
-pub fn make_read_only(paths: &[String]) -> Result<(), Fault> {
+pub fn make_read_only(paths: &[String]) -> Result {
     for path in paths {
         let result = (|| {
             let target = existing(path)?;
@@ -192,7 +190,7 @@ pub fn make_read_only(paths: &[String]) -> Result<(), Fault> {
 }
 
 /// Hides paths: directories below an empty read-only tmpfs, files below the null device.
-pub fn mask(paths: &[String]) -> Result<(), Fault> {
+pub fn mask(paths: &[String]) -> Result {
     // One empty filesystem serves for all directories: it is mounted where it is first needed, and copied from there.
     let mut empty: Option<Fd> = None;
     for path in paths {

@@ -73,7 +73,7 @@ impl Kernel {
         request: Request,
         of_kind: u16,
         parse: impl Fn(&[u8]) -> Option<T>,
-    ) -> Result<Vec<T>, Fault> {
+    ) -> Result<Vec<T>> {
         let mut list = Vec::new();
         self.ask(request, |kind, body| list.extend(parse(body).filter(|_| kind == of_kind)))
             .context("read the network's state")?;
@@ -81,31 +81,29 @@ impl Kernel {
     }
 
     /// The link of this index, or all of them for 0.
-    fn links(&mut self, index: u32) -> Result<Vec<Link>, Fault> {
+    fn links(&mut self, index: u32) -> Result<Vec<Link>> {
         self.list(Request::get_link(index), kind!(RTM_NEWLINK), Link::parse)
     }
 
-    fn addresses(&mut self) -> Result<Vec<Address>, Fault> {
+    fn addresses(&mut self) -> Result<Vec<Address>> {
         self.list(Request::dump(kind!(RTM_GETADDR)), kind!(RTM_NEWADDR), Address::parse)
     }
 
     /// Routes that packets to others take: those of the main table.
-    fn routes(&mut self) -> Result<Vec<Route>, Fault> {
+    fn routes(&mut self) -> Result<Vec<Route>> {
         let mut routes = self.list(Request::dump(kind!(RTM_GETROUTE)), kind!(RTM_NEWROUTE), Route::parse)?;
-        let is_main =
-            |route: &Route| route.table == MAIN_TABLE && u32::from(route.kind) == n::RTN_UNICAST as u32;
-        routes.retain(is_main);
+        routes.retain(|route| route.table == MAIN_TABLE && u32::from(route.kind) == n::RTN_UNICAST as u32);
         Ok(routes)
     }
 
     /// Those of them that somebody has set.
-    fn set_routes(&mut self) -> Result<Vec<Route>, Fault> {
+    fn set_routes(&mut self) -> Result<Vec<Route>> {
         let mut routes = self.routes()?;
         routes.retain(|route| u32::from(route.protocol) != n::RTPROT_KERNEL);
         Ok(routes)
     }
 
-    fn exchange_routes(&mut self, old: &[Route], new: &[Route]) -> Result<(), Fault> {
+    fn exchange_routes(&mut self, old: &[Route], new: &[Route]) -> Result {
         for route in old {
             self.tell(Request::delete_route(route)).context("remove a route")?;
         }
@@ -127,7 +125,7 @@ fn destination(route: &Route) -> String {
     route.destination.map(|address| format!("{address}/{}", route.prefix)).unwrap_or_default()
 }
 
-fn kernel() -> Result<Kernel, Fault> {
+fn kernel() -> Result<Kernel> {
     Kernel::open().context("open an rtnetlink socket")
 }
 
@@ -136,20 +134,20 @@ fn family(is_ipv4: bool) -> i32 {
     if is_ipv4 { IpFamily::V4 } else { IpFamily::V6 }.into()
 }
 
-fn limit<T>(entries: &[T]) -> Result<&[T], Fault> {
+fn limit<T>(entries: &[T]) -> Result<&[T]> {
     match entries.len() {
         0..=ENTRY_LIMIT => Ok(entries),
         _ => Err(fault!(InvalidArgument, "at most {ENTRY_LIMIT} entries can be set at once")),
     }
 }
 
-fn by_name<'a>(links: &'a [Link], name: &str) -> Result<&'a Link, Fault> {
+fn by_name<'a>(links: &'a [Link], name: &str) -> Result<&'a Link> {
     let link = links.iter().find(|link| link.name == name);
     link.ok_or_else(|| fault!(InvalidArgument, "no network interface `{name}`"))
 }
 
 /// Gives an interface its name, addresses and MTU, and brings it up. Addresses that it had go.
-pub fn update_interface(wanted: &Interface) -> Result<Interface, Fault> {
+pub fn update_interface(wanted: &Interface) -> Result<Interface> {
     let mut kernel = kernel()?;
     let links = kernel.links(0)?;
     let name = if wanted.device.is_empty() { &wanted.name } else { &wanted.device };
@@ -168,7 +166,7 @@ pub fn update_interface(wanted: &Interface) -> Result<Interface, Fault> {
             let prefix = address::parse_prefix(&each.mask, &address)?;
             Ok(Address { link: link.index, address, prefix })
         })
-        .collect::<Result<Vec<_>, Fault>>()?;
+        .collect::<Result<Vec<_>>>()?;
     let mtu = u32::try_from(wanted.mtu).map_err(|_| fault!(InvalidArgument, "an MTU is below 4 GiB"))?;
     let doing = format_args!("configure the network interface {}", link.name);
     let mut change = Request::set_link(link.index, UP | wanted.raw_flags & NO_ARP, UP | NO_ARP);
@@ -221,7 +219,7 @@ fn describe(link: &Link, addresses: &[Address]) -> Interface {
 }
 
 /// Every interface.
-pub fn list_interfaces() -> Result<Interfaces, Fault> {
+pub fn list_interfaces() -> Result<Interfaces> {
     let mut kernel = kernel()?;
     let (links, addresses) = (kernel.links(0)?, kernel.addresses()?);
     Ok(Interfaces { interfaces: links.iter().map(|link| describe(link, &addresses)).collect() })
@@ -229,10 +227,10 @@ pub fn list_interfaces() -> Result<Interfaces, Fault> {
 
 /// Replaces the routes, but for those that come with an interface's addresses. When the kernel refuses one, those that
 /// were there are there again.
-pub fn update_routes(wanted: &[types::Route]) -> Result<Routes, Fault> {
+pub fn update_routes(wanted: &[types::Route]) -> Result<Routes> {
     let mut kernel = kernel()?;
     let links = kernel.links(0)?;
-    let new = limit(wanted)?.iter().map(|route| parse(route, &links)).collect::<Result<Vec<_>, Fault>>()?;
+    let new = limit(wanted)?.iter().map(|route| parse(route, &links)).collect::<Result<Vec<_>>>()?;
     let old = kernel.set_routes()?;
     if let Err(fault) = kernel.exchange_routes(&old, &new) {
         let left = kernel.set_routes()?;
@@ -244,7 +242,7 @@ pub fn update_routes(wanted: &[types::Route]) -> Result<Routes, Fault> {
     describe_routes(&kernel.routes()?, &links)
 }
 
-fn parse(route: &types::Route, links: &[Link]) -> Result<Route, Fault> {
+fn parse(route: &types::Route, links: &[Link]) -> Result<Route> {
     let some = |text: &str| if text.is_empty() { Ok(None) } else { address::parse(text).map(Some) };
     let destination = match route.dest.as_str() {
         "" => None,
@@ -256,9 +254,7 @@ fn parse(route: &types::Route, links: &[Link]) -> Result<Route, Fault> {
     let Some(family) = families.next() else {
         return Err(fault!(InvalidArgument, "a route needs a destination or a gateway"));
     };
-    if families.any(|other| other != family) {
-        return Err(fault!(InvalidArgument, "a route is either of IPv4 or of IPv6"));
-    }
+    refuse_if!(families.any(|other| other != family), InvalidArgument, "a route is of IPv4 or of IPv6");
     let scope =
         u8::try_from(route.scope).map_err(|_| fault!(InvalidArgument, "a route's scope is 0 to 255"))?;
     // What is not beyond a gateway is on the link, as ip-route(8) has it.
@@ -280,13 +276,13 @@ fn parse(route: &types::Route, links: &[Link]) -> Result<Route, Fault> {
 }
 
 /// Every route of the main table.
-pub fn list_routes() -> Result<Routes, Fault> {
+pub fn list_routes() -> Result<Routes> {
     let mut kernel = kernel()?;
     let links = kernel.links(0)?;
     describe_routes(&kernel.routes()?, &links)
 }
 
-fn describe_routes(routes: &[Route], links: &[Link]) -> Result<Routes, Fault> {
+fn describe_routes(routes: &[Route], links: &[Link]) -> Result<Routes> {
     let name = |index| links.iter().find(|link| link.index == index).map(|link| link.name.clone());
     let describe = |route: &Route| types::Route {
         dest: destination(route),
@@ -301,7 +297,7 @@ fn describe_routes(routes: &[Route], links: &[Link]) -> Result<Routes, Fault> {
 }
 
 /// Adds entries to the neighbour tables.
-pub fn add_neighbors(neighbors: &[ArpNeighbor]) -> Result<(), Fault> {
+pub fn add_neighbors(neighbors: &[ArpNeighbor]) -> Result {
     let mut kernel = kernel()?;
     let links = kernel.links(0)?;
     let mut requests = Vec::new();

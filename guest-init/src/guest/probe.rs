@@ -13,7 +13,7 @@ const TIMEOUT: u32 = 30_000;
 const STATUS_LINE: usize = 12;
 
 /// `Probe`.
-pub fn probe(call: &ProbeRequest) -> Result<(), Fault> {
+pub fn probe(call: &ProbeRequest) -> Result {
     let port = call.http.as_ref().map_or(call.tcp_port, |page| page.port);
     let port = u16::try_from(port).ok().filter(|port| *port != 0);
     let port = port.ok_or_else(|| fault!(InvalidArgument, "a port is 1 to 65535"))?;
@@ -43,7 +43,7 @@ pub fn probe(call: &ProbeRequest) -> Result<(), Fault> {
 }
 
 /// What the first bytes of an answer say.
-fn judge(answer: &[u8]) -> Result<(), Fault> {
+fn judge(answer: &[u8]) -> Result {
     let status = answer.strip_prefix(b"HTTP/1.").and_then(|rest| rest.get(2..5));
     match status.map(core::str::from_utf8) {
         Some(Ok(status)) if status.starts_with(['2', '3']) => Ok(()),
@@ -75,7 +75,7 @@ mod tests {
     }
 
     /// Probes a server that says these words, of which each is a piece of its own.
-    fn probed(words: &'static [&'static str], http: Option<HttpCheck>) -> (Result<(), Fault>, String) {
+    fn probed(words: &'static [&'static str], http: Option<HttpCheck>) -> (Result, String) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = u32::from(listener.local_addr().unwrap().port());
         let is_page = http.is_some();

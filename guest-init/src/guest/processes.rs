@@ -4,8 +4,7 @@ use super::space::Space;
 use crate::api::ferry::{ListProcessesResponse, ProcessInfo};
 use crate::prelude::*;
 use crate::sys::event::since_boot;
-use crate::sys::file::{CWD, O_RDONLY, open, read};
-use crate::table::Table;
+use crate::sys::file::{CWD, read_page};
 
 /// The kernel's unit of time for programs, in ticks a second (USER_HZ, the same on every x86-64).
 const TICKS: u32 = 100;
@@ -13,12 +12,11 @@ const TICKS: u32 = 100;
 /// Bytes in a page.
 const PAGE: u64 = 4096;
 
-/// Most bytes of one process's arguments, and of those of all.
-const ARGUMENTS: usize = 4096;
+/// Most bytes of the arguments of all processes; of those of one there is a page.
 const ALL_ARGUMENTS: usize = 1 << 20;
 
 /// The processes in the container's cgroup, but for the one that holds its namespaces.
-pub fn list(space: &Space) -> Result<ListProcessesResponse, Fault> {
+pub fn list(space: &Space) -> Result<ListProcessesResponse> {
     let holder = space.holder();
     let mut left = ALL_ARGUMENTS;
     let mut found = Vec::new();
@@ -38,21 +36,17 @@ pub fn list(space: &Space) -> Result<ListProcessesResponse, Fault> {
         Some((_, number)) => *number,
         None => u32::from(Some(parent) == holder && space.owns_pids()),
     };
-    let mut sorted = Table::default();
+    let mut processes = Vec::with_capacity(found.len());
     for (_, parent, info) in found {
-        sorted.insert(info.pid, ProcessInfo { ppid: number(parent), ..info });
+        let at = processes.partition_point(|other: &ProcessInfo| other.pid < info.pid);
+        processes.insert(at, ProcessInfo { ppid: number(parent), ..info });
     }
     let now_ticks = since_boot() / (1000 / u64::from(TICKS));
-    let processes = sorted.into_values().collect();
     Ok(ListProcessesResponse { processes, ticks_per_second: TICKS, now_ticks })
 }
 
 fn file(pid: i32, name: &str) -> SysResult<Vec<u8>> {
-    let file = open(CWD, &format!("/proc/{pid}/{name}"), O_RDONLY, 0)?;
-    let mut bytes = vec![0; ARGUMENTS];
-    let length = read(file.raw(), &mut bytes)?;
-    bytes.truncate(length);
-    Ok(bytes)
+    read_page(CWD, &format!("/proc/{pid}/{name}"))
 }
 
 fn split(arguments: &[u8]) -> Vec<Vec<u8>> {
@@ -75,9 +69,8 @@ fn describe(stat: &[u8], status: &[u8]) -> Option<(i32, ProcessInfo)> {
     let status = String::from_utf8_lossy(status);
     let of_status = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        Some(
-            line.split_ascii_whitespace().filter_map(|number| number.parse::<u32>().ok()).collect::<Vec<_>>(),
-        )
+        let numbers = line.split_ascii_whitespace().filter_map(|number| number.parse::<u32>().ok());
+        Some(numbers.collect::<Vec<_>>())
     };
     let info = ProcessInfo {
         // One number for each namespace that it is in, its own last.

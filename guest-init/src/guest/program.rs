@@ -9,18 +9,12 @@ use crate::fault::reason;
 use crate::prelude::*;
 use crate::spec::annotation::Further;
 use crate::spec::capability::{COUNT, Sets};
-use crate::spec::environment::{self, Terminal, candidates};
+use crate::spec::environment::{self, candidates};
 use crate::spec::limit;
 use crate::spec::seccomp::{self, Filter};
 use crate::spec::user::{Identity, home_of, look_up};
-use crate::sys::file::{
-    CWD, O_NONBLOCK, O_RDONLY, S_IFMT, S_IFREG, chdir, open, read_to_end, stat, stat_fd, umask, write_control,
-};
-use crate::sys::process::{
-    c_strings, drop_bounding, execute, keep_capabilities, new_session, no_new_privileges, raise_ambient,
-    set_blocked_signals, set_capabilities, set_filter, set_gid, set_groups, set_io_priority, set_limit,
-    set_personality, set_scheduler, set_uid,
-};
+use crate::sys::file::*;
+use crate::sys::process::*;
 use linux_raw_sys::general::RLIMIT_NOFILE;
 
 /// Open files that a process may have when its specification says nothing: the limits that Docker's own service
@@ -33,7 +27,7 @@ const OPEN_FILES: u64 = 1 << 19;
 const FILE_LIMIT: usize = 4 << 20;
 
 /// What must be done before the container's namespaces are entered, because it needs the guest's /proc.
-pub fn before_entering(process: &Process) -> Result<(), Fault> {
+pub fn before_entering(process: &Process) -> Result {
     if process.oom_score_adj != 0 {
         write_control(CWD, "/proc/self/oom_score_adj", format!("{}", process.oom_score_adj).as_bytes())
             .context("set oom_score_adj")?;
@@ -49,15 +43,11 @@ pub fn become_program(spec: &Spec, process: &Process, stdio: &ChildStdio, first:
     }
 }
 
-fn prepare(
-    spec: &Spec,
-    process: &Process,
-    stdio: &ChildStdio,
-    first: bool,
-) -> Result<(Vec<CString>, Vec<CString>), Fault> {
-    if process.args.is_empty() {
-        return Err(fault!(InvalidArgument, "no program to run: the process has no arguments"));
-    }
+/// Arguments and environment.
+type Strings = (Vec<CString>, Vec<CString>);
+
+fn prepare(spec: &Spec, process: &Process, stdio: &ChildStdio, first: bool) -> Result<Strings> {
+    refuse_if!(process.args.is_empty(), InvalidArgument, "no program to run: the process has no arguments");
     new_session().context("start a session")?;
     stdio.install(process.console_size.as_ref(), first).context("set up stdio")?;
     set_limit(RLIMIT_NOFILE, SOFT_OPEN_FILES, OPEN_FILES).context("limit open files")?;
@@ -80,7 +70,7 @@ fn prepare(
     if let Some(personality) = further.personality {
         set_personality(personality).context("set the personality")?;
     }
-    let terminal = if process.terminal { Terminal::Yes } else { Terminal::No };
+    let terminal = process.terminal.then_some("xterm");
     let environment = environment::complete(&process.env, identity.home.as_deref(), terminal);
     let strings = |strings: &[String]| c_strings(strings).context("arguments or environment");
     let strings = (strings(&process.args)?, strings(&environment)?);
@@ -94,7 +84,7 @@ fn prepare(
 }
 
 /// Whom the process runs as.
-fn identify(process: &Process) -> Result<Identity, Fault> {
+fn identify(process: &Process) -> Result<Identity> {
     let nobody = Default::default();
     let user = process.user.as_ref().unwrap_or(&nobody);
     let mut identity = if !user.username.is_empty() {
@@ -109,7 +99,7 @@ fn identify(process: &Process) -> Result<Identity, Fault> {
 }
 
 /// The bytes of passwd or group; none when the image has no such file.
-fn database(path: &str) -> Result<Vec<u8>, Fault> {
+fn database(path: &str) -> Result<Vec<u8>> {
     let file = match open(CWD, path, O_RDONLY | O_NONBLOCK, 0) {
         Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EACCES) => return Ok(Vec::new()),
         other => other.context(format_args!("open {path}"))?,
@@ -122,7 +112,7 @@ fn database(path: &str) -> Result<Vec<u8>, Fault> {
 }
 
 /// Goes to the working directory, which is made when the image has it not, as Docker does.
-fn go_to(directory: &str) -> Result<(), Fault> {
+fn go_to(directory: &str) -> Result {
     let directory = if directory.is_empty() { "/" } else { directory };
     if !directory.starts_with('/') {
         return Err(fault!(InvalidArgument, "working directory `{directory}` is not absolute"));
@@ -138,7 +128,7 @@ fn go_to(directory: &str) -> Result<(), Fault> {
 }
 
 /// Changes to the user and leaves it the rights that it is to have.
-fn take_rights(spec: &Spec, process: &Process, identity: &Identity) -> Result<(), Fault> {
+fn take_rights(spec: &Spec, process: &Process, identity: &Identity) -> Result {
     let install = |filter: Filter| set_filter(filter.flags, &filter.program).context("filter system calls");
     let filter =
         spec.linux.as_ref().and_then(|linux| linux.seccomp.as_ref()).map(seccomp::filter).transpose()?;
@@ -149,11 +139,8 @@ fn take_rights(spec: &Spec, process: &Process, identity: &Identity) -> Result<()
     let sets = process.capabilities.as_ref().map(Sets::parse).transpose()?;
     if let Some(sets) = &sets {
         for capability in (0..COUNT).filter(|capability| sets.bounding & 1 << capability == 0) {
-            match drop_bounding(capability) {
-                // A kernel older than the list.
-                Err(Errno::EINVAL) => {}
-                other => other.context("limit capabilities")?,
-            }
+            // The kernel may be older than the list.
+            drop_bounding(capability).despite(Errno::EINVAL).context("limit capabilities")?;
         }
         if identity.uid != 0 {
             keep_capabilities().context("keep capabilities")?;
@@ -200,12 +187,8 @@ fn run(process: &Process, arguments: &[CString], environment: &[CString]) -> Fau
 fn refusal(program: &str, errno: Errno) -> Fault {
     match errno {
         Errno::ENOENT => fault!(NotFound, "exec {program}: its interpreter was not found"),
-        Errno::EACCES | Errno::EPERM => {
-            fault!(PermissionDenied, "exec {program}: permission denied")
-        }
-        Errno::ENOEXEC => {
-            fault!(PermissionDenied, "exec {program}: not executable: exec format error")
-        }
+        Errno::EACCES | Errno::EPERM => fault!(PermissionDenied, "exec {program}: permission denied"),
+        Errno::ENOEXEC => fault!(PermissionDenied, "exec {program}: not executable: exec format error"),
         errno => fault!(Internal, "exec {program}: {}", reason(errno)),
     }
 }

@@ -6,13 +6,9 @@ use crate::api::appliance::{Appliance, AtEnd, ENDED};
 use crate::fault::reason;
 use crate::prelude::*;
 use crate::supervise::NO_STATUS;
-use crate::sys::Result;
 use crate::sys::event::{Poll, signals, sleep};
-use crate::sys::file::{CWD, O_WRONLY, open, read, stat, sync, write};
-use crate::sys::process::{
-    LINUX_REBOOT_CMD_CAD_OFF, LINUX_REBOOT_CMD_HALT, LINUX_REBOOT_CMD_POWER_OFF, LINUX_REBOOT_CMD_RESTART,
-    SIGCHLD, SIGINT, SIGKILL, SIGPWR, SIGTERM, kill, own_pid, reap, reboot, set_blocked_signals,
-};
+use crate::sys::file::*;
+use crate::sys::process::*;
 
 /// Tokens of what is no stream; stream ids begin above.
 const SIGNALS: u64 = 1;
@@ -38,7 +34,7 @@ pub fn run() -> &'static str {
     }
 }
 
-fn serve() -> Result<core::convert::Infallible> {
+fn serve() -> SysResult<core::convert::Infallible> {
     let poll = Poll::new()?;
     let set = [SIGCHLD, SIGTERM, SIGINT, SIGPWR].iter().fold(0, |set, signal| set | 1 << (signal - 1));
     set_blocked_signals(set)?;
@@ -51,7 +47,7 @@ fn serve() -> Result<core::convert::Infallible> {
     if let Some(appliance) = appliance::find()
         && let Err(fault) = begin(&mut agent, appliance)
     {
-        say(&format!("<3>ferry-init: {}\n", fault.message));
+        say(format!("<3>ferry-init: {}\n", fault.message).as_bytes());
         end(&mut agent, Some((AtEnd::PowerOff, NO_STATUS)));
     }
     let mut happened = Vec::with_capacity(32);
@@ -94,10 +90,7 @@ fn serve() -> Result<core::convert::Infallible> {
 }
 
 /// Begins the appliance that this guest is.
-fn begin(
-    agent: &mut Agent<Guest>,
-    appliance: core::result::Result<Appliance, Fault>,
-) -> core::result::Result<(), Fault> {
+fn begin(agent: &mut Agent<Guest>, appliance: Result<Appliance>) -> Result {
     // Control-Alt-Delete becomes SIGINT for PID 1.
     let _ = reboot(LINUX_REBOOT_CMD_CAD_OFF);
     let appliance = appliance?;
@@ -139,7 +132,7 @@ fn end(agent: &mut Agent<Guest>, outcome: Option<(AtEnd, i32)>) -> ! {
         AtEnd::Halt => ("halt", LINUX_REBOOT_CMD_HALT),
     };
     if outcome.is_some() {
-        say(&format!("<3>{ENDED}{word}, status {status}\n"));
+        say(format!("<3>{ENDED}{word}, status {status}\n").as_bytes());
     }
     loop {
         if let Err(errno) = reboot(command) {
@@ -154,9 +147,7 @@ fn end(agent: &mut Agent<Guest>, outcome: Option<(AtEnd, i32)>) -> ! {
 ///
 /// Nothing here allocates: the panic may be about memory.
 pub fn panicked(message: &[u8]) -> ! {
-    if let Ok(log) = open(CWD, "/dev/kmsg", O_WRONLY, 0) {
-        let _ = write(log.raw(), message);
-    }
+    say(message);
     let _ = write(2, message);
     let _ = write(2, b"\n");
     loop {

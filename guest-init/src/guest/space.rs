@@ -21,12 +21,8 @@ use crate::prelude::*;
 use crate::spec::annotation::Further;
 use crate::spec::words::place;
 use crate::sys::file;
-use crate::sys::file::{CWD, O_PATH, O_RDONLY, close_from, open, pipe, umask, write_all, write_control};
-use crate::sys::process::{
-    ALL_SIGNALS, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWTIME,
-    CLONE_NEWUSER, CLONE_NEWUTS, Forked, SIGCHLD, SIGKILL, enter, exists, exit, fork, ignore_children, kill,
-    set_blocked_signals, set_domainname, set_hostname, take_signal, unshare,
-};
+use crate::sys::file::*;
+use crate::sys::process::*;
 
 /// `true` or `false`: whether the container's process is process 1 of its pid namespace.
 pub const PID1_ANNOTATION: &str = "io.ferry.pid1";
@@ -87,7 +83,7 @@ const KINDS: [u32; 8] = [
 ];
 const FILES: &str = "mnt pid ipc uts cgroup net time user";
 
-fn namespaces(linux: Option<&Linux>) -> Result<Namespaces<'_>, Fault> {
+fn namespaces(linux: Option<&Linux>) -> Result<Namespaces<'_>> {
     // A container always has mounts of its own.
     let mut found = Namespaces { new: CLONE_NEWNS, ..Default::default() };
     for LinuxNamespace { r#type, path } in linux.iter().flat_map(|linux| &linux.namespaces) {
@@ -133,12 +129,10 @@ impl Space {
         sandbox: &Sandbox,
         is_init: bool,
         inhabitant: impl Fn(&str) -> Option<i32>,
-    ) -> Result<Space, Fault> {
+    ) -> Result<Space> {
         let root =
             spec.root.as_ref().ok_or_else(|| fault!(InvalidArgument, "the specification has no root"))?;
-        if !root.path.starts_with('/') {
-            return Err(fault!(InvalidArgument, "root path `{}` is not absolute", root.path));
-        }
+        refuse_if!(!root.path.starts_with('/'), InvalidArgument, "root path `{}` is not absolute", root.path);
         let linux = spec.linux.as_ref();
         if let Some(seccomp) = linux.and_then(|linux| linux.seccomp.as_ref()) {
             crate::spec::seccomp::filter(seccomp)?;
@@ -197,7 +191,7 @@ impl Space {
     }
 
     /// Its cgroup, for a call that needs one.
-    pub(super) fn cgroup(&self) -> Result<&Cgroup, Fault> {
+    pub(super) fn cgroup(&self) -> Result<&Cgroup> {
         self.cgroup.as_ref().ok_or_else(|| fault!(Unimplemented, "this guest has no cgroups"))
     }
 
@@ -218,7 +212,7 @@ impl Space {
 
     /// Opens its root: as its processes have it with everything mounted there, or, when none of them is left, as
     /// the guest has it.
-    pub(super) fn open_root(&self) -> Result<Fd, Fault> {
+    pub(super) fn open_root(&self) -> Result<Fd> {
         let path = match &self.inhabitant {
             Some((pid, process)) => {
                 let root = open(CWD, &format!("/proc/{pid}/root"), O_PATH, 0);
@@ -237,7 +231,7 @@ impl Space {
 
     /// Forks into the namespaces that are made by the fork itself. The child goes on with [`set_up`](Self::set_up).
     /// `own_pids` is the guest's pid namespace.
-    pub(super) fn fork_new(&mut self, spec: &Spec, own_pids: &Fd) -> Result<Option<i32>, Fault> {
+    pub(super) fn fork_new(&mut self, spec: &Spec, own_pids: &Fd) -> Result<Option<i32>> {
         // The cgroup namespace begins at the cgroup that its maker is in, so it is made after the fork.
         let mut flags = self.new & !CLONE_NEWCGROUP;
         // A pid namespace is joined by children only.
@@ -285,7 +279,7 @@ impl Space {
     }
 
     /// In the child: makes the container.
-    pub(super) fn set_up(&self, spec: &Spec) -> Result<(), Fault> {
+    pub(super) fn set_up(&self, spec: &Spec) -> Result {
         self.gate.as_ref().map_or(Ok(()), users::wait)?;
         for (kind, path) in self.join.iter().filter(|(kind, _)| *kind != CLONE_NEWPID) {
             join(*kind, path)?;
@@ -336,7 +330,7 @@ fn is_ours(root: &Fd) -> bool {
 
 /// Lets children be in a new time namespace with these offsets, which a process can set only before it has any child
 /// there. Gives the way back to our own.
-fn shift_time(offsets: &str) -> Result<Fd, Fault> {
+fn shift_time(offsets: &str) -> Result<Fd> {
     let own = open(CWD, "/proc/self/ns/time", O_RDONLY, 0).context("open our time namespace")?;
     let shifted = unshare(CLONE_NEWTIME)
         .and_then(|()| write_control(CWD, "/proc/self/timens_offsets", offsets.as_bytes()));
@@ -347,14 +341,14 @@ fn shift_time(offsets: &str) -> Result<Fd, Fault> {
     Ok(own)
 }
 
-fn join(kind: u32, path: &str) -> Result<(), Fault> {
+fn join(kind: u32, path: &str) -> Result {
     open(CWD, path, O_RDONLY, 0)
         .and_then(|namespace| enter(&namespace, kind))
         .context(format_args!("join the namespace {path}"))
 }
 
 /// Writes kernel parameters of the container's namespaces. The container's /proc is mounted by now.
-fn set_parameters(linux: &Linux) -> Result<(), Fault> {
+fn set_parameters(linux: &Linux) -> Result {
     for (name, value) in linux.sysctl.iter() {
         // `net.ipv4.conf.eth0/1.x`: a slash in a name stands for a dot, as in sysctl(8).
         let exchanged = |letter| match letter {
@@ -363,9 +357,7 @@ fn set_parameters(linux: &Linux) -> Result<(), Fault> {
             other => other,
         };
         let path: String = name.chars().map(exchanged).collect();
-        if path.split('/').any(|part| part == "..") {
-            return Err(fault!(InvalidArgument, "no kernel parameter {name}"));
-        }
+        refuse_if!(path.split('/').any(|part| part == ".."), InvalidArgument, "no kernel parameter {name}");
         write_control(CWD, &format!("/proc/sys/{path}"), value.as_bytes())
             .context(format_args!("set {name} to {value}"))?;
     }

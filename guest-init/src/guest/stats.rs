@@ -1,13 +1,9 @@
 //! A container's counters, from the files of its cgroup, and the sandbox's network counters.
 
 use super::cgroup::Cgroup;
-use crate::api::stats::{
-    BlkioStats, BlkioStatsEntry, CgroupStats, CpuStats, CpuUsage, MemoryData, MemoryStats, NetworkStats,
-    PidsStats, StatsContainerResponse, ThrottlingData,
-};
+use crate::api::stats::*;
 use crate::prelude::*;
 use crate::sys::file::{CWD, read_file};
-use crate::table::Table;
 
 /// Most bytes read of one file of counters.
 const FILE_LIMIT: usize = 1 << 20;
@@ -62,10 +58,7 @@ fn of_files(file: impl Fn(&str) -> Vec<u8>) -> CgroupStats {
         }),
         pids_stats: Some(PidsStats {
             current: number(&file("pids.current")),
-            limit: match limit(&file("pids.max")) {
-                u64::MAX => 0,
-                limit => limit,
-            },
+            limit: Some(limit(&file("pids.max"))).filter(|limit| *limit != u64::MAX).unwrap_or(0),
         }),
         blkio_stats: Some(block(&file("io.stat"))),
         hugetlb_stats: Default::default(),
@@ -77,12 +70,12 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 fn number(file: &[u8]) -> u64 {
-    text(file).trim().parse().unwrap_or(0)
+    text(file).trim_ascii().parse().unwrap_or(0)
 }
 
 /// A limit: 2^64-1 for `max`, which stands for none.
 fn limit(file: &[u8]) -> u64 {
-    match text(file).trim() {
+    match text(file).trim_ascii() {
         "max" => u64::MAX,
         limit => limit.parse().unwrap_or(0),
     }
@@ -97,7 +90,11 @@ fn pairs(file: &[u8]) -> impl Iterator<Item = (&str, u64)> {
 }
 
 fn by_name(file: &[u8]) -> Table<String, u64> {
-    pairs(file).map(|(key, value)| (key.into(), value)).collect()
+    let mut table = Table::default();
+    for (key, value) in pairs(file) {
+        table.insert(key.into(), value);
+    }
+    table
 }
 
 fn keyed(file: &[u8], key: &str) -> u64 {
@@ -139,7 +136,7 @@ fn network(file: &[u8]) -> Vec<NetworkStats> {
         let [rx_bytes, rx_packets, rx_errors, rx_dropped, _, _, _, _, sent @ ..] = numbers;
         let [tx_bytes, tx_packets, tx_errors, tx_dropped] = sent;
         Some(NetworkStats {
-            name: name.trim().into(),
+            name: name.trim_ascii().into(),
             rx_bytes,
             rx_packets,
             rx_errors,

@@ -3,11 +3,7 @@
 use super::inside::{Kind, reach};
 use crate::api::oci::Box as Size;
 use crate::prelude::*;
-use crate::sys::Result;
-use crate::sys::file::{
-    CWD, O_NOCTTY, O_NONBLOCK, O_RDWR, chown_fd, duplicate, duplicate_to, open, open_inside, pipe,
-    set_nonblocking,
-};
+use crate::sys::file::*;
 use crate::sys::mount::{Recursion, attach, clone_tree};
 use crate::sys::terminal::{make_controlling, open_slave, resize, unlock};
 
@@ -28,7 +24,7 @@ pub enum ChildStdio {
 }
 
 /// Three pipes.
-pub fn pipes() -> Result<(OurStdio, ChildStdio)> {
+pub fn pipes() -> SysResult<(OurStdio, ChildStdio)> {
     let (child_in, stdin) = pipe(0)?;
     let (stdout, child_out) = pipe(0)?;
     let (stderr, child_err) = pipe(0)?;
@@ -40,7 +36,7 @@ pub fn pipes() -> Result<(OurStdio, ChildStdio)> {
 }
 
 /// A terminal of the container whose root is given, or of the guest when the container has no devpts.
-pub fn terminal(root: Option<&Fd>) -> Result<(OurStdio, ChildStdio)> {
+pub fn terminal(root: Option<&Fd>) -> SysResult<(OurStdio, ChildStdio)> {
     let flags = O_RDWR | O_NOCTTY | O_NONBLOCK;
     let of_container = root.map(|root| open_inside(root.raw(), b"dev/pts/ptmx", flags, 0));
     let master = match of_container {
@@ -59,7 +55,7 @@ pub fn terminal(root: Option<&Fd>) -> Result<(OurStdio, ChildStdio)> {
 impl ChildStdio {
     /// In the child, the leader of a new session: makes these its stdio. For the container's first process a
     /// terminal is also its /dev/console.
-    pub fn install(&self, size: Option<&Size>, first: bool) -> Result<()> {
+    pub fn install(&self, size: Option<&Size>, first: bool) -> SysResult<()> {
         match self {
             ChildStdio::Pipes(ends) => {
                 for (number, end) in ends.iter().enumerate() {
@@ -85,7 +81,7 @@ impl ChildStdio {
     }
 
     /// Makes a user and a group (2^32-1 for the one that it has) the owners.
-    pub fn give_to(&self, uid: u32, gid: u32) -> Result<()> {
+    pub fn give_to(&self, uid: u32, gid: u32) -> SysResult<()> {
         match self {
             ChildStdio::Pipes(ends) => ends.iter().try_for_each(|end| chown_fd(end.raw(), uid, gid)),
             ChildStdio::Terminal(slave) => chown_fd(slave.raw(), uid, gid),
@@ -93,7 +89,7 @@ impl ChildStdio {
     }
 }
 
-fn bind_console(slave: &Fd) -> Result<()> {
+fn bind_console(slave: &Fd) -> SysResult<()> {
     let console = reach(CWD, "/dev/console", Kind::File, 0o600)?;
     attach(&clone_tree(slave.raw(), "", Recursion::One)?, console.raw())
 }

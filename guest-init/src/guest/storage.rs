@@ -16,10 +16,8 @@ pub const DRIVERS: [&str; 8] =
     ["mmioblk", "blk", "nvdimm", "ephemeral", "local", "overlayfs", "bind", "virtio-fs"];
 
 /// Mounts a storage at its mount point, which is made.
-pub fn mount(storage: &Storage) -> Result<Mounted, Fault> {
-    if storage.fs_group.is_some() {
-        return Err(fault!(Unimplemented, "a storage's fs_group is not supported"));
-    }
+pub fn mount(storage: &Storage) -> Result<Mounted> {
+    refuse_if!(storage.fs_group.is_some(), Unimplemented, "a storage's fs_group is not supported");
     if !storage.mount_point.starts_with('/') || storage.mount_point.split('/').any(|part| part == "..") {
         return Err(fault!(InvalidArgument, "mount point `{}` is not an absolute path", storage.mount_point));
     }
@@ -37,10 +35,8 @@ pub fn mount(storage: &Storage) -> Result<Mounted, Fault> {
         "local" => return make_local(storage, &options).map(|()| Mounted::Yes),
         "ephemeral" | "virtio-fs" => storage.source.clone(),
         "bind" => {
-            options.superblock |= match options.bind {
-                Some(m::Recursion::Tree) => m::MS_BIND | m::MS_REC,
-                _ => m::MS_BIND,
-            };
+            let below = if options.bind == Some(m::Recursion::Tree) { m::MS_REC } else { 0 };
+            options.superblock |= m::MS_BIND | below;
             storage.source.clone()
         }
         other => return Err(fault!(Unimplemented, "no storage driver `{other}`")),
@@ -63,11 +59,7 @@ pub fn is_on_disk(driver: &str) -> bool {
 }
 
 /// Finds a storage's disk, and those that its options name; `None` while one of them is not there.
-fn open_disks(
-    storage: &Storage,
-    options: &mut Options,
-    verified: &mut Devices,
-) -> Result<Option<String>, Fault> {
+fn open_disks(storage: &Storage, options: &mut Options, verified: &mut Devices) -> Result<Option<String>> {
     let mut open = |source: &str| match find_disk(source)? {
         Some(disk) => verified.open(source, disk, &storage.driver_options).map(Some),
         None => Ok(None),
@@ -87,14 +79,13 @@ fn open_disks(
 }
 
 /// A directory of the guest's own, for containers to share or keep. It stays when they go.
-fn make_local(storage: &Storage, options: &Options) -> Result<(), Fault> {
+fn make_local(storage: &Storage, options: &Options) -> Result {
     let doing = format_args!("make {}", storage.mount_point);
     if file::stat(&storage.mount_point).is_ok() {
         return Ok(());
     }
     make_directories(&storage.mount_point).context(doing)?;
-    let mode = options.data.iter().find(|(name, _)| name == "mode").and_then(|(_, mode)| mode.as_deref());
-    match mode.map(|mode| u32::from_str_radix(mode, 8)) {
+    match options.value("mode").map(|mode| u32::from_str_radix(mode, 8)) {
         Some(Ok(mode)) => file::chmod(CWD, &storage.mount_point, mode).context(doing),
         Some(Err(_)) => Err(fault!(InvalidArgument, "{doing}: no such mode")),
         None => Ok(()),
@@ -102,16 +93,11 @@ fn make_local(storage: &Storage, options: &Options) -> Result<(), Fault> {
 }
 
 /// `UpdateEphemeralMounts`: changes the options of mounted tmpfs, such as `size=`.
-pub fn update_ephemeral(call: &UpdateEphemeralMountsRequest) -> Result<(), Fault> {
+pub fn update_ephemeral(call: &UpdateEphemeralMountsRequest) -> Result {
     for storage in &call.storages {
         let doing = format_args!("change the mount on {}", storage.mount_point);
-        if storage.driver != "ephemeral" || storage.fstype != "tmpfs" {
-            return Err(fault!(
-                InvalidArgument,
-                "{}: only ephemeral tmpfs can be changed",
-                storage.mount_point
-            ));
-        }
+        let is_tmpfs = storage.driver == "ephemeral" && storage.fstype == "tmpfs";
+        refuse_if!(!is_tmpfs, InvalidArgument, "{doing}: only ephemeral tmpfs can be changed");
         let options = Options::parse(&storage.options);
         let flags = options.legacy_flags() | m::MS_REMOUNT;
         m::mount("", &storage.mount_point, "", flags, &options.legacy_data()).context(doing)?;
@@ -133,10 +119,9 @@ pub fn unmount(mount_point: &str) {
 /// Makes a directory and those above it. Only the guest itself writes where this is used, so the path is
 /// walked as it stands.
 pub fn make_directories(path: &str) -> SysResult<()> {
-    match file::mkdir(CWD, path, 0o755) {
-        Ok(()) | Err(Errno::EEXIST) => return Ok(()),
+    match file::ensure_dir(CWD, path, 0o755) {
         Err(Errno::ENOENT) => {}
-        Err(errno) => return Err(errno),
+        other => return other,
     }
     let ends = path.match_indices('/').map(|(end, _)| end).filter(|end| *end > 0);
     for above in ends.filter_map(|end| path.get(..end)) {
@@ -147,7 +132,7 @@ pub fn make_directories(path: &str) -> SysResult<()> {
 
 /// The device node of a disk: a path below /dev, the disk whose serial is the NAME of `serial=NAME`, the partition whose name
 /// in its GPT is the NAME of `partname=NAME`, or the virtio disk at `pci=SLOT/SLOT…`. `None` while there is no such disk.
-pub fn find_disk(source: &str) -> Result<Option<String>, Fault> {
+pub fn find_disk(source: &str) -> Result<Option<String>> {
     if source.starts_with("/dev/") {
         return Ok(file::stat(source).ok().map(|_| source.into()));
     }
@@ -156,12 +141,7 @@ pub fn find_disk(source: &str) -> Result<Option<String>, Fault> {
         "serial" => has_serial,
         "partname" => has_partition_name,
         "pci" => has_place,
-        _ => {
-            return Err(fault!(
-                InvalidArgument,
-                "storage source `{source}` is neither a /dev path nor serial=, partname= or pci="
-            ));
-        }
+        _ => return Err(fault!(InvalidArgument, "`{source}` is no /dev path, serial=, partname= or pci=")),
     };
     let directory = file::open(CWD, "/sys/class/block", O_RDONLY | O_DIRECTORY, 0).context("list disks")?;
     let names = file::list(directory.raw(), DISK_LIMIT).context("list disks")?;
@@ -181,7 +161,7 @@ fn property(directory: &Fd, disk: &str, name: &str) -> String {
 }
 
 fn has_serial(directory: &Fd, disk: &str, wanted: &str) -> bool {
-    property(directory, disk, "serial").trim() == wanted
+    property(directory, disk, "serial").trim_ascii() == wanted
 }
 
 fn has_partition_name(directory: &Fd, disk: &str, wanted: &str) -> bool {
@@ -193,26 +173,23 @@ fn has_place(directory: &Fd, disk: &str, wanted: &str) -> bool {
     let link =
         file::open(directory.raw(), disk, O_PATH | O_NOFOLLOW, 0).and_then(|link| file::read_link(&link));
     let link = String::from_utf8_lossy(&link.unwrap_or_default()).into_owned();
-    let way = link.split_once("/pci0000:00/").and_then(|(_, way)| way.split_once("/virtio"));
+    let way = link.split('/').skip_while(|part| *part != "pci0000:00").skip(1);
     let mut place = String::new();
     // Each is domain:bus:slot.function, where the bus is whatever the bridge has been given.
-    for address in way.unwrap_or_default().0.split('/') {
+    for address in way.take_while(|part| !part.starts_with("virtio")) {
         place.push('/');
         place.push_str(address.get(8..10).unwrap_or_default());
     }
-    place.get(1..) == Some(wanted) && way.is_some()
+    place.get(1..) == Some(wanted)
 }
 
 /// Makes the upper and the work directory. The merged root shows the upper directory's own owner and mode, so
 /// it gets those of the image's root.
-fn prepare_overlay(options: &Options) -> Result<(), Fault> {
-    let option = |wanted: &str| {
-        options.data.iter().find(|(name, _)| name == wanted).and_then(|(_, value)| value.as_deref())
-    };
-    let (Some(upper), Some(work)) = (option("upperdir"), option("workdir")) else {
+fn prepare_overlay(options: &Options) -> Result {
+    let (Some(upper), Some(work)) = (options.value("upperdir"), options.value("workdir")) else {
         return Ok(());
     };
-    let lower = option("lowerdir").unwrap_or_default().split(':').next().unwrap_or_default();
+    let lower = options.value("lowerdir").unwrap_or_default().split(':').next().unwrap_or_default();
     (|| {
         make_directories(upper)?;
         make_directories(work)?;

@@ -4,11 +4,8 @@ use super::{Guest, log, log_error};
 use crate::agent::StreamId;
 use crate::api::{SERIAL_PORT_NAME, VSOCK_PORT};
 use crate::prelude::*;
-use crate::sys::Result;
 use crate::sys::event::Poll;
-use crate::sys::file::{
-    CWD, O_DIRECTORY, O_NONBLOCK, O_RDONLY, O_RDWR, list, open, read, read_control, write,
-};
+use crate::sys::file::*;
 use crate::sys::net::{HOST_CID, accept_vsock, listen_vsock};
 
 /// Most virtio-serial ports looked at.
@@ -29,7 +26,7 @@ impl SerialPort {
         self.stream
     }
 
-    pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+    pub fn read(&mut self, buffer: &mut [u8]) -> SysResult<usize> {
         match read(self.fd.raw(), buffer) {
             Ok(0) if !self.heard => Err(Errno::EAGAIN),
             Ok(length) => {
@@ -40,7 +37,7 @@ impl SerialPort {
         }
     }
 
-    pub fn write(&self, data: &[u8]) -> Result<usize> {
+    pub fn write(&self, data: &[u8]) -> SysResult<usize> {
         write(self.fd.raw(), data)
     }
 
@@ -108,7 +105,7 @@ fn find_port() -> Option<Fd> {
     let ports = list(directory.raw(), PORT_LIMIT).ok()?;
     let is_ours = |port: &&String| {
         let name = read_control(directory.raw(), &format!("{port}/name"));
-        name.is_ok_and(|name| name.trim() == SERIAL_PORT_NAME)
+        name.is_ok_and(|name| name.trim_ascii() == SERIAL_PORT_NAME)
     };
     let port = ports.iter().find(is_ours)?;
     let path = format!("/dev/{port}");

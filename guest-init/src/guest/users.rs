@@ -9,20 +9,15 @@ use crate::sys::process::{set_gid, set_groups, set_uid};
 const RANGES: usize = 340;
 
 /// Checks the mappings; they are there if there is a user namespace, and have the container's root.
-pub fn check(linux: Option<&Linux>) -> Result<(), Fault> {
+pub fn check(linux: Option<&Linux>) -> Result {
     let Some(linux) = linux else { return Ok(()) };
     let has_users = linux.namespaces.iter().any(|namespace| namespace.r#type == "user");
     for (what, mappings) in [("uid", &linux.uid_mappings), ("gid", &linux.gid_mappings)] {
         let has_root = mappings.iter().any(|mapping| mapping.container_id == 0 && mapping.size > 0);
-        if has_users && (!has_root || mappings.len() > RANGES) {
-            return Err(fault!(
-                InvalidArgument,
-                "a user namespace needs {what} mappings, {RANGES} at most, and id 0 among them"
-            ));
-        }
-        if !has_users && !mappings.is_empty() {
-            return Err(fault!(InvalidArgument, "{what} mappings without a user namespace"));
-        }
+        let is_bad = has_users && (!has_root || mappings.len() > RANGES);
+        refuse_if!(is_bad, InvalidArgument, "a user namespace: 1 to {RANGES} {what} mappings, one of id 0");
+        let is_needless = !has_users && !mappings.is_empty();
+        refuse_if!(is_needless, InvalidArgument, "{what} mappings without a user namespace");
     }
     Ok(())
 }
@@ -38,15 +33,13 @@ fn lines(mappings: &[LinuxIdMapping]) -> String {
 
 /// Who in the guest is the root of a container with a user namespace: user and group.
 pub fn root(linux: Option<&Linux>) -> Option<(u32, u32)> {
-    let of = |mappings: &[LinuxIdMapping]| {
-        mappings.iter().find(|mapping| mapping.container_id == 0).map(|mapping| mapping.host_id)
-    };
+    let of = |mappings: &[LinuxIdMapping]| Some(mappings.iter().find(|one| one.container_id == 0)?.host_id);
     let linux = linux?;
     of(&linux.uid_mappings).zip(of(&linux.gid_mappings))
 }
 
 /// Gives the namespace of a child its users and groups, and opens its gate.
-pub fn map(pid: i32, linux: Option<&Linux>, gate: Fd) -> Result<(), Fault> {
+pub fn map(pid: i32, linux: Option<&Linux>, gate: Fd) -> Result {
     let Some(linux) = linux else { return Ok(()) };
     for (file, mappings) in [("uid_map", &linux.uid_mappings), ("gid_map", &linux.gid_mappings)] {
         write_control(CWD, &format!("/proc/{pid}/{file}"), lines(mappings).as_bytes())
@@ -56,7 +49,7 @@ pub fn map(pid: i32, linux: Option<&Linux>, gate: Fd) -> Result<(), Fault> {
 }
 
 /// In the child: waits at the gate, then becomes the namespace's root.
-pub fn wait(gate: &Fd) -> Result<(), Fault> {
+pub fn wait(gate: &Fd) -> Result {
     match read(gate.raw(), &mut [0]) {
         Ok(1) => become_root(),
         Ok(_) => Err(fault!(Internal, "no users were mapped")),
@@ -65,7 +58,7 @@ pub fn wait(gate: &Fd) -> Result<(), Fault> {
 }
 
 /// Who comes into a user namespace is nobody there, and can make no file.
-pub fn become_root() -> Result<(), Fault> {
+pub fn become_root() -> Result {
     let result: Result<(), Errno> = set_groups(&[]).and_then(|()| set_gid(0)).and_then(|()| set_uid(0));
     result.context("become root in the user namespace")
 }

@@ -20,7 +20,7 @@ pub struct Devices(Vec<String>);
 impl Devices {
     /// The device through which a source, found as `disk`, is read: the disk itself, or what the storage's driver option
     /// `verity=SOURCE,ROOT,BLOCKS,START[,SALT]` makes of it.
-    pub fn open(&mut self, source: &str, disk: String, options: &[String]) -> Result<String, Fault> {
+    pub fn open(&mut self, source: &str, disk: String, options: &[String]) -> Result<String> {
         let words = options
             .iter()
             .find_map(|option| option.strip_prefix(PREFIX)?.strip_prefix(source)?.strip_prefix(','));
@@ -32,10 +32,7 @@ impl Devices {
         (|| {
             let mapper = Mapper::open()?;
             let target = Target { sectors, kind: "verity", parameters: &table };
-            match mapper.create(&name, &target) {
-                Ok(()) | Err(Errno::EBUSY) => {}
-                Err(errno) => return Err(errno),
-            }
+            mapper.create(&name, &target).despite(Errno::EBUSY)?;
             let minor = mapper.minor(&name);
             self.0.push(name);
             Ok(format!("/dev/dm-{}", minor?))
@@ -44,11 +41,9 @@ impl Devices {
     }
 
     /// How many sources are verified. A storage that says more of them says it of something else.
-    pub fn check(&self, options: &[String]) -> Result<usize, Fault> {
+    pub fn check(&self, options: &[String]) -> Result<usize> {
         let said = options.iter().filter(|option| option.starts_with(PREFIX)).count();
-        if said != self.0.len() {
-            return Err(fault!(InvalidArgument, "a {PREFIX} option names no source of its storage"));
-        }
+        refuse_if!(said != self.0.len(), InvalidArgument, "a {PREFIX} option names no source of its storage");
         Ok(said)
     }
 }

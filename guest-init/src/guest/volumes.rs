@@ -1,19 +1,16 @@
 //! Volumes: how full they are, and growing them.
 
 use super::storage::find_disk;
-use crate::api::guest::{
-    AddSwapPathRequest, AddSwapRequest, ResizeVolumeRequest, VolumeStatsRequest, VolumeStatsResponse,
-    VolumeUnit, VolumeUsage,
-};
+use crate::api::guest::*;
 use crate::prelude::*;
 use crate::sys::file::{self, CWD, O_DIRECTORY, O_RDONLY, open};
 
-fn open_volume(path: &str) -> Result<Fd, Fault> {
+fn open_volume(path: &str) -> Result<Fd> {
     open(CWD, path, O_RDONLY | O_DIRECTORY, 0).context(format_args!("open the volume {path}"))
 }
 
 /// `GetVolumeStats`.
-pub fn stats(call: &VolumeStatsRequest) -> Result<VolumeStatsResponse, Fault> {
+pub fn stats(call: &VolumeStatsRequest) -> Result<VolumeStatsResponse> {
     let volume = open_volume(&call.volume_guest_path)?;
     let stat = file::stat_filesystem(&volume).context("read the volume's counters")?;
     let number = |number: i64| u64::try_from(number).unwrap_or(0);
@@ -34,12 +31,12 @@ pub fn stats(call: &VolumeStatsRequest) -> Result<VolumeStatsResponse, Fault> {
 }
 
 /// `AddSwapPath`: a disk on which there is swap space.
-pub fn add_swap(call: &AddSwapPathRequest) -> Result<(), Fault> {
+pub fn add_swap(call: &AddSwapPathRequest) -> Result {
     file::swap_on(&call.path).context(format_args!("swap to {}", call.path))
 }
 
 /// `AddSwap`: the same, of a virtio disk by its place on the PCI bus: the slots of the bridges that lead to it, and its own.
-pub fn add_swap_by_place(call: &AddSwapRequest) -> Result<(), Fault> {
+pub fn add_swap_by_place(call: &AddSwapRequest) -> Result {
     let mut source = String::from("pci=");
     for (at, slot) in call.pci_path.iter().enumerate() {
         source.push_str(&format!("{}{slot:02x}", if at == 0 { "" } else { "/" }));
@@ -51,12 +48,10 @@ pub fn add_swap_by_place(call: &AddSwapRequest) -> Result<(), Fault> {
 }
 
 /// `ResizeVolume`: grows an ext4 filesystem, as large as its disk has become or as asked for.
-pub fn resize(call: &ResizeVolumeRequest) -> Result<(), Fault> {
+pub fn resize(call: &ResizeVolumeRequest) -> Result {
     let volume = open_volume(&call.volume_guest_path)?;
     let stat = file::stat_filesystem(&volume).context("read the volume's counters")?;
-    if stat.f_type != file::EXT4_MAGIC {
-        return Err(fault!(Unimplemented, "only ext4 volumes can be grown"));
-    }
+    refuse_if!(stat.f_type != file::EXT4_MAGIC, Unimplemented, "only ext4 volumes can be grown");
     let block = u64::try_from(stat.f_bsize).ok().filter(|block| *block != 0).unwrap_or(4096);
     let size =
         if call.size == 0 { disk_size(&volume).context("ask for the disk's size")? } else { call.size };
@@ -67,5 +62,5 @@ pub fn resize(call: &ResizeVolumeRequest) -> Result<(), Fault> {
 fn disk_size(file: &Fd) -> SysResult<u64> {
     let (major, minor) = file::device_numbers(file::stat_fd(file.raw())?.st_dev);
     let sectors = file::read_control(CWD, &format!("/sys/dev/block/{major}:{minor}/size"))?;
-    sectors.trim().parse::<u64>().map_or(Err(Errno::EINVAL), |sectors| Ok(sectors.saturating_mul(512)))
+    sectors.trim_ascii().parse::<u64>().map_or(Err(Errno::EINVAL), |sectors| Ok(sectors.saturating_mul(512)))
 }

@@ -1,12 +1,9 @@
 //! What writes a service's output down: a child that may wait for a slow disk or console, which PID 1 never does.
 
-use super::storage::make_directories;
+use super::{say, storage::make_directories};
 use crate::api::appliance::Log;
 use crate::prelude::*;
-use crate::sys::Result;
-use crate::sys::file::{
-    CWD, O_APPEND, O_CREAT, O_TRUNC, O_WRONLY, open, read, rename, stat_fd, write, write_all,
-};
+use crate::sys::file::*;
 
 /// Longest line that goes to the kernel's log at once, in bytes: a record there has about 1000.
 const LINE: usize = 800;
@@ -25,7 +22,7 @@ impl LogFile<'_> {
         if age == 0 { self.path.into() } else { format!("{}.{age}", self.path) }
     }
 
-    fn write(&mut self, text: &[u8]) -> Result<()> {
+    fn write(&mut self, text: &[u8]) -> SysResult<()> {
         if self.open.as_ref().is_some_and(|(_, size)| *size != 0 && size + text.len() as u64 > self.limit) {
             self.open = None;
             for age in (1..self.count).rev() {
@@ -45,7 +42,7 @@ impl LogFile<'_> {
         Ok(())
     }
 
-    fn open(&mut self, how: u32) -> Result<()> {
+    fn open(&mut self, how: u32) -> SysResult<()> {
         let above = self.path.rsplit_once('/').map_or("", |(above, _)| above);
         make_directories(above)?;
         let file = open(CWD, self.path, O_WRONLY | O_APPEND | O_CREAT | how, 0o640)?;
@@ -79,23 +76,19 @@ pub fn write_down(input: i32, name: &str, log: &Log) {
                     line.push(if byte < b' ' && byte != b'\t' || byte == 0x7f { b'?' } else { byte });
                 }
                 if byte == b'\n' || line.len() == LINE {
-                    say(name, &line);
+                    say_line(name, &line);
                     line.clear();
                 }
             }
         }
     }
     if !line.is_empty() {
-        say(name, &line);
+        say_line(name, &line);
     }
 }
 
-fn say(name: &str, line: &[u8]) {
-    // Level 3, errors, is shown on a quiet console too.
-    let record = [b"<3>", name.as_bytes(), b": ", line, b"\n"].concat();
-    if let Ok(log) = open(CWD, "/dev/kmsg", O_WRONLY, 0) {
-        let _ = write(log.raw(), &record);
-    }
+fn say_line(name: &str, line: &[u8]) {
+    say(&[b"<3>", name.as_bytes(), b": ", line, b"\n"].concat());
 }
 
 #[cfg(test)]

@@ -12,17 +12,14 @@ pub struct Hardware(pub [u8; 6]);
 
 impl Hardware {
     /// From text such as `02:00:00:00:00:01`.
-    pub fn parse(text: &str) -> Result<Hardware, Fault> {
-        let mut bytes = [0; 6];
-        let mut parts = text.split(':');
-        let is_one = bytes.iter_mut().all(|byte| {
-            let part = parts.next().filter(|part| part.len() == 2 && !part.starts_with('+'));
-            part.and_then(|part| u8::from_str_radix(part, 16).ok()).map(|value| *byte = value).is_some()
-        }) && parts.next().is_none();
-        if !is_one {
-            return Err(fault!(InvalidArgument, "`{text}` is no hardware address"));
+    pub fn parse(text: &str) -> Result<Hardware> {
+        let parts = text.split(':').filter(|part| part.len() == 2 && !part.starts_with('+'));
+        let bytes: Vec<u8> = parts.map_while(|part| u8::from_str_radix(part, 16).ok()).collect();
+        match <[u8; 6]>::try_from(bytes) {
+            // Two digits each and a colon between them.
+            Ok(bytes) if text.len() == 17 => Ok(Hardware(bytes)),
+            _ => Err(fault!(InvalidArgument, "`{text}` is no hardware address")),
         }
-        Ok(Hardware(bytes))
     }
 }
 
@@ -34,12 +31,12 @@ impl fmt::Display for Hardware {
 }
 
 /// An address from text.
-pub fn parse(text: &str) -> Result<IpAddr, Fault> {
+pub fn parse(text: &str) -> Result<IpAddr> {
     text.parse().map_err(|_| fault!(InvalidArgument, "`{text}` is no IP address"))
 }
 
 /// A prefix length from decimal text; the whole address when there is none.
-pub fn parse_prefix(text: &str, address: &IpAddr) -> Result<u8, Fault> {
+pub fn parse_prefix(text: &str, address: &IpAddr) -> Result<u8> {
     let bits = if address.is_ipv4() { 32 } else { 128 };
     match text {
         "" => Ok(bits),
@@ -51,7 +48,7 @@ pub fn parse_prefix(text: &str, address: &IpAddr) -> Result<u8, Fault> {
 }
 
 /// A network from text such as `10.0.0.0/8`.
-pub fn parse_network(text: &str) -> Result<(IpAddr, u8), Fault> {
+pub fn parse_network(text: &str) -> Result<(IpAddr, u8)> {
     let (address, prefix) = text.split_once('/').unwrap_or((text, ""));
     let address = parse(address)?;
     Ok((address, parse_prefix(prefix, &address)?))

@@ -31,20 +31,16 @@ impl Request {
     /// Asks for one link, or for all when the index is 0, without its counters.
     pub fn get_link(index: u32) -> Request {
         const SKIP_STATISTICS: u32 = 1 << 3;
-        let mut fixed = [0; 16];
-        fixed[4..8].copy_from_slice(&index.to_le_bytes());
+        let fixed = [0, index, 0, 0].map(u32::to_le_bytes);
         let flags = if index == 0 { n::NLM_F_DUMP } else { n::NLM_F_ACK };
-        Request::new(kind!(RTM_GETLINK), flags, &fixed)
+        Request::new(kind!(RTM_GETLINK), flags, fixed.as_flattened())
             .attribute(n::IFLA_EXT_MASK as u16, &SKIP_STATISTICS.to_le_bytes())
     }
 
     /// Changes a link: the flags in `change` to those in `flags` (`IFF_*`).
     pub fn set_link(index: u32, flags: u32, change: u32) -> Request {
-        let mut fixed = [0; 16];
-        fixed[4..8].copy_from_slice(&index.to_le_bytes());
-        fixed[8..12].copy_from_slice(&flags.to_le_bytes());
-        fixed[12..].copy_from_slice(&change.to_le_bytes());
-        Request::new(kind!(RTM_NEWLINK), n::NLM_F_ACK, &fixed)
+        let fixed = [0, index, flags, change].map(u32::to_le_bytes);
+        Request::new(kind!(RTM_NEWLINK), n::NLM_F_ACK, fixed.as_flattened())
     }
 
     /// Adds a name to a [`set_link`](Self::set_link).

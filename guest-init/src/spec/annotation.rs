@@ -19,9 +19,8 @@ const POLICIES: &str = "OTHER FIFO RR BATCH  IDLE DEADLINE";
 const SCHEDULER_FLAGS: &str =
     "RESET_ON_FORK RECLAIM DL_OVERRUN KEEP_POLICY KEEP_PARAMS UTIL_CLAMP_MIN UTIL_CLAMP_MAX";
 
-/// Personalities (include/uapi/linux/personality.h).
-const PER_LINUX: u32 = 0;
-const PER_LINUX32: u32 = 8;
+/// Personalities (include/uapi/linux/personality.h), personality N at place N.
+const PERSONALITIES: &str = "LINUX        LINUX32";
 
 /// Classes of I/O priority, class N at place N.
 const CLASSES: &str = "NONE RT BE IDLE";
@@ -61,7 +60,7 @@ pub struct Scheduler {
 
 impl Further<'_> {
     /// What a specification's annotations say.
-    pub fn parse(spec: &Spec) -> Result<Further<'_>, Fault> {
+    pub fn parse(spec: &Spec) -> Result<Further<'_>> {
         let mut further = Further::default();
         for (key, value) in spec.annotations.iter() {
             let Some(path) = key.strip_prefix(PREFIX) else { continue };
@@ -74,7 +73,7 @@ impl Further<'_> {
 }
 
 impl<'a> Further<'a> {
-    fn take(&mut self, path: &'a str, value: &'a str) -> Result<(), Fault> {
+    fn take(&mut self, path: &'a str, value: &'a str) -> Result {
         match path {
             "domainname" => self.domainname = Some(value),
             "process.user.umask" => {
@@ -83,13 +82,7 @@ impl<'a> Further<'a> {
             }
             "process.scheduler" => self.scheduler = Some(scheduler(value)?),
             "process.ioPriority" => self.io_priority = Some(io_priority(value)?),
-            "linux.personality" => {
-                self.personality = Some(match value {
-                    "LINUX" => PER_LINUX,
-                    "LINUX32" => PER_LINUX32,
-                    _ => return Err(fault!(InvalidArgument, "a personality is LINUX or LINUX32")),
-                });
-            }
+            "linux.personality" => self.personality = Some(named(PERSONALITIES, "", value)?),
             _ => {
                 if let Some(clock) = path.strip_prefix("linux.timeOffsets.") {
                     self.time_offset(clock, value)?;
@@ -105,7 +98,7 @@ impl<'a> Further<'a> {
         Ok(())
     }
 
-    fn time_offset(&mut self, clock: &str, value: &str) -> Result<(), Fault> {
+    fn time_offset(&mut self, clock: &str, value: &str) -> Result {
         if !["monotonic", "boottime"].contains(&clock) {
             return Err(fault!(InvalidArgument, "the clocks of a time namespace are monotonic and boottime"));
         }
@@ -124,7 +117,7 @@ impl<'a> Further<'a> {
 }
 
 /// Calls `each` with every `NAME=VALUE`; it says whether it knows the name.
-fn pairs(text: &str, mut each: impl FnMut(&str, &str) -> Result<bool, Fault>) -> Result<(), Fault> {
+fn pairs(text: &str, mut each: impl FnMut(&str, &str) -> Result<bool>) -> Result {
     for pair in text.split(',') {
         if !pair.split_once('=').map_or(Ok(false), |(name, value)| each(name, value))? {
             return Err(fault!(InvalidArgument, "`{pair}` is none of its fields"));
@@ -133,18 +126,18 @@ fn pairs(text: &str, mut each: impl FnMut(&str, &str) -> Result<bool, Fault>) ->
     Ok(())
 }
 
-fn number<N: TryFrom<i64>>(text: &str) -> Result<N, Fault> {
+fn number<N: TryFrom<i64>>(text: &str) -> Result<N> {
     let number = text.parse().ok().and_then(|number: i64| N::try_from(number).ok());
     number.ok_or_else(|| fault!(InvalidArgument, "`{text}` is no number that it can be"))
 }
 
 /// The number of a word, which stands in its list without its prefix.
-fn named(list: &str, prefix: &str, word: &str) -> Result<u32, Fault> {
+fn named(list: &str, prefix: &str, word: &str) -> Result<u32> {
     let number = word.strip_prefix(prefix).and_then(|bare| place(list, bare));
-    number.ok_or_else(|| fault!(InvalidArgument, "no {prefix}… is `{word}`"))
+    number.ok_or_else(|| fault!(InvalidArgument, "`{word}` is none of {prefix}{list}"))
 }
 
-fn scheduler(value: &str) -> Result<Scheduler, Fault> {
+fn scheduler(value: &str) -> Result<Scheduler> {
     let mut scheduler = Scheduler { size: size_of::<Scheduler>() as u32, ..Default::default() };
     pairs(value, |name, value| {
         match name {
@@ -167,7 +160,7 @@ fn scheduler(value: &str) -> Result<Scheduler, Fault> {
 }
 
 /// The class at bit 13, and the level below it (include/uapi/linux/ioprio.h).
-fn io_priority(value: &str) -> Result<u32, Fault> {
+fn io_priority(value: &str) -> Result<u32> {
     let (mut class, mut level) = (0, 0u32);
     pairs(value, |name, value| {
         match name {
@@ -177,14 +170,12 @@ fn io_priority(value: &str) -> Result<u32, Fault> {
         }
         Ok(true)
     })?;
-    if level > 7 {
-        return Err(fault!(InvalidArgument, "a priority is 0 to 7"));
-    }
+    refuse_if!(level > 7, InvalidArgument, "a priority is 0 to 7");
     Ok(class << 13 | level)
 }
 
 /// A line of rdma.max.
-fn rdma(device: &str, value: &str) -> Result<String, Fault> {
+fn rdma(device: &str, value: &str) -> Result<String> {
     let mut line = String::from(device);
     pairs(value, |name, value| {
         let name = match name {

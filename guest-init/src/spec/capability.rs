@@ -31,7 +31,7 @@ pub struct Sets {
 
 impl Sets {
     /// From names; one that Linux does not have is refused.
-    pub fn parse(names: &LinuxCapabilities) -> Result<Sets, Fault> {
+    pub fn parse(names: &LinuxCapabilities) -> Result<Sets> {
         let bounding = bits(&names.bounding)?;
         // Most sets are the same.
         let of = |set: &Vec<String>| if *set == names.bounding { Ok(bounding) } else { bits(set) };
@@ -45,7 +45,7 @@ impl Sets {
     }
 }
 
-fn bits(names: &[String]) -> Result<u64, Fault> {
+fn bits(names: &[String]) -> Result<u64> {
     names.iter().try_fold(0, |bits, name| {
         let bare = name.strip_prefix("CAP_").unwrap_or(name);
         place(NAMES, bare)

@@ -22,7 +22,7 @@ fn write(file: impl Into<String>, value: impl Into<String>) -> Write {
 }
 
 /// The writes that set these limits, in order. What cgroup v2 has no file for is refused.
-pub fn writes(resources: &LinuxResources) -> Result<Vec<Write>, Fault> {
+pub fn writes(resources: &LinuxResources) -> Result<Vec<Write>> {
     refuse(resources)?;
     let mut writes = Vec::new();
     if let Some(memory) = &resources.memory {
@@ -46,7 +46,7 @@ pub fn writes(resources: &LinuxResources) -> Result<Vec<Write>, Fault> {
 }
 
 /// A limit that is said and not kept would be worse than none.
-fn refuse(resources: &LinuxResources) -> Result<(), Fault> {
+fn refuse(resources: &LinuxResources) -> Result {
     let memory = resources.memory.clone().unwrap_or_default();
     let cpu = resources.cpu.clone().unwrap_or_default();
     let io = resources.block_io.iter();

@@ -72,13 +72,11 @@ const fn instruction(code: u8, to: u8, from: u8, offset: i16, value: i32) -> Ins
 }
 
 /// The program for these rules; `None` for no rules, which restrict nothing.
-pub fn program(rules: &[LinuxDeviceCgroup]) -> Result<Option<Vec<Instruction>>, Fault> {
+pub fn program(rules: &[LinuxDeviceCgroup]) -> Result<Option<Vec<Instruction>>> {
     if rules.is_empty() {
         return Ok(None);
     }
-    if rules.len() > LIMIT {
-        return Err(fault!(InvalidArgument, "a container has at most {LIMIT} rules about devices"));
-    }
+    refuse_if!(rules.len() > LIMIT, InvalidArgument, "a container has at most {LIMIT} rules about devices");
     // struct bpf_cgroup_dev_ctx: kind and rights in one number, major, minor.
     let mut program = Vec::from([
         instruction(LOAD, KIND, CONTEXT, 0, 0),
@@ -104,7 +102,7 @@ fn answer(allowed: i32) -> [Instruction; 2] {
     [instruction(SET, RESULT, 0, 0, allowed), instruction(EXIT, 0, 0, 0, 0)]
 }
 
-fn parse(rule: &LinuxDeviceCgroup) -> Result<Rule, Fault> {
+fn parse(rule: &LinuxDeviceCgroup) -> Result<Rule> {
     let kind = match rule.r#type.as_str() {
         "" | "a" => None,
         "b" => Some(BLOCK),
@@ -121,16 +119,9 @@ fn parse(rule: &LinuxDeviceCgroup) -> Result<Rule, Fault> {
     };
     let mut access = 0;
     for right in rule.access.bytes() {
-        match RIGHTS.iter().find(|(letter, _)| *letter == right) {
-            Some((_, bit)) => access |= bit,
-            None => {
-                return Err(fault!(
-                    InvalidArgument,
-                    "rights of devices are r, w and m, not `{}`",
-                    rule.access
-                ));
-            }
-        }
+        let known = RIGHTS.iter().find(|(letter, _)| *letter == right);
+        let known = known.ok_or_else(|| fault!(InvalidArgument, "`{}` is none of rwm", rule.access));
+        access |= known?.1;
     }
     let access = if access == 0 { ALL } else { access };
     Ok(Rule { allow: rule.allow, kind, major: number(rule.major)?, minor: number(rule.minor)?, access })

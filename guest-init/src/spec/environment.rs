@@ -11,8 +11,8 @@ pub fn value<'a>(environment: &'a [String], name: &str) -> Option<&'a str> {
 }
 
 /// The environment that a process gets: each name once with its last value, in the order of their first
-/// appearance, and what is missing added: `PATH`, `HOME`, and `TERM` for a terminal.
-pub fn complete(given: &[String], home: Option<&str>, terminal: Terminal) -> Vec<String> {
+/// appearance, and what is missing added: `PATH`, `HOME`, and `TERM` for a terminal of that kind.
+pub fn complete(given: &[String], home: Option<&str>, terminal: Option<&str>) -> Vec<String> {
     let mut result: Vec<String> = Vec::with_capacity(given.len() + 3);
     for entry in given {
         // An entry without `=` or without a name sets nothing.
@@ -33,19 +33,10 @@ pub fn complete(given: &[String], home: Option<&str>, terminal: Terminal) -> Vec
     };
     add("PATH", DEFAULT_PATH);
     add("HOME", home.unwrap_or("/"));
-    if terminal == Terminal::Yes {
-        add("TERM", "xterm");
+    if let Some(kind) = terminal {
+        add("TERM", kind);
     }
     result
-}
-
-/// Whether a process has a terminal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Terminal {
-    /// It has.
-    Yes,
-    /// It has three pipes.
-    No,
 }
 
 /// The paths at which a program may be: itself when it has a slash, otherwise one in each directory of `PATH`
@@ -77,20 +68,20 @@ mod tests {
     #[test]
     fn adds_what_is_missing_and_nothing_else() {
         assert_eq!(
-            complete(&strings(&["A=1"]), Some("/root"), Terminal::No),
+            complete(&strings(&["A=1"]), Some("/root"), None),
             strings(&["A=1", &format!("PATH={DEFAULT_PATH}"), "HOME=/root"])
         );
         assert_eq!(
-            complete(&strings(&["TERM=vt100", "HOME=/h", "PATH=/bin"]), Some("/root"), Terminal::Yes),
+            complete(&strings(&["TERM=vt100", "HOME=/h", "PATH=/bin"]), Some("/root"), Some("xterm")),
             strings(&["TERM=vt100", "HOME=/h", "PATH=/bin"])
         );
-        assert!(complete(&[], None, Terminal::Yes).contains(&"TERM=xterm".into()));
+        assert!(complete(&[], None, Some("xterm")).contains(&"TERM=xterm".into()));
     }
 
     #[test]
     fn the_last_value_wins_in_the_first_place() {
         let given = strings(&["A=1", "B=2", "A=3", "novalue", "=x", "C="]);
-        assert_eq!(complete(&given, None, Terminal::No)[..3], strings(&["A=3", "B=2", "C="]));
+        assert_eq!(complete(&given, None, None)[..3], strings(&["A=3", "B=2", "C="]));
         assert_eq!(value(&given, "A"), Some("3"));
         assert_eq!(value(&given, "C"), Some(""));
         assert_eq!(value(&given, "AB"), None);
@@ -106,7 +97,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_name_appears_twice(given in proptest::collection::vec("[A-C]{0,2}=?[a-c]{0,2}", 0..12)) {
-            let result = complete(&given, None, Terminal::Yes);
+            let result = complete(&given, None, Some("xterm"));
             let mut names: Vec<_> = result.iter().map(|entry| entry.split_once('=').unwrap().0).collect();
             let count = names.len();
             names.sort_unstable();

@@ -9,16 +9,12 @@ const NAMES: &str =
     "CPU FSIZE DATA STACK CORE RSS NPROC NOFILE MEMLOCK AS LOCKS SIGPENDING MSGQUEUE NICE RTPRIO RTTIME";
 
 /// The number of a limit.
-pub fn resource(limit: &PosixRlimit) -> Result<u32, Fault> {
+pub fn resource(limit: &PosixRlimit) -> Result<u32> {
     let bare = limit.r#type.strip_prefix("RLIMIT_").unwrap_or(&limit.r#type);
     match place(NAMES, bare) {
-        Some(_) if limit.soft > limit.hard => Err(fault!(
-            InvalidArgument,
-            "rlimit {}: the soft limit {} is above the hard limit {}",
-            limit.r#type,
-            limit.soft,
-            limit.hard
-        )),
+        Some(_) if limit.soft > limit.hard => {
+            Err(fault!(InvalidArgument, "rlimit {bare}: soft limit {} over hard {}", limit.soft, limit.hard))
+        }
         Some(number) => Ok(number),
         None => Err(fault!(InvalidArgument, "unknown rlimit {}", limit.r#type)),
     }

@@ -31,16 +31,16 @@ pub struct Options {
 /// times come last.
 const SETTING: &str = "ro nosuid nodev noexec nodiratime nosymfollow noatime strictatime relatime";
 const CLEARING: &str = "rw suid dev exec diratime symfollow atime nostrictatime norelatime";
-const ATTRIBUTES: [u32; 9] = [
-    m::MOUNT_ATTR_RDONLY,
-    m::MOUNT_ATTR_NOSUID,
-    m::MOUNT_ATTR_NODEV,
-    m::MOUNT_ATTR_NOEXEC,
-    m::MOUNT_ATTR_NODIRATIME,
-    m::MOUNT_ATTR_NOSYMFOLLOW,
-    m::MOUNT_ATTR_NOATIME,
-    m::MOUNT_ATTR_STRICTATIME,
-    m::MOUNT_ATTR_RELATIME,
+const ATTRIBUTES: [(u32, u32); 9] = [
+    (m::MOUNT_ATTR_RDONLY, m::MS_RDONLY),
+    (m::MOUNT_ATTR_NOSUID, m::MS_NOSUID),
+    (m::MOUNT_ATTR_NODEV, m::MS_NODEV),
+    (m::MOUNT_ATTR_NOEXEC, m::MS_NOEXEC),
+    (m::MOUNT_ATTR_NODIRATIME, m::MS_NODIRATIME),
+    (m::MOUNT_ATTR_NOSYMFOLLOW, m::MS_NOSYMFOLLOW),
+    (m::MOUNT_ATTR_NOATIME, m::MS_NOATIME),
+    (m::MOUNT_ATTR_STRICTATIME, m::MS_STRICTATIME),
+    (m::MOUNT_ATTR_RELATIME, m::MS_RELATIME),
 ];
 
 /// Words about the filesystem itself, and what they set.
@@ -75,8 +75,8 @@ impl Options {
 
     fn take(&mut self, word: &str) {
         let recursive = word.strip_prefix('r').unwrap_or_default();
-        let (setting, clearing) =
-            (|word| flag(SETTING, &ATTRIBUTES, word), |word| flag(CLEARING, &ATTRIBUTES, word));
+        let attribute = |list, word| Some(ATTRIBUTES.get(place(list, word)? as usize)?.0);
+        let (setting, clearing) = (|word| attribute(SETTING, word), |word| attribute(CLEARING, word));
         let propagation = |word| flag(PROPAGATIONS, &PROPAGATION_FLAGS, word);
         match word {
             // A word with a value is the filesystem's, as most are.
@@ -110,21 +110,15 @@ impl Options {
         }
     }
 
+    /// The value of an option of the filesystem.
+    pub fn value(&self, wanted: &str) -> Option<&str> {
+        self.data.iter().find(|(name, _)| name == wanted)?.1.as_deref()
+    }
+
     /// The flags that mount(2) takes for all of this.
     pub fn legacy_flags(&self) -> u32 {
-        const PAIRS: [(u32, u32); 7] = [
-            (m::MOUNT_ATTR_RDONLY, m::MS_RDONLY),
-            (m::MOUNT_ATTR_NOSUID, m::MS_NOSUID),
-            (m::MOUNT_ATTR_NODEV, m::MS_NODEV),
-            (m::MOUNT_ATTR_NOEXEC, m::MS_NOEXEC),
-            (m::MOUNT_ATTR_NODIRATIME, m::MS_NODIRATIME),
-            (m::MOUNT_ATTR_NOATIME, m::MS_NOATIME),
-            (m::MOUNT_ATTR_STRICTATIME, m::MS_STRICTATIME),
-        ];
-        PAIRS
-            .iter()
-            .filter(|(attribute, _)| self.set & attribute != 0)
-            .fold(self.superblock, |all, pair| all | pair.1)
+        let set = ATTRIBUTES.iter().filter(|(attribute, _)| self.set & attribute != 0);
+        set.fold(self.superblock, |all, (_, flag)| all | flag)
     }
 
     /// The options of the filesystem as mount(2) takes them.

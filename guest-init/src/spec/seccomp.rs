@@ -42,13 +42,10 @@ pub fn bar(spec: &Spec) -> Option<Filter> {
 }
 
 /// The specification's filter. The first rule that names a call and whose conditions hold decides.
-pub fn filter(seccomp: &LinuxSeccomp) -> Result<Filter, Fault> {
+pub fn filter(seccomp: &LinuxSeccomp) -> Result<Filter> {
     let is_ours = |name: &String| name == "SCMP_ARCH_X86_64";
     if !seccomp.architectures.is_empty() && !seccomp.architectures.iter().any(is_ours) {
-        return Err(fault!(
-            InvalidArgument,
-            "seccomp: SCMP_ARCH_X86_64, which this guest is, is not among the architectures"
-        ));
+        return Err(fault!(InvalidArgument, "seccomp: SCMP_ARCH_X86_64 is not among the architectures"));
     }
     let mut flags = 0;
     for flag in &seccomp.flags {
@@ -65,13 +62,11 @@ pub fn filter(seccomp: &LinuxSeccomp) -> Result<Filter, Fault> {
         add(&mut program, rule)?;
     }
     let program = program.finish(action(&seccomp.default_action, None)?);
-    if program.len() > LIMIT {
-        return Err(fault!(InvalidArgument, "seccomp: the rules are more than the kernel takes"));
-    }
+    refuse_if!(program.len() > LIMIT, InvalidArgument, "seccomp: the rules are more than the kernel takes");
     Ok(Filter { flags, program })
 }
 
-fn add(program: &mut Program, rule: &LinuxSyscall) -> Result<(), Fault> {
+fn add(program: &mut Program, rule: &LinuxSyscall) -> Result {
     let action = action(&rule.action, rule.errno_ret)?;
     let conditions = rule.args.iter().map(condition).collect::<Result<Vec<_>, _>>()?;
     let repeats = |at: usize| conditions[..at].iter().any(|(argument, _)| *argument == conditions[at].0);
@@ -90,11 +85,9 @@ fn add(program: &mut Program, rule: &LinuxSyscall) -> Result<(), Fault> {
     Ok(())
 }
 
-fn action(name: &str, data: Option<u32>) -> Result<u32, Fault> {
+fn action(name: &str, data: Option<u32>) -> Result<u32> {
     let data = data.unwrap_or(EPERM);
-    if data > p::SECCOMP_RET_DATA {
-        return Err(fault!(InvalidArgument, "seccomp: {data} is no error number"));
-    }
+    refuse_if!(data > p::SECCOMP_RET_DATA, InvalidArgument, "seccomp: {data} is no error number");
     Ok(match name {
         "SCMP_ACT_ALLOW" => p::SECCOMP_RET_ALLOW,
         "SCMP_ACT_ERRNO" => errno(data),
@@ -108,7 +101,7 @@ fn action(name: &str, data: Option<u32>) -> Result<u32, Fault> {
     })
 }
 
-fn condition(arg: &LinuxSeccompArg) -> Result<(u8, Comparison), Fault> {
+fn condition(arg: &LinuxSeccompArg) -> Result<(u8, Comparison)> {
     let index = u8::try_from(arg.index).ok().filter(|index| *index < 6);
     let index = index.ok_or_else(|| fault!(InvalidArgument, "seccomp: a call has arguments 0 to 5"))?;
     let word = arg.op.strip_prefix("SCMP_CMP_").unwrap_or_default();

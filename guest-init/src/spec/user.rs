@@ -62,7 +62,7 @@ fn unknown(kind: &str, name: &str) -> Fault {
 
 /// Looks up a user string. Supplementary groups come from group's member lists, unless the string names a
 /// group of its own.
-pub fn look_up(user: &str, passwd: &[u8], group: &[u8]) -> Result<Identity, Fault> {
+pub fn look_up(user: &str, passwd: &[u8], group: &[u8]) -> Result<Identity> {
     let (user, own_group) = match user.split_once(':') {
         Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
         None => (user, None),
@@ -93,7 +93,7 @@ pub fn look_up(user: &str, passwd: &[u8], group: &[u8]) -> Result<Identity, Faul
 }
 
 /// The number of a group given by name or number.
-pub fn group_id(name: &str, group: &[u8]) -> Result<u32, Fault> {
+pub fn group_id(name: &str, group: &[u8]) -> Result<u32> {
     entries(group)
         .find(|entry| entry.name == name.as_bytes())
         .map(|entry| entry.id)

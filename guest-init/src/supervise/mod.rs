@@ -39,8 +39,9 @@ pub enum Action {
 }
 
 /// How far a service is. Times are in milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Phase {
+    #[default]
     Waiting,
     /// One that it waits for can never be far enough.
     Blocked,
@@ -58,8 +59,9 @@ enum Phase {
 }
 
 /// What is wanted of a service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Wish {
+    #[default]
     Run,
     /// Stop, since it is of no use; then as its policy says.
     Replace,
@@ -88,7 +90,7 @@ struct Check {
 }
 
 /// A service.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Unit {
     name: String,
     after: Vec<(usize, Until)>,
@@ -113,7 +115,7 @@ struct Unit {
 }
 
 /// All services of an appliance.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Supervisor {
     units: Vec<Unit>,
     at_end: AtEnd,
@@ -132,8 +134,17 @@ enum Look {
 
 impl Unit {
     fn enter(&mut self, phase: Phase, now: u64) {
-        self.phase = phase;
-        self.since = now;
+        (self.phase, self.since) = (phase, now);
+    }
+
+    fn moved(&mut self, phase: Phase, now: u64) -> Look {
+        self.enter(phase, now);
+        Look::Moved
+    }
+
+    fn begin(&mut self, action: Action, phase: Phase, now: u64) -> Look {
+        self.enter(phase, now);
+        Look::Do(action)
     }
 
     /// Whether nothing of it is there and nothing is to come by itself.
@@ -277,54 +288,35 @@ impl Supervisor {
         // At the end each stops in its turn, whatever was wanted of it before.
         let must_stop = if is_ending { is_last } else { unit.wish != Wish::Run };
         match unit.phase {
-            Phase::Waiting | Phase::Blocked | Phase::BackingOff(_)
-                if is_ending || unit.wish == Wish::Stop =>
-            {
-                if unit.phase == Phase::Blocked {
-                    return Look::Nothing;
-                }
-                unit.enter(Phase::Ended, now);
-                Look::Moved
+            Phase::Blocked if is_ending || unit.wish == Wish::Stop => Look::Nothing,
+            Phase::Waiting | Phase::BackingOff(_) if is_ending || unit.wish == Wish::Stop => {
+                unit.moved(Phase::Ended, now)
             }
             Phase::BackingOff(until) if until > now => Look::Nothing,
             Phase::Waiting | Phase::Blocked | Phase::BackingOff(_) => match gate {
-                Some(true) => {
-                    unit.enter(Phase::Creating, now);
-                    Look::Do(Action::Create)
-                }
-                Some(false) if unit.phase == Phase::Blocked => {
-                    unit.enter(Phase::Waiting, now);
-                    Look::Moved
-                }
+                Some(true) => unit.begin(Action::Create, Phase::Creating, now),
+                Some(false) if unit.phase == Phase::Blocked => unit.moved(Phase::Waiting, now),
                 None if unit.phase != Phase::Blocked => {
-                    unit.enter(Phase::Blocked, now);
                     self.first_failure.get_or_insert(NO_STATUS);
-                    Look::Moved
+                    unit.moved(Phase::Blocked, now)
                 }
                 _ => Look::Nothing,
             },
             Phase::Creating | Phase::Created | Phase::Starting if must_stop => {
                 unit.status = Some(128 + SIGKILL as i32);
-                unit.enter(Phase::Removing, now);
-                Look::Do(Action::Remove)
+                unit.begin(Action::Remove, Phase::Removing, now)
             }
-            Phase::Created => {
-                unit.enter(Phase::Starting, now);
-                Look::Do(Action::Start)
-            }
+            Phase::Created => unit.begin(Action::Start, Phase::Starting, now),
             Phase::Running if must_stop => {
-                unit.enter(Phase::Stopping(Some(now + unit.grace)), now);
-                Look::Do(Action::Signal(unit.stop_signal))
+                let stopping = Phase::Stopping(Some(now + unit.grace));
+                unit.begin(Action::Signal(unit.stop_signal), stopping, now)
             }
             Phase::Running => look_after(unit, now),
             Phase::Stopping(Some(until)) if until <= now => {
                 unit.phase = Phase::Stopping(None);
                 Look::Do(Action::Signal(SIGKILL))
             }
-            Phase::Over => {
-                unit.enter(Phase::Removing, now);
-                Look::Do(Action::Remove)
-            }
+            Phase::Over => unit.begin(Action::Remove, Phase::Removing, now),
             Phase::Creating | Phase::Starting | Phase::Stopping(_) | Phase::Removing | Phase::Ended => {
                 Look::Nothing
             }
@@ -343,7 +335,7 @@ impl Supervisor {
     }
 
     /// The container is there, or is not and why.
-    pub fn created(&mut self, at: usize, result: Result<(), Fault>, now: u64) {
+    pub fn created(&mut self, at: usize, result: Result, now: u64) {
         let unit = &mut self.units[at];
         match result {
             _ if unit.phase != Phase::Creating => {}
@@ -356,7 +348,7 @@ impl Supervisor {
     }
 
     /// The process runs, or does not and why.
-    pub fn started(&mut self, at: usize, result: Result<(), Fault>, now: u64) {
+    pub fn started(&mut self, at: usize, result: Result, now: u64) {
         let unit = &mut self.units[at];
         match result {
             _ if unit.phase != Phase::Starting => {}

@@ -1,15 +1,11 @@
 //! From an appliance's specification to its supervisor: everything is checked before anything begins.
 
-use super::{Check, Phase, Supervisor, Unit, Wish};
+use super::{Check, Supervisor, Unit};
 use crate::agent::check_id;
 use crate::api::agent::CreateContainerRequest;
 use crate::api::appliance::{Appliance, Health, HealthCheck, Restart, SERVICE_LIMIT, Service};
-use crate::api::protobuf::Message;
 use crate::prelude::*;
 use crate::sys::process::SIGTERM;
-
-/// What a service without a restart policy has.
-const NEVER: Restart = Restart { policy: 0, limit: 0, initial_ms: 0, cap_ms: 0, reset_ms: 0 };
 
 /// A number of the specification, or what 0 stands for.
 fn or(number: u32, default: u32) -> u64 {
@@ -17,7 +13,7 @@ fn or(number: u32, default: u32) -> u64 {
 }
 
 /// What a number of the specification stands for.
-fn known<T: TryFrom<i32>>(number: i32) -> Result<T, Fault> {
+fn known<T: TryFrom<i32>>(number: i32) -> Result<T> {
     T::try_from(number).map_err(|_| meaningless(number))
 }
 
@@ -29,7 +25,7 @@ fn meaningless(number: i32) -> Fault {
 
 impl Supervisor {
     /// The supervisor of an appliance, or what is wrong with its specification.
-    pub fn new(appliance: &Appliance) -> Result<Supervisor, Fault> {
+    pub fn new(appliance: &Appliance) -> Result<Supervisor> {
         let services = &appliance.services;
         if services.is_empty() || services.len() > SERVICE_LIMIT {
             return Err(fault!(InvalidArgument, "an appliance has 1 to {SERVICE_LIMIT} services"));
@@ -37,18 +33,13 @@ impl Supervisor {
         let mut supervisor = Supervisor {
             units: Vec::with_capacity(services.len()),
             at_end: known(appliance.at_end)?,
-            status_of: None,
-            first_failure: None,
-            is_ending: false,
-            is_over: false,
+            ..Default::default()
         };
         for service in services {
             let name = CreateContainerRequest::decode(&service.create)
                 .map_or_else(|_| String::new(), |create| create.container_id);
             check_id(&name)?;
-            if supervisor.find(&name).is_some() {
-                return Err(fault!(InvalidArgument, "two services are called {name}"));
-            }
+            refuse_if!(supervisor.find(&name).is_some(), InvalidArgument, "two services are called {name}");
             let unit = Unit::plan(name.clone(), service)
                 .map_err(|fault| fault.while_doing(format_args!("service {name}")))?;
             supervisor.units.push(unit);
@@ -67,22 +58,20 @@ impl Supervisor {
     }
 
     /// The service of that name, which must be there.
-    pub fn known(&self, name: &str) -> Result<usize, Fault> {
+    pub fn known(&self, name: &str) -> Result<usize> {
         self.find(name).ok_or_else(|| fault!(NotFound, "there is no service {name}"))
     }
 }
 
 impl Unit {
     /// What the specification says of a service itself.
-    fn plan(name: String, service: &Service) -> Result<Unit, Fault> {
-        if service.stop_signal > 64 {
-            return Err(fault!(InvalidArgument, "{} is no signal", service.stop_signal));
-        }
-        let restart = service.restart.as_ref().unwrap_or(&NEVER);
+    fn plan(name: String, service: &Service) -> Result<Unit> {
+        refuse_if!(service.stop_signal > 64, InvalidArgument, "{} is no signal", service.stop_signal);
+        let never = Restart::default();
+        let restart = service.restart.as_ref().unwrap_or(&never);
         let check = service.health.as_ref().map(Check::plan).transpose()?;
         Ok(Unit {
             name,
-            after: Vec::new(),
             policy: known(restart.policy)?,
             limit: restart.limit,
             initial: or(restart.initial_ms, 100),
@@ -92,20 +81,13 @@ impl Unit {
             grace: or(service.grace_ms, 10_000),
             health: if check.is_some() { Health::Starting } else { Health::None },
             check,
-            phase: Phase::Waiting,
-            since: 0,
-            started: 0,
-            wish: Wish::Run,
-            restarts: 0,
-            in_a_row: 0,
-            status: None,
-            problem: String::new(),
+            ..Default::default()
         })
     }
 }
 
 impl Check {
-    fn plan(health: &HealthCheck) -> Result<Check, Fault> {
+    fn plan(health: &HealthCheck) -> Result<Check> {
         let kinds = [!health.exec.is_empty(), health.tcp_port != 0, health.http.is_some()];
         if kinds.iter().filter(|is_there| **is_there).count() != 1 {
             return Err(fault!(InvalidArgument, "a health check is one of a command, a port and a page"));
@@ -122,7 +104,7 @@ impl Check {
 }
 
 /// Services that wait for each other in a circle would wait for ever.
-fn refuse_circles(units: &[Unit]) -> Result<(), Fault> {
+fn refuse_circles(units: &[Unit]) -> Result {
     let mut can_begin = vec![false; units.len()];
     // In each round one more begins, or none ever will.
     for _ in units {
@@ -143,8 +125,6 @@ fn refuse_circles(units: &[Unit]) -> Result<(), Fault> {
         at = next(at);
         names.push_str(" after ");
         names.push_str(&units[at].name);
-        if at == first {
-            return Err(fault!(InvalidArgument, "services wait for each other: {names}"));
-        }
+        refuse_if!(at == first, InvalidArgument, "services wait for each other: {names}");
     }
 }

@@ -125,10 +125,16 @@ pub fn read_to_end(fd: i32, limit: usize) -> Result<Vec<u8>> {
 
 /// Reads a small file of /proc or /sys, at most one page.
 pub fn read_control(dir: i32, path: &str) -> Result<String> {
+    Ok(String::from_utf8_lossy(&read_page(dir, path)?).into_owned())
+}
+
+/// The same as bytes.
+pub fn read_page(dir: i32, path: &str) -> Result<Vec<u8>> {
     let file = open(dir, path, c::O_RDONLY, 0)?;
-    let mut page = [0; 4096];
+    let mut page = vec![0; 4096];
     let length = read(file.raw(), &mut page)?;
-    Ok(String::from_utf8_lossy(&page[..length]).into_owned())
+    page.truncate(length);
+    Ok(page)
 }
 
 /// What an open file is.
@@ -252,10 +258,7 @@ pub fn device(major: u32, minor: u32) -> u32 {
 
 /// Makes a directory that may be there already.
 pub fn ensure_dir(dir: i32, path: &str, mode: u32) -> Result<()> {
-    match mkdir(dir, path, mode) {
-        Err(Errno::EEXIST) => Ok(()),
-        other => other,
-    }
+    mkdir(dir, path, mode).despite(Errno::EEXIST)
 }
 
 /// Where a symbolic link, opened itself, points.

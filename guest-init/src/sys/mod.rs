@@ -36,6 +36,18 @@ pub use syscalls::Errno;
 /// What a system call gives.
 pub type Result<T> = core::result::Result<T, Errno>;
 
+/// Takes an error that means no harm for success.
+pub trait Despite {
+    /// Success if this is, or this error: `mkdir(…).despite(Errno::EEXIST)`.
+    fn despite(self, harmless: Errno) -> Self;
+}
+
+impl Despite for Result<()> {
+    fn despite(self, harmless: Errno) -> Self {
+        self.or_else(|errno| if errno == harmless { Ok(()) } else { Err(errno) })
+    }
+}
+
 /// A file descriptor that is closed when dropped.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Fd(i32);

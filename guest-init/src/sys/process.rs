@@ -163,18 +163,10 @@ pub struct Exit {
 
 /// Collects a child that has ended, if there is one.
 pub fn reap() -> Result<Option<Exit>> {
-    wait(-1, c::WNOHANG)
-}
-
-/// Waits until any child ends and collects it.
-pub fn reap_blocking() -> Result<Option<Exit>> {
-    wait(-1, 0)
-}
-
-fn wait(pid: i32, options: u32) -> Result<Option<Exit>> {
     let mut status: i32 = 0;
     // SAFETY: the kernel writes one integer into `status`.
-    let pid = uninterrupted(|| unsafe { syscall!(Sysno::wait4, pid, &raw mut status, options, 0) })? as i32;
+    let pid =
+        uninterrupted(|| unsafe { syscall!(Sysno::wait4, -1i32, &raw mut status, c::WNOHANG, 0) })? as i32;
     let signal = status & 0x7f;
     let status = if signal == 0 { (status >> 8) & 0xff } else { 128 + signal };
     Ok((pid != 0).then_some(Exit { pid, status }))

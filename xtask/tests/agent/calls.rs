@@ -84,12 +84,12 @@ pub const SERVED: [&str; 23] = [
 
 /// Those that are about things the guest does not have.
 pub const UNSERVED: [&str; 6] = [
-    method::REMOVE_STALE_VIRTIOFS_SHARE_MOUNTS,
-    method::GET_IP_TABLES,
-    method::SET_IP_TABLES,
-    method::MEM_AGENT_MEMCG_SET,
-    method::MEM_AGENT_COMPACT_SET,
-    method::SET_POLICY,
+    "RemoveStaleVirtiofsShareMounts",
+    "GetIPTables",
+    "SetIPTables",
+    "MemAgentMemcgSet",
+    "MemAgentCompactSet",
+    "SetPolicy",
 ];
 
 #[test]

@@ -283,10 +283,13 @@ fn kernel_parameters() {
     let script = "cat /proc/sys/kernel/shm_rmid_forced /proc/sys/kernel/msgmax";
     let text = prints(&client, script, |spec| {
         let set = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
-        linux(spec).sysctl = [set(("kernel.shm_rmid_forced", "1")), set(("kernel.msgmax", "4096"))].into();
+        linux(spec).sysctl =
+            [set(("kernel.shm_rmid_forced", "1")), set(("kernel.msgmax", "4096"))].into_iter().collect();
     });
     assert_eq!(text, "1\n4096\n");
-    let bad = |spec: &mut Spec| linux(spec).sysctl = [("kernel.../x".to_owned(), "1".to_owned())].into();
+    let bad = |spec: &mut Spec| {
+        linux(spec).sysctl = [("kernel.../x".to_owned(), "1".to_owned())].into_iter().collect()
+    };
     assert!(refused(&client, bad).1.contains("kernel.../x"));
 }
 

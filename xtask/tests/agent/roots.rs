@@ -113,7 +113,7 @@ fn an_image_without_users_proc_or_devices_runs() {
     assert_eq!(prints(&client, &hidden), "fine\n");
     let parameter = empty(&donor, "true", |spec| {
         spec.linux.as_mut().expect("a part about Linux").sysctl =
-            [("kernel.msgmax".to_owned(), "1".to_owned())].into();
+            [("kernel.msgmax".to_owned(), "1".to_owned())].into_iter().collect();
     });
     assert!(refused(&client, &parameter).contains("kernel.msgmax"));
     // Further processes, and a look at its files.

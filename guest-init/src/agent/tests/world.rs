@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::agent::connection::frame_of;
+use crate::agent::connection::tests::frame_of;
 use crate::agent::*;
 use crate::api::agent::{self as api, Storage};
 use crate::api::appliance::Log;
@@ -97,17 +97,17 @@ impl System for Machine {
         Ok(())
     }
 
-    fn open_log(&mut self, name: &str, _: &Log) -> Result<StreamId, Fault> {
+    fn open_log(&mut self, name: &str, _: &Log) -> Result<StreamId> {
         let stream = self.stream();
         self.logs.insert(name.into(), stream);
         Ok(stream)
     }
 
-    fn begin_sandbox(&mut self, _: &Sandbox) -> Result<(), Fault> {
+    fn begin_sandbox(&mut self, _: &Sandbox) -> Result {
         Ok(())
     }
 
-    fn mount(&mut self, storage: &Storage) -> Result<Mounted, Fault> {
+    fn mount(&mut self, storage: &Storage) -> Result<Mounted> {
         if self.missing_device {
             return Ok(Mounted::NotYet);
         }
@@ -122,14 +122,14 @@ impl System for Machine {
         assert_eq!(self.mounted.remove(last), mount_point, "unmounts in reverse order");
     }
 
-    fn create(&mut self, _: &str, _: &Spec, _: &OciProcess, _: &Sandbox) -> Result<Created<()>, Fault> {
+    fn create(&mut self, _: &str, _: &Spec, _: &OciProcess, _: &Sandbox) -> Result<Created<()>> {
         let (pid, report) = (self.spawn(), self.stream());
         self.processes.insert(pid, [Some(report), None, None, None]);
         let memory = Some(self.stream());
         Ok(Created { container: (), holder: Some((pid, report)), memory })
     }
 
-    fn start(&mut self, _: &mut (), _: &Spec, process: &OciProcess, _: Which) -> Result<Started, Fault> {
+    fn start(&mut self, _: &mut (), _: &Spec, process: &OciProcess, _: Which) -> Result<Started> {
         let pid = self.spawn();
         let (report, stdin, stdout) = (self.stream(), self.stream(), self.stream());
         let stderr = (!process.terminal).then(|| self.stream());
@@ -142,18 +142,18 @@ impl System for Machine {
         Ok(())
     }
 
-    fn signal_all(&mut self, _: &(), signal: u32) -> Result<(), Fault> {
+    fn signal_all(&mut self, _: &(), signal: u32) -> Result {
         self.signals.push((-1, signal));
         Ok(())
     }
 
     fn end(&mut self, _: &()) {}
 
-    fn update(&mut self, _: &(), _: &LinuxResources) -> Result<(), Fault> {
+    fn update(&mut self, _: &(), _: &LinuxResources) -> Result {
         Ok(())
     }
 
-    fn freeze(&mut self, _: &(), _: Frozen) -> Result<(), Fault> {
+    fn freeze(&mut self, _: &(), _: Frozen) -> Result {
         Ok(())
     }
 
@@ -171,13 +171,13 @@ impl System for Machine {
         path.strip_prefix("/run/")?.split('/').next()
     }
 
-    fn send_child(&mut self, _: Option<&()>, _: &Request) -> Result<(i32, StreamId), Fault> {
+    fn send_child(&mut self, _: Option<&()>, _: &Request) -> Result<(i32, StreamId)> {
         let (pid, report) = (self.spawn(), self.stream());
         self.processes.insert(pid, [Some(report), None, None, None]);
         Ok((pid, report))
     }
 
-    fn guest_call(&mut self, request: &Request) -> Result<Vec<u8>, Fault> {
+    fn guest_call(&mut self, request: &Request) -> Result<Vec<u8>> {
         match request.method.as_str() {
             method::GET_METRICS => Ok(b"metrics".into()),
             other => Err(fault!(Unimplemented, "{other}")),

@@ -5,7 +5,6 @@ use super::{
     take_varint,
 };
 use crate::prelude::*;
-use crate::table::Table;
 
 /// A field of a message that is read.
 pub trait Take {
@@ -231,9 +230,11 @@ impl<V: Take + Default> Take for Table<String, V> {
                 _ => {}
             }
         }
-        if self.len() >= MAP_LIMIT || !self.try_reserve() {
+        let mut entries = core::mem::take(self).into_tuple_vec();
+        if entries.len() >= MAP_LIMIT || entries.try_reserve(1).is_err() {
             return Err(DecodeError);
         }
+        *self = Table::from_sorted_store_unchecked(entries);
         self.insert(key, value);
         Ok(())
     }

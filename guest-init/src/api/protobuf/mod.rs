@@ -160,15 +160,20 @@ pub fn put_length(number: u32, length: usize, out: &mut Vec<u8>) {
 }
 
 /// Defines messages: a structure each, and its fields' numbers. What a field is about stands behind it, or before it
-/// where that is long.
+/// where that is long. Calls with the same fields share a message, under a name for each.
 macro_rules! messages {
     ($(
         $(#[$about:meta])*
-        $name:ident { $( $(#[$long:meta])* $number:literal $field:ident: $type:ty $(=> $short:literal)?, )* }
+        $name:ident $(| $other:ident)* { $( $(#[$long:meta])* $number:literal $field:ident: $type:ty $(=> $short:literal)?, )* }
     )*) => { $(
         $(#[$about])*
         #[derive(Clone, Debug, Default, PartialEq)]
         pub struct $name { $( $(#[$long])* $(#[doc = $short])? pub $field: $type, )* }
+
+        $(
+            #[doc = concat!("A [`", stringify!($name), "`].")]
+            pub type $other = $name;
+        )*
 
         impl $crate::api::protobuf::Target for $name {
             fn field(&mut self, number: u32) -> Option<&mut dyn $crate::api::protobuf::Take> {
@@ -199,6 +204,12 @@ macro_rules! enumerations {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(i32)]
         pub enum $name { $( $(#[$about_value])* $value = $number, )* }
+
+        impl Default for $name {
+            fn default() -> $name {
+                [$($name::$value),*][0]
+            }
+        }
 
         impl From<$name> for i32 {
             fn from(value: $name) -> i32 {

@@ -1,7 +1,6 @@
 //! The encoding, held against prost's.
 
 use super::*;
-use crate::table::Table;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use proptest::prelude::*;
