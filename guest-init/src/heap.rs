@@ -44,8 +44,9 @@ impl Heap {
 
 /// Which size a layout gets, or `None` for pages of its own.
 fn size_class(layout: Layout) -> Option<usize> {
-    let size = layout.size().max(layout.align()).max(SMALLEST).next_power_of_two();
-    let class = (size / SMALLEST).trailing_zeros() as usize;
+    // How many times the smallest must double; the largest sizes that there are do not overflow here.
+    let above = layout.size().max(layout.align()).saturating_sub(1) / SMALLEST;
+    let class = (usize::BITS - above.leading_zeros()) as usize;
     (class < SIZES).then_some(class)
 }
 

@@ -10,12 +10,11 @@ use crate::sys::process::{close_to_tracers, set_limit};
 const SAFE: u32 = MS_NOSUID | MS_NODEV | MS_NOEXEC;
 
 /// What a Linux userland expects (type, place, flags, options), besides /run and /tmp, which are directories of the root (a tmpfs itself).
-const MOUNTS: [(&str, &str, u32, &str); 6] = [
+const MOUNTS: [(&str, &str, u32, &str); 5] = [
     ("proc", "/proc", SAFE, ""),
     ("sysfs", "/sys", SAFE, ""),
     ("devtmpfs", "/dev", MS_NOSUID | MS_NOEXEC, "mode=755"),
     ("devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, "gid=5,mode=620,ptmxmode=666"),
-    ("tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV, "mode=1777"),
     ("cgroup2", "/sys/fs/cgroup", SAFE | MS_RELATIME, "nsdelegate"),
 ];
 

@@ -64,15 +64,16 @@ pub fn prepare<'a>(id: &str, spec: &'a Spec, dns: &[String]) -> Result<Vec<Prepa
 
 fn hold_source(id: &str, spec: &Spec, mount: &Mount, options: &Options, dns: &[String]) -> Result<Fd> {
     let recursive = options.bind.unwrap_or(Recursion::One);
-    match clone_tree(CWD, &mount.source, recursive) {
-        // An empty source would be the working directory.
-        Ok(tree) if !mount.source.is_empty() => Ok(tree),
-        Ok(_) | Err(Errno::ENOENT) if network_files::PATHS.contains(&mount.destination.as_str()) => {
+    let source = &mount.source;
+    // An empty source would be the working directory.
+    match if source.is_empty() { Err(Errno::ENOENT) } else { clone_tree(CWD, source, recursive) } {
+        Ok(tree) => Ok(tree),
+        Err(Errno::ENOENT) if network_files::PATHS.contains(&mount.destination.as_str()) => {
             let path = write_network_file(id, spec, &mount.destination, dns)?;
             clone_tree(CWD, &path, Recursion::One).context("bind")
         }
-        Ok(_) => Err(fault!(InvalidArgument, "a bind mount needs a source")),
-        Err(errno) => Err(Fault::system(&format_args!("source {}", mount.source), errno)),
+        Err(_) if source.is_empty() => Err(fault!(InvalidArgument, "a bind mount needs a source")),
+        Err(errno) => Err(Fault::system(&format_args!("source {source}"), errno)),
     }
 }
 

@@ -61,9 +61,7 @@ fn table<'a>(disk: &str, words: &'a str) -> Option<(&'a str, u64, String)> {
 impl Drop for Devices {
     /// The devices go with the last mount that uses them, or now.
     fn drop(&mut self) {
-        if let (false, Ok(mapper)) = (self.0.is_empty(), Mapper::open()) {
-            self.0.iter().for_each(|name| mapper.remove(name));
-        }
+        self.0.iter().for_each(|name| Mapper::open().iter().for_each(|mapper| mapper.remove(name)));
     }
 }
 

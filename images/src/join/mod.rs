@@ -12,6 +12,7 @@
 //! layers below, before anything of its own is there.
 
 mod merge;
+pub mod places;
 
 use std::fs::File;
 use std::io;
@@ -82,6 +83,20 @@ impl From<write::Error> for Error {
 ///
 /// The disk is `out` followed by the layers' files in the same order.
 pub fn join(layers: &[File], out: &File, scratch: &File) -> Result<Joined, Error> {
+    join_and(layers, out, scratch, |_| Ok(()))
+}
+
+/// As [`join`], and what a container's mounts are mounted on is there too: see [`places`].
+pub fn join_for_containers(layers: &[File], out: &File, scratch: &File) -> Result<Joined, Error> {
+    join_and(layers, out, scratch, places::add)
+}
+
+fn join_and(
+    layers: &[File],
+    out: &File,
+    scratch: &File,
+    finish: impl FnOnce(&mut Tree) -> io::Result<()>,
+) -> Result<Joined, Error> {
     let count = u16::try_from(layers.len()).map_err(|_| Error::TooLarge)?;
     out.set_len(0).map_err(Error::Write)?;
     let space = Space::in_file(scratch).map_err(Error::Write)?;
@@ -93,6 +108,7 @@ pub fn join(layers: &[File], out: &File, scratch: &File) -> Result<Joined, Error
         let layer = read::load_into(file, &space).map_err(wrong)?;
         merge::merge(&mut tree, &layer, number)?;
     }
+    finish(&mut tree).map_err(Error::Write)?;
     let plan = write::Plan::new(&mut tree, write::header_blocks(count))?;
     let mut mapped = plan.blocks();
     let mut devices = Vec::with_capacity(layers.len());

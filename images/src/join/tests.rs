@@ -29,6 +29,36 @@ fn paths(archives: &[Vec<u8>]) -> String {
     joined(archives).into_keys().collect::<Vec<_>>().join(" ")
 }
 
+/// The tree for containers that an archive makes.
+fn for_containers(archive: &[u8]) -> BTreeMap<String, String> {
+    let layers = [converted(archive).unwrap().0];
+    let image = tempfile::tempfile().unwrap();
+    join_for_containers(&layers, &image, &tempfile::tempfile().unwrap()).unwrap();
+    told(&[&image, &layers[0]], &read::load(&image).unwrap())
+}
+
+#[test]
+fn what_is_mounted_on_is_there_for_containers() {
+    let archive = Tar::new().file("etc/hosts", b"127.0.0.1 mine").end();
+    let told = for_containers(&archive);
+    let paths: Vec<&str> = told.keys().map(String::as_str).collect();
+    assert_eq!(
+        paths,
+        ["/", "/dev", "/etc", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/proc", "/sys"]
+    );
+    assert!(told["/etc/hosts"].ends_with(" 127.0.0.1 mine"), "{}", told["/etc/hosts"]);
+    assert!(told["/etc/resolv.conf"].starts_with("100644 0:0 "), "{}", told["/etc/resolv.conf"]);
+}
+
+#[test]
+fn what_stands_where_something_is_mounted_stays_as_it_is() {
+    let archive = Tar::new().symlink("etc", "usr/etc").file("dev", b"").file("usr/etc/passwd", b"").end();
+    let told = for_containers(&archive);
+    let paths: Vec<&str> = told.keys().map(String::as_str).collect();
+    assert_eq!(paths, ["/", "/dev", "/etc", "/proc", "/sys", "/usr", "/usr/etc", "/usr/etc/passwd"]);
+    assert!(told["/etc"].starts_with("12"), "{}", told["/etc"]);
+}
+
 #[test]
 fn no_layers_are_an_empty_root() {
     assert_eq!(joined(&[]), BTreeMap::from([("/".into(), "40755 0:0 0.000000000".into())]));

@@ -192,14 +192,15 @@ impl Store {
                 File::open(&path).map_err(Error::io(path))
             };
             let files = layers.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-            join::join(&files, out, &self.temporary()?)?;
+            join::join_for_containers(&files, out, &self.temporary()?)?;
             Ok::<_, Error>(())
         })?;
         segment(path)
     }
 
     fn join_path(&self, layers: &[DiffId]) -> PathBuf {
-        let list: String = layers.iter().map(|layer| format!("{layer}\n")).collect();
+        let mut list = format!("places {}\n", join::places::VERSION);
+        list.extend(layers.iter().map(|layer| format!("{layer}\n")));
         self.root.join("joins").join(format!("{}.erofs", Digest::of(list.as_bytes()).hex()))
     }
 

@@ -236,7 +236,7 @@ fn mounts_have_their_options() {
 fn a_tree_is_read_only_when_all_of_it_is_to_be() {
     let mut guest = guest();
     let client = guest.client();
-    // /dev has /dev/shm, /dev/pts and others below it.
+    // /dev has /dev/pts below it.
     let script = "while read -r id parent device root at options rest; do case $at in /d|/d/*) echo $at $options;; esac; done < /proc/self/mountinfo";
     let of = |options: &[&str]| {
         prints(&client, script, |spec| spec.mounts.push(mount("/d", "bind", "/dev", options)))
