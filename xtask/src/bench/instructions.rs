@@ -1,5 +1,9 @@
 //! Counting guest instructions: the one unit that no other work on this machine changes. QEMU counts them with a plugin of
 //! ours.
+//!
+//! QEMU is a hundred times slower than a processor. By the host's clock a guest then has a hundred times the ticks of its
+//! timer, and what they set off (RCU, the scheduler's averages), the more the busier the host is. By its own instructions
+//! it has those that a processor would give it, and the count does not depend on the host's speed.
 
 use std::ffi::OsString;
 use std::fs;
@@ -16,8 +20,18 @@ use crate::workshop::Workshop;
 
 const SOURCE: &str = include_str!("instructions.c");
 
+/// How the guest's time passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// With its instructions, a nanosecond each.
+    Instructions,
+    /// As it does for the host.
+    Host,
+}
+
 /// A plugin for one QEMU, and the file of its numbers.
 pub struct Counter {
+    clock: Clock,
     directory: TempDir,
     plugin: PathBuf,
     /// PID 1's addresses.
@@ -36,12 +50,13 @@ pub struct Counts {
 }
 
 impl Counter {
-    pub fn new(workshop: &mut Workshop) -> Result<Counter> {
+    pub fn new(workshop: &mut Workshop, clock: Clock) -> Result<Counter> {
         setup::prepare(workshop, &[Need::Qemu])?;
         let plugin = plugin(workshop)?;
         let init = build::init::build(workshop)?.program;
         let init = fs::read(&init).with_context(|| format!("cannot read {}", init.display()))?;
-        Ok(Counter { directory: tempfile::tempdir()?, plugin, init: elf::addresses(&init).context("PID 1")? })
+        let init = elf::addresses(&init).context("PID 1")?;
+        Ok(Counter { clock, directory: tempfile::tempdir()?, plugin, init })
     }
 
     fn file(&self) -> PathBuf {
@@ -54,7 +69,12 @@ impl Counter {
         let (first, last) = self.init;
         let plugin =
             format!("{},init={first:x}-{last:x},out={}", comma(self.plugin.clone()), comma(self.file()));
-        ["--qemu-arg", "-plugin", "--qemu-arg", &plugin].map(OsString::from).into()
+        let clock: &[&str] = match self.clock {
+            Clock::Instructions => &["-icount", "shift=0"],
+            Clock::Host => &[],
+        };
+        let words = [clock, &["-plugin", &plugin]].concat();
+        words.into_iter().flat_map(|word| ["--qemu-arg", word]).map(OsString::from).collect()
     }
 
     /// The numbers, while QEMU runs or after it.

@@ -136,7 +136,7 @@ impl Qemu<'_> {
                 qemu.arg("-L").arg(path);
             });
         }
-        qemu.args(["-M", "microvm,acpi=off,rtc=on", "-accel", "tcg,thread=multi", "-cpu", "max"]);
+        qemu.args(["-M", "microvm,acpi=off,rtc=on", "-accel", "tcg", "-cpu", "max"]);
         qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
         qemu.args(["-global", "virtio-mmio.force-legacy=false"]);
         qemu.arg("-smp").arg(plan.vcpus.to_string());
