@@ -7,7 +7,7 @@ use super::inside::{Kind, reach};
 use super::storage::make_directories;
 use crate::api::oci::{Mount, Spec};
 use crate::prelude::*;
-use crate::spec::mount_options::Options;
+use crate::spec::mount_options::{FILESYSTEM, FILESYSTEM_FLAGS, Options};
 use crate::spec::network_files;
 use crate::sys::file::{CWD, S_IFDIR, S_IFMT, chdir, chown, stat, stat_fd, write_file};
 use crate::sys::mount::{self as m, Filesystem, Recursion, attach, clone_tree, set_attributes};
@@ -158,8 +158,13 @@ fn new_filesystem(mount: &Mount, options: &Options) -> SysResult<Fd> {
                 None => filesystem.set_flag(name)?,
             }
         }
+        for (place, word) in FILESYSTEM.split(' ').enumerate() {
+            if options.superblock & FILESYSTEM_FLAGS[place] != 0 {
+                filesystem.set_flag(word)?;
+            }
+        }
     }
-    filesystem.create(options.set)
+    filesystem.create(options.set | options.set_tree)
 }
 
 /// Makes the root itself read-only, which the mounts on it are not.

@@ -43,9 +43,10 @@ const ATTRIBUTES: [(u32, u32); 9] = [
     (m::MOUNT_ATTR_RELATIME, m::MS_RELATIME),
 ];
 
-/// Words about the filesystem itself, and what they set.
-const FILESYSTEM: &str = "sync dirsync lazytime";
-const FILESYSTEM_FLAGS: [u32; 3] = [m::MS_SYNCHRONOUS, m::MS_DIRSYNC, m::MS_LAZYTIME];
+/// Words about the filesystem itself.
+pub const FILESYSTEM: &str = "sync dirsync lazytime";
+/// What they set.
+pub const FILESYSTEM_FLAGS: [u32; 3] = [m::MS_SYNCHRONOUS, m::MS_DIRSYNC, m::MS_LAZYTIME];
 
 /// Words that say what is so anyway, or what mount(8) keeps for itself.
 const IGNORED: &str = "defaults async nolazytime silent loud remount mand nomand iversion noiversion";

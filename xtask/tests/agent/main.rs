@@ -7,6 +7,7 @@ mod appliance;
 mod calls;
 mod debugging;
 mod every;
+mod fields;
 mod foreign;
 mod guest;
 mod life;

@@ -10,7 +10,7 @@ use crate::guest::*;
 
 /// What a shell script prints as the process of a container whose specification was changed; it must end with 0.
 #[track_caller]
-fn prints(client: &Client, script: &str, change: impl FnOnce(&mut Spec)) -> String {
+pub fn prints(client: &Client, script: &str, change: impl FnOnce(&mut Spec)) -> String {
     let spec = container(&fresh("oci"), &["sh", "-ec", script], change);
     let id = running_as(client, &spec);
     let mut text = read_all(client, OutputStream::Stdout, &id, &id);
@@ -23,7 +23,7 @@ fn prints(client: &Client, script: &str, change: impl FnOnce(&mut Spec)) -> Stri
 
 /// With what code and words a container is refused, when it is made or when it is started. The agent goes on.
 #[track_caller]
-fn refused(client: &Client, change: impl FnOnce(&mut Spec)) -> (Code, String) {
+pub fn refused(client: &Client, change: impl FnOnce(&mut Spec)) -> (Code, String) {
     let spec = container(&fresh("refused"), &["true"], change);
     let result = create(client, &spec).and_then(|()| {
         let result = client.start_container(&spec.id);
@@ -36,19 +36,19 @@ fn refused(client: &Client, change: impl FnOnce(&mut Spec)) -> (Code, String) {
     (code, words)
 }
 
-fn process(spec: &mut Spec) -> &mut Process {
+pub fn process(spec: &mut Spec) -> &mut Process {
     spec.process.as_mut().expect("a process")
 }
 
-fn linux(spec: &mut Spec) -> &mut Linux {
+pub fn linux(spec: &mut Spec) -> &mut Linux {
     spec.linux.as_mut().expect("a part about Linux")
 }
 
-fn annotate(spec: &mut Spec, key: &str, value: &str) {
+pub fn annotate(spec: &mut Spec, key: &str, value: &str) {
     spec.annotations.insert(format!("io.ferry.oci.{key}"), value.to_owned());
 }
 
-fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
+pub fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
     Mount {
         destination: destination.to_owned(),
         source: source.to_owned(),
@@ -62,7 +62,7 @@ fn update(client: &Client, id: &str, resources: LinuxResources) -> Result<(), Ca
     tell(client, method::UPDATE_CONTAINER, &request)
 }
 
-fn strings(words: &[&str]) -> Vec<String> {
+pub fn strings(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 

@@ -8,6 +8,7 @@ mod detached;
 mod devices;
 mod distribution;
 mod ferry;
+mod pods;
 mod shared;
 mod user;
 
@@ -48,7 +49,7 @@ fn without_the_right_to_use_kvm_the_way_out_is_told() {
     let home = tempfile::tempdir().expect("a directory");
     let closed = home.path().join("closed");
     fs::write(&closed, "").expect("a file");
-    fs::set_permissions(&closed, std::os::unix::fs::PermissionsExt::from_mode(0)).expect("closed to all");
+    fs::set_permissions(&closed, std::os::unix::fs::PermissionsExt::from_mode(0o0)).expect("closed to all");
     // In a mount namespace of its own, with a /dev/kvm that opens to nobody, as a root that is stopped by permissions.
     let script = "mount --bind \"$1\" /dev/kvm && exec setpriv --bounding-set=-all --inh-caps=-all \"$2\" run --on kvm hello -- true";
     let output = Command::new("unshare")
