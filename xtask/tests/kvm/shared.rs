@@ -91,7 +91,7 @@ fn what_is_shared_goes_with_its_helpers_and_memory_is_given_back_until_it_runs_o
         "--network",
         "none",
         "--memory",
-        size("48m", "768m"),
+        size("64m", "768m"),
         "--layers",
         "pmem",
         "-v",
