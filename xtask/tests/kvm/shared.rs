@@ -158,9 +158,11 @@ fn what_is_shared_goes_with_its_helpers_and_memory_is_given_back_until_it_runs_o
     let log = fs::read_to_string(ferry.containers().join(id).join("monitor.log")).expect("the monitor's log");
     assert_eq!(log.matches("the process that shares ").count(), 2, "{log}");
 
-    // The container's own process takes all the memory that there is.
-    ferry.says(&["kill", "-s", "USR1", "shared"]);
-    assert_eq!(ferry.says(&["wait", "shared"]), "137\n");
-    let state = ferry.inspect("shared")["State"].clone();
-    assert_eq!((&state["Reason"], &state["OOMKilled"]), (&"oom".into(), &true.into()), "{state}");
+    // The container's own process takes all the memory that there is: minutes where ring 0 is emulated.
+    if full() {
+        ferry.says(&["kill", "-s", "USR1", "shared"]);
+        assert_eq!(ferry.says(&["wait", "shared"]), "137\n");
+        let state = ferry.inspect("shared")["State"].clone();
+        assert_eq!((&state["Reason"], &state["OOMKilled"]), (&"oom".into(), &true.into()), "{state}");
+    }
 }
