@@ -179,7 +179,7 @@ mod tests {
             cpu_stats: Some(CpuStats { cpu_usage: usage, throttling_data: None }),
             memory_stats: Some(MemoryStats {
                 usage: Some(MemoryData { usage: 80 << 20, limit: u64::MAX, ..MemoryData::default() }),
-                stats: [("inactive_file".to_owned(), 16 << 20)].into(),
+                stats: [("inactive_file".to_owned(), 16 << 20)].into_iter().collect(),
                 ..MemoryStats::default()
             }),
             pids_stats: Some(PidsStats { current: 3, limit: 0 }),
