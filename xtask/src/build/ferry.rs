@@ -1,5 +1,6 @@
 //! The `ferry` command: for work on it as a plain development build, for users as one static file.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::{TARGET, cargo, cargo_home, encoded, reproducible};
+use super::{TARGET, cargo, cargo_home, encoded, quoted, remapped, reproducible};
 use crate::elf::{self, PT_DYNAMIC, PT_INTERP};
 use crate::kernel::Kernel;
 use crate::workshop::Workshop;
@@ -61,7 +62,8 @@ fn optimised(workshop: &Workshop, parts: &[&str]) -> Result<Command> {
 fn as_given(workshop: &Workshop, verb: &[&str], parts: &[&str]) -> Result<Command> {
     let (mut command, mut flags) = reproducible(workshop, &workshop.target_dir.join("dist"))?;
     flags.extend(["-C", "target-feature=+crt-static", "-C", "relocation-model=static"].map(Into::into));
-    let home = cargo_home()?.display().to_string();
+    let mut prefix = OsString::from("-ffile-prefix-map=");
+    prefix.push(remapped(&cargo_home()?, "/cargo"));
     command
         .args(verb)
         .args(["--locked", "--package", "ferry-vmm"])
@@ -70,7 +72,7 @@ fn as_given(workshop: &Workshop, verb: &[&str], parts: &[&str]) -> Result<Comman
         .env("CARGO_ENCODED_RUSTFLAGS", encoded(&flags))
         // C code that came with a dependency must not carry this machine's paths either.
         .env("CC_SHELL_ESCAPED_FLAGS", "1")
-        .env("CFLAGS", format!("'-ffile-prefix-map={}=/cargo'", home.replace('\'', "'\\''")));
+        .env("CFLAGS", quoted(&prefix));
     Ok(command)
 }
 

@@ -12,11 +12,12 @@ use ferry_init::api::oci::{LinuxMemory, LinuxPids, LinuxResources};
 use ferry_init::api::protobuf::Message;
 use ferry_init::api::stats::StatsContainerResponse;
 use ferry_init::api::ttrpc::Code;
-use ferry_init::api::types::{ArpNeighbor, Interface, IpAddress, IpFamily, Route};
+use ferry_init::api::types::{Interface, IpAddress, IpFamily, Route};
 use ferry_vmm::agent::{Client, Wait};
 
 use crate::calls::UNSERVED;
 use crate::guest::*;
+use crate::served::neighbor;
 
 /// The names of a service's calls, as PID 1 has them.
 pub fn methods(service: &str) -> BTreeSet<&'static str> {
@@ -169,15 +170,7 @@ fn about_the_guest(caller: &mut Caller) {
     let route = Route { gateway: "192.0.2.1".into(), device: "eth0".into(), ..Default::default() };
     let routes = UpdateRoutesRequest { routes: Some(Routes { routes: vec![route] }) };
     let _: Routes = caller.agent(method::UPDATE_ROUTES, &routes);
-    let neighbor = ArpNeighbor {
-        to_ip_address: Some(address("192.0.2.9", "")),
-        device: "eth0".into(),
-        lladdr: "02:00:00:00:00:09".into(),
-        state: 0x80,
-        ..Default::default()
-    };
-    let neighbors = Some(ArpNeighbors { arp_neighbors: vec![neighbor] });
-    caller.tells(method::ADD_ARP_NEIGHBORS, &AddArpNeighborsRequest { neighbors });
+    caller.tells(method::ADD_ARP_NEIGHBORS, &neighbor(address("192.0.2.9", "")));
     let listed: Interfaces = caller.agent(method::LIST_INTERFACES, &ListInterfacesRequest {});
     assert!(listed.interfaces.iter().any(|one| one.hw_addr == MAC && one.mtu == 1400), "{listed:?}");
     let listed: Routes = caller.agent(method::LIST_ROUTES, &ListRoutesRequest {});

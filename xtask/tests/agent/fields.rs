@@ -4,7 +4,7 @@ use ferry_init::api::oci::*;
 use ferry_init::api::ttrpc::Code;
 
 use crate::guest::*;
-use crate::oci::{annotate, linux, mount, prints, process, refused, strings};
+use crate::oci::{annotate, last_device, linux, mount, prints, process, refused, strings};
 
 /// Prints what the kernel says of the mounts below `/m`, and what the script itself is in.
 const MOUNTS: &str = "while read -r id parent device root at rest; do case $at in /m/*) echo ${at#/m/} $rest;; esac; done < /proc/self/mountinfo";
@@ -256,10 +256,8 @@ fn limits_that_are_none_and_those_of_disks() {
     ] {
         assert!(text.lines().any(|known| known == line), "{line}: {text}");
     }
-    let disk = text.lines().last().expect("a disk's number").to_owned();
-    let (major, minor) = disk.split_once(':').expect("two numbers");
-    let (major, minor): (i64, i64) = (major.parse().unwrap(), minor.parse().unwrap());
-    let text = prints(&client, &script, |spec| {
+    let (disk, major, minor) = last_device(&text);
+    let limited = prints(&client, &script, |spec| {
         let rate = |rate| vec![LinuxThrottleDevice { major, minor, rate }];
         let block_io = Some(LinuxBlockIo {
             throttle_read_bps_device: rate(1 << 20),
@@ -270,5 +268,8 @@ fn limits_that_are_none_and_those_of_disks() {
         });
         linux(spec).resources = Some(LinuxResources { block_io, ..Default::default() });
     });
-    assert!(text.contains(&format!("io.max {disk} rbps=1048576 wbps=2097152 riops=30 wiops=40")), "{text}");
+    assert!(
+        limited.contains(&format!("io.max {disk} rbps=1048576 wbps=2097152 riops=30 wiops=40")),
+        "{limited}"
+    );
 }

@@ -400,6 +400,13 @@ fn device_nodes_and_rules() {
     assert_eq!(refused(&client, bad).0, Code::InvalidArgument);
 }
 
+/// The device whose numbers are the last line, as the kernel writes them and one by one.
+pub fn last_device(text: &str) -> (&str, i64, i64) {
+    let device = text.lines().last().expect("a device's numbers");
+    let (major, minor) = device.split_once(':').expect("two numbers");
+    (device, major.parse().unwrap(), minor.parse().unwrap())
+}
+
 #[test]
 fn resources_are_the_cgroup_s() {
     let mut guest = guest();
@@ -442,10 +449,8 @@ fn resources_are_the_cgroup_s() {
     ] {
         assert!(text.lines().any(|known| known == line), "{line}: {text}");
     }
-    let disk = text.lines().last().expect("a disk's number").to_owned();
-    let (major, minor) = disk.split_once(':').expect("two numbers");
-    let (major, minor): (i64, i64) = (major.parse().unwrap(), minor.parse().unwrap());
-    let text = prints(&client, &script, |spec| {
+    let (disk, major, minor) = last_device(&text);
+    let limited = prints(&client, &script, |spec| {
         let rate = |rate| vec![LinuxThrottleDevice { major, minor, rate }];
         let io = LinuxBlockIo {
             weight: 500,
@@ -455,8 +460,11 @@ fn resources_are_the_cgroup_s() {
         };
         linux(spec).resources = Some(LinuxResources { block_io: Some(io), ..Default::default() });
     });
-    assert!(text.contains(&format!("io.max {disk} rbps=1048576 wbps=max riops=max wiops=50")), "{text}");
-    assert!(text.contains("io.weight default 4950"), "{text}");
+    assert!(
+        limited.contains(&format!("io.max {disk} rbps=1048576 wbps=max riops=max wiops=50")),
+        "{limited}"
+    );
+    assert!(limited.contains("io.weight default 4950"), "{limited}");
 }
 
 #[test]

@@ -24,6 +24,18 @@ fn sh(client: &Client, id: &str, script: &str) -> String {
     text.trim().to_owned()
 }
 
+/// A neighbour on the card that stays: its address, and 02:00:00:00:00:09.
+pub fn neighbor(address: IpAddress) -> AddArpNeighborsRequest {
+    let neighbor = ArpNeighbor {
+        to_ip_address: Some(address),
+        device: "eth0".into(),
+        lladdr: "02:00:00:00:00:09".into(),
+        state: 0x80,
+        ..Default::default()
+    };
+    AddArpNeighborsRequest { neighbors: Some(ArpNeighbors { arp_neighbors: vec![neighbor] }) }
+}
+
 #[test]
 fn a_card_gets_its_addresses_routes_and_neighbours() {
     let mut guest = guest();
@@ -80,15 +92,7 @@ fn a_card_gets_its_addresses_routes_and_neighbours() {
     let left = sh(&client, &looker, "ip route");
     assert!(left.contains("default via 192.0.2.1 dev eth0") && !left.contains("203.0.113"), "{left}");
 
-    let neighbor = ArpNeighbor {
-        to_ip_address: Some(address("192.0.2.9", "")),
-        device: "eth0".into(),
-        lladdr: "02:00:00:00:00:09".into(),
-        state: 0x80,
-        ..Default::default()
-    };
-    let neighbors = Some(ArpNeighbors { arp_neighbors: vec![neighbor] });
-    tell(&client, method::ADD_ARP_NEIGHBORS, &AddArpNeighborsRequest { neighbors }).unwrap();
+    tell(&client, method::ADD_ARP_NEIGHBORS, &neighbor(address("192.0.2.9", ""))).unwrap();
     assert!(sh(&client, &looker, "cat /proc/net/arp").contains("02:00:00:00:00:09"));
 
     let listed: Interfaces = call(&client, method::LIST_INTERFACES, &Empty {}).unwrap();
