@@ -40,6 +40,7 @@ fn a_connection_to_a_published_port_reaches_the_card() {
     // It asks for the guest's address before it can send it anything.
     loop {
         assert!(started.elapsed() < Duration::from_secs(10), "nothing arrives");
+        port.readable();
         match port.receive(&mut frame) {
             Ok(length) if frame[HEADER + 12..HEADER + 14] == [8, 0] => {
                 assert_eq!(frame[HEADER + 30..HEADER + 34], [10, 0, 2, 15], "to the guest");
@@ -81,6 +82,7 @@ fn a_passt_that_dies_is_the_end_of_the_link() {
     }
     let started = Instant::now();
     let error = loop {
+        port.readable();
         match port.receive(&mut vec![0; MAX_FRAME]) {
             Err(error) if error.kind() != ErrorKind::WouldBlock => break error,
             _ => assert!(started.elapsed() < Duration::from_secs(30), "it is not noticed"),

@@ -58,6 +58,15 @@ pub trait Port: Send {
     /// header. An error other than "would block" means that there will be no frames any more.
     fn receive(&mut self, frame: &mut [u8]) -> io::Result<usize>;
 
+    /// The descriptor was found readable: that there was nothing is true no more. Until it is told so a port need not look
+    /// again, since whoever waits for the descriptor learns of everything that comes.
+    fn readable(&mut self) {}
+
+    /// Whether there is a frame that has left the descriptor already, so that this does not tell of it any more.
+    fn holds_frame(&self) -> bool {
+        false
+    }
+
     /// Takes a frame from the guest, and passes it on by the next [`Port::flush`] at the latest: a batch may go with one system
     /// call. [`io::ErrorKind::BrokenPipe`] means that nobody takes frames any more; with any
     /// error but that and "would block" only this frame is lost.

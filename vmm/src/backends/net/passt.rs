@@ -22,7 +22,7 @@ pub struct Passt {
     input: Vec<u8>,
     start: usize,
     end: usize,
-    /// The stream had no more than was read last: it is not asked again before it says that it has.
+    /// The stream had no more than was read last: it is not asked again before it was found readable.
     is_drained: bool,
     /// Frames on their way to the other end, the first of them perhaps without its beginning.
     unsent: Vec<u8>,
@@ -35,8 +35,8 @@ impl Passt {
         Ok(Self { stream, input: vec![0; BUFFER], start: 0, end: 0, is_drained: false, unsent: Vec::new() })
     }
 
-    /// The next frame that has arrived whole.
-    fn next(&mut self) -> io::Result<Option<&[u8]>> {
+    /// The next frame, if it has arrived whole.
+    fn peek(&self) -> io::Result<Option<&[u8]>> {
         let waiting = &self.input[self.start..self.end];
         let Some((length, rest)) = waiting.split_first_chunk::<LENGTH>() else { return Ok(None) };
         let length = u32::from_be_bytes(*length) as usize;
@@ -44,14 +44,12 @@ impl Passt {
             let text = format!("passt sent a frame of {length} bytes");
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
-        let Some(frame) = rest.get(..length) else { return Ok(None) };
-        self.start += LENGTH + length;
-        Ok(Some(frame))
+        Ok(rest.get(..length))
     }
 
     /// Reads more, behind what is there already.
     fn fill(&mut self) -> io::Result<()> {
-        if std::mem::take(&mut self.is_drained) {
+        if self.is_drained {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         self.input.copy_within(self.start..self.end, 0);
@@ -74,14 +72,24 @@ impl Port for Passt {
 
     fn receive(&mut self, frame: &mut [u8]) -> io::Result<usize> {
         loop {
-            if let Some(next) = self.next()? {
+            if let Some(next) = self.peek()? {
                 let length = HEADER + next.len();
                 frame[..HEADER].fill(0);
                 frame[HEADER..length].copy_from_slice(next);
+                self.start += LENGTH + length - HEADER;
                 return Ok(length);
             }
             self.fill()?;
         }
+    }
+
+    fn readable(&mut self) {
+        self.is_drained = false;
+    }
+
+    fn holds_frame(&self) -> bool {
+        // What is no frame is to be found out, too.
+        !matches!(self.peek(), Ok(None))
     }
 
     fn send(&mut self, frame: &[u8]) -> io::Result<()> {
@@ -138,14 +146,33 @@ mod tests {
                     Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
                 }
                 std::thread::yield_now();
+                port.readable();
             };
             assert_eq!(buffer[..HEADER], [0; HEADER]);
             assert!(buffer[HEADER..length] == frame[..], "a frame of {} bytes", frame.len());
         }
         drop(writer.join().unwrap());
-        // It is not asked for more than it said it had: the end is found the next time.
-        let kinds = [0; 2].map(|_| port.receive(&mut buffer).unwrap_err().kind());
-        assert!(kinds.contains(&io::ErrorKind::UnexpectedEof), "{kinds:?}");
+        port.readable();
+        assert_eq!(port.receive(&mut buffer).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn a_stream_that_was_drained_is_read_again_when_it_is_readable() {
+        let (mut port, mut peer) = pair();
+        let (first, second) = ([1; 60], [2; 60]);
+        peer.write_all(&framed(&first).repeat(2)).unwrap();
+        let mut buffer = vec![0; MAX_FRAME];
+        assert!(!port.holds_frame());
+        assert_eq!(port.receive(&mut buffer).unwrap(), HEADER + 60);
+        assert!(port.holds_frame(), "the second came with the first");
+        assert_eq!(port.receive(&mut buffer).unwrap(), HEADER + 60);
+        assert!(!port.holds_frame());
+        peer.write_all(&framed(&second)).unwrap();
+        // Asking costs a system call, and there is somebody who will tell.
+        assert_eq!(port.receive(&mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        port.readable();
+        assert_eq!(port.receive(&mut buffer).unwrap(), HEADER + 60);
+        assert_eq!(buffer[HEADER..HEADER + 60], second);
     }
 
     #[test]

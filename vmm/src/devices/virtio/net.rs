@@ -389,6 +389,9 @@ impl Device for Net {
         let Some(pair) = self.pairs.get_mut(number).filter(|pair| pair.interest.is_some()) else {
             return Ok(());
         };
+        if events != EventSet::OUT {
+            pair.port.readable();
+        }
         if pair.stalled && events.intersects(EventSet::OUT | EventSet::ERROR | EventSet::HANG_UP) {
             match pair.port.flush() {
                 Ok(flushed) => pair.stalled = !flushed,

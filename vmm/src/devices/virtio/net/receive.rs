@@ -53,7 +53,9 @@ impl Incoming {
         io: &mut Io<'_>,
     ) -> Result<io::Result<()>, Fault> {
         io.queues[queue].suppress_kicks(io.memory)?;
-        for _ in 0..TURN {
+        let mut turns = 0..TURN;
+        // Nobody would tell of frames that the port has taken already, so those are more than a turn's if need be.
+        while turns.next().is_some() || port.holds_frame() {
             if self.waiting == 0 {
                 if !gate.lets_pass(io.poller)? {
                     break;

@@ -343,6 +343,24 @@ fn speaks_to_passt() {
 }
 
 #[test]
+fn a_burst_from_passt_arrives_whole_without_anything_after_it() {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let port: Box<dyn Port> = Box::new(Passt::new(ours).unwrap());
+    let net = Net::new(MAC, 1500, vec![port], Rates::default(), on_lost().0).unwrap();
+    let mut card =
+        Card { driver: Driver::start(Box::new(net), u64::MAX), wires: Vec::new(), lost: on_lost().1 };
+    const FRAMES: usize = 200;
+    card.give(&[128; FRAMES]);
+    let framed = |seed| [&60u32.to_be_bytes()[..], &frame(60, seed)].concat();
+    let burst: Vec<u8> = (0..FRAMES as u8).flat_map(framed).collect();
+    theirs.write_all(&burst).unwrap();
+    while card.driver.stirs() {}
+    assert_eq!(card.driver.used(0).len(), FRAMES);
+    let last = BUFFERS + (FRAMES as u64 - 1) * 0x1000;
+    assert_eq!(card.driver.get(last + HEADER as u64, 60), frame(60, FRAMES as u8 - 1));
+}
+
+#[test]
 fn refuses_cards_that_nobody_can_use() {
     assert!(Net::new(MAC, 1500, Vec::new(), Rates::default(), on_lost().0).is_err());
     let port =
