@@ -77,9 +77,27 @@ fn one_that_is_removed_with_its_end_leaves_nothing_however_it_ends() {
         return;
     }
     let home = Home::new();
-    let output = home.run(Script::default().reset(), &["--rm"]).output().unwrap();
+    let tree = home.path("tree.dtb");
+    let words = ["--rm", "--cpus", "2", "--trace", "exits", "--dump-fdt", &tree];
+    let output = home.run(Script::default().reset(), &words).output().unwrap();
     assert_eq!(output.status.code(), Some(125), "{}", shown(&output));
     assert!(home.is_clean(), "something is left");
+    // What was asked to be told of the VM stays, of course: its exits by cause, and its device tree.
+    let said = String::from_utf8_lossy(&output.stderr);
+    let exits =
+        |vcpu: &str| said.lines().find(|line| line.starts_with(&format!("ferry: exits of vCPU {vcpu}: ")));
+    assert!(exits("0").is_some_and(|causes| causes.contains("1 port writes")), "{said}");
+    assert!(exits("1").is_some_and(|causes| causes.contains("0 port writes")), "{said}");
+    let tree = std::fs::read(tree).unwrap();
+    assert_eq!(tree[..4], 0xd00d_feed_u32.to_be_bytes());
+    assert_eq!(tree[4..8], (tree.len() as u32).to_be_bytes());
+    let names = |name: &[u8]| tree.windows(name.len()).any(|part| part == name);
+    assert!(names(b"cpu@1\0") && !names(b"cpu@2\0") && names(b"virtio,mmio\0"));
+    let nowhere = home.path("nowhere/tree.dtb");
+    let output = home.run(Script::default().reset(), &["--rm", "--dump-fdt", &nowhere]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{said}");
+    assert!(said.contains(&format!("--dump-fdt {nowhere}: ")) && said.lines().count() == 1, "{said}");
 }
 
 #[test]

@@ -217,6 +217,9 @@ pub struct MachineArgs {
     /// Write how the VM ended and what it did to a file, as JSON
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
+    /// Before the VM starts, write its device tree to a file: dtc -I dtb -O dts FILE shows it
+    #[arg(long, value_name = "FILE")]
+    pub dump_fdt: Option<PathBuf>,
     /// When the VM has ended, print what it was traced for: exits, the times it left the guest, by cause
     #[arg(long, value_name = "WHAT", value_parser = ["exits"])]
     pub trace: Option<String>,
@@ -425,7 +428,11 @@ impl MachineArgs {
             backing: Backing { huge_pages: self.hugepages, prefault: self.prefault },
             memory_limit: self.memory_limit,
             gdb: self.gdb.clone(),
-            tell: Tell { report: self.report.clone(), exits: self.trace.is_some() },
+            tell: Tell {
+                report: self.report.clone(),
+                exits: self.trace.is_some(),
+                device_tree: self.dump_fdt.clone(),
+            },
         }
     }
 }
@@ -487,11 +494,12 @@ pub(super) fn run(global: &Global, mut args: RunArgs) -> Result<u8, Fault> {
     let options = args.container.options(args.words.split_off(1), cores.as_ref())?;
     run::check(&options, &shape, args.container.interactive && !args.detach)?;
     OwnVmm.check().map_err(Fault::new)?;
+    let wanted = Wanting { options, shape, cores };
     if !args.detach {
-        return fetch_and_run(global, &settings, args, options, shape, Mode::Foreground, &|_, _| {});
+        return fetch_and_run(global, &settings, args, wanted, Mode::Foreground, &|_, _| {});
     }
     let mode = Mode::Detached(settings.log_capacity(&args.log_opt));
-    in_monitor(|milestone| fetch_and_run(global, &settings, args, options, shape, mode, milestone))
+    in_monitor(|milestone| fetch_and_run(global, &settings, args, wanted, mode, milestone))
 }
 
 /// What is told how far a run has come.
@@ -526,12 +534,18 @@ pub(super) fn host<'a>(
     Host { containers, launch: &OwnVmm, interrupts, progress, milestone }
 }
 
+/// What the options have been found to ask for.
+struct Wanting {
+    options: Options,
+    shape: Shape,
+    cores: Option<Cores>,
+}
+
 fn fetch_and_run(
     global: &Global,
     settings: &Settings,
     args: RunArgs,
-    options: Options,
-    shape: Shape,
+    Wanting { options, shape, cores }: Wanting,
     mode: Mode,
     milestone: Milestones<'_>,
 ) -> Result<u8, Fault> {
@@ -560,7 +574,7 @@ fn fetch_and_run(
         mode,
         restart: args.restart.unwrap_or_default(),
         stop: Stop { signal: args.stop_signal, seconds: args.stop_timeout },
-        cores: args.cores.cores()?,
+        cores,
     };
     let containers = Global::containers()?;
     Ok(run::run(&request, &host(&containers, &interrupts, &progress, milestone))?)

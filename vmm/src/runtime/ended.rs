@@ -60,7 +60,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("report.json");
         let end = End { reason: Reason::TripleFault, detail: "rip 0x1000".into() };
-        tell(&Tell { report: Some(path.clone()), exits: false }, &end, "last words", METRICS);
+        tell(&Tell { report: Some(path.clone()), ..Tell::default() }, &end, "last words", METRICS);
         let report: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         assert_eq!(report["reason"], "triple-fault");
         assert_eq!(report["detail"], "rip 0x1000");

@@ -49,17 +49,19 @@ pub struct Plan {
     pub memory_limit: Option<u64>,
     /// The socket at which it waits for a debugger, if it does.
     pub gdb: Option<PathBuf>,
-    /// What is told of it besides when it has ended.
+    /// What is told of it besides.
     pub tell: Tell,
 }
 
-/// What is told of a VM when it has ended, besides how its container did.
+/// What is told of a VM besides how its container did, when it has ended and before it starts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tell {
     /// A file for all of it, as JSON.
     pub report: Option<PathBuf>,
     /// Whether its exits to the VMM are counted by cause on standard error.
     pub exits: bool,
+    /// A file for the flattened device tree by which its guest finds processors and devices; written before it starts.
+    pub device_tree: Option<PathBuf>,
 }
 
 /// A disk of a guest.

@@ -56,7 +56,7 @@ pub struct Shape {
     pub memory_limit: Option<u64>,
     /// A socket at which it waits for a debugger.
     pub gdb: Option<PathBuf>,
-    /// What is told of the VM when it has ended.
+    /// What is told of the VM besides how its container did.
     pub tell: Tell,
 }
 

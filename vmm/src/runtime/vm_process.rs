@@ -19,7 +19,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 /// What such a process is called: its first argument.
@@ -212,10 +212,17 @@ fn make(plan: &Plan, helpers: Vec<OwnedFd>, words: Words) -> Result<Machine, Lau
         .map(|(share, helper)| share_config(share, helper, &words))
         .collect::<Result<_, _>>()
         .map_err(|error| LaunchError(error.to_string()))?;
+    let device_tree = plan.tell.device_tree.as_deref().map(whole).transpose()?;
     // The socket is reached by a path that stays right when the directory becomes the root.
     std::env::set_current_dir(&plan.directory)
         .map_err(|error| LaunchError(format!("{}: {error}", plan.directory.display())))?;
-    Machine::new(config).map_err(|error| LaunchError(error.to_string()))
+    let machine = Machine::new(config).map_err(|error| LaunchError(error.to_string()))?;
+    if let Some(path) = device_tree {
+        let tree = machine.device_tree().map_err(|error| LaunchError(error.to_string()))?;
+        std::fs::write(&path, tree)
+            .map_err(|error| LaunchError(format!("--dump-fdt {}: {error}", path.display())))?;
+    }
+    Ok(machine)
 }
 
 fn config(plan: &Plan, words: Words) -> Result<Config, LaunchError> {
@@ -272,10 +279,12 @@ fn share_config(share: &PlannedShare, helper: OwnedFd, words: &Words) -> io::Res
 }
 
 /// A file's path that stays right when the working directory changes.
+fn whole(path: &Path) -> Result<PathBuf, LaunchError> {
+    std::path::absolute(path).map_err(|error| LaunchError(format!("{}: {error}", path.display())))
+}
+
+/// The same for an image.
 fn absolute(image: Image) -> Result<Image, LaunchError> {
-    let whole = |path: &Path| {
-        std::path::absolute(path).map_err(|error| LaunchError(format!("{}: {error}", path.display())))
-    };
     Ok(match image {
         Image::File(path) => Image::File(whole(&path)?),
         image => image,

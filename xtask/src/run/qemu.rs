@@ -51,9 +51,13 @@ impl Launch for Qemu<'_> {
     }
 
     fn launch(&self, plan: &Plan) -> Result<Arc<dyn Guest>, LaunchError> {
-        if plan.memory_limit.is_some() {
-            let text = "--memory-limit is for ferry's own machine: run it with --on kvm, or leave it out";
-            return Err(LaunchError(text.to_owned()));
+        let own = [
+            ("--memory-limit", plan.memory_limit.is_some()),
+            ("--dump-fdt", plan.tell.device_tree.is_some()),
+        ];
+        if let Some((option, _)) = own.into_iter().find(|(_, is_given)| *is_given) {
+            let text = "is for ferry's own machine: run it with --on kvm, or leave it out";
+            return Err(LaunchError(format!("{option} {text}")));
         }
         self.start(plan)
             .map(|guest| Arc::new(guest) as Arc<dyn Guest>)
