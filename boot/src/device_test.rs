@@ -87,7 +87,16 @@ fn all(zero_page: u64, report: &mut Report) -> Result<(), &'static str> {
                 hostile::all(&Victim { name: "net, receiving,", slot, queue: 0, works }, report);
                 hostile::all(&Victim { name: "net, sending,", slot, queue: 1, works }, report);
             }
-            DeviceType::EntropySource => report.result("rng fills a buffer", behaved::rng(slot)),
+            DeviceType::EntropySource => {
+                report.result("rng fills a buffer", behaved::rng(slot));
+                hostile::all(&Victim { name: "rng", slot, queue: 0, works: behaved::rng }, report);
+            }
+            DeviceType::MemoryBalloon => {
+                report.result("balloon takes pages", raw::balloon(slot));
+                let works = raw::balloon;
+                hostile::all(&Victim { name: "balloon", slot, queue: 0, works }, report);
+                hostile::all(&Victim { name: "balloon, reporting,", slot, queue: 2, works }, report);
+            }
             DeviceType::Console => {
                 report.result("console takes a line", behaved::console(slot));
                 report.result("console introduces its ports", raw::console(slot));

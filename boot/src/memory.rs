@@ -12,7 +12,7 @@ use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 /// Bytes for the heap.
 const HEAP: usize = 4 << 20;
 /// Pages for devices.
-const PAGES: usize = 2048;
+const PAGES: usize = 4096;
 
 /// An array that is handed out from its start.
 #[repr(C, align(4096))]

@@ -24,6 +24,7 @@ const INSULTS: &[(&str, Insult)] = &[
     ("outlives an empty chain", empty_chain),
     ("outlives a status it may not write", unwritable_status),
     ("outlives nested indirect tables", nested_indirect),
+    ("outlives a chain longer than its queue", longer_than_its_queue),
     ("outlives an index far ahead", index_far_ahead),
     ("outlives rings outside memory", rings_outside_memory),
     ("outlives a queue moved while live", queue_moved_while_live),
@@ -152,6 +153,23 @@ fn nested_indirect(device: Registers, queue: &mut RawQueue) -> Result<(), &'stat
     // SAFETY: the page was just taken and is ours.
     unsafe { (table as *mut Descriptor).write_volatile(nested) };
     queue.describe(0, nested);
+    queue.offer(0);
+    kick(device, queue);
+    Ok(())
+}
+
+fn longer_than_its_queue(device: Registers, queue: &mut RawQueue) -> Result<(), &'static str> {
+    /// As many as fit into a page.
+    const LENGTH: u16 = 256;
+    let (table, page) = (request()?, request()?);
+    for at in 0..LENGTH {
+        let flags = if at + 1 < LENGTH { flag::NEXT } else { 0 };
+        let descriptor = Descriptor { address: page, length: 16, flags, next: at + 1 };
+        // SAFETY: the page was just taken, is ours, and has room for so many.
+        unsafe { (table as *mut Descriptor).add(usize::from(at)).write_volatile(descriptor) };
+    }
+    let length = u32::from(LENGTH) * size_of::<Descriptor>() as u32;
+    queue.describe(0, Descriptor { address: table, length, flags: flag::INDIRECT, next: 0 });
     queue.offer(0);
     kick(device, queue);
     Ok(())

@@ -1,5 +1,5 @@
 //! What devices do that the drivers of `virtio-drivers` do not ask for, asked with bare registers: requests of disks on every
-//! queue, and the messages about a console's ports.
+//! queue, the messages about a console's ports, and pages for a balloon.
 
 use super::Slot;
 use crate::memory::pages;
@@ -153,4 +153,36 @@ pub fn console(slot: Slot) -> Result<(), &'static str> {
     offer(&mut output, &[(text, 7, false)]);
     device.write(register::QUEUE_NOTIFY, 5);
     wait(&output, 1)
+}
+
+/// Puts a page into the balloon, takes it out again, and reports another one as free: the host takes both, and has others in
+/// their place.
+pub fn balloon(slot: Slot) -> Result<(), &'static str> {
+    /// `VIRTIO_BALLOON_F_PAGE_REPORTING` (virtio 1.2, section 5.5.3).
+    const REPORTING: u32 = 1 << 5;
+    const PAGE: u32 = 4096;
+    let device = slot.registers();
+    start(device, REPORTING)?;
+    let queue = |number| RawQueue::new(number).ok_or("the guest's memory is used up");
+    let (mut inflate, mut deflate, mut report) = (queue(0)?, queue(1)?, queue(2)?);
+    [&inflate, &deflate, &report].into_iter().for_each(|queue| queue.install(device));
+    device.go();
+    let (list, blown, free) = (memory()?, memory()?, memory()?);
+    put(list, (blown / u64::from(PAGE)) as u32);
+    put(blown, 0x5au8);
+    put(free, 0x5au8);
+    for queue in [&mut inflate, &mut deflate] {
+        offer(queue, &[(list, 4, false)]);
+        device.write(register::QUEUE_NOTIFY, queue.number());
+        wait(queue, 1)?;
+    }
+    offer(&mut report, &[(free, PAGE, true)]);
+    device.write(register::QUEUE_NOTIFY, 2);
+    wait(&report, 1)?;
+    if (byte(blown), byte(free)) != (0, 0) {
+        return Err("leaves the guest what it was given");
+    }
+    put(blown, 0x5au8);
+    put(free, 0x5au8);
+    if (byte(blown), byte(free)) == (0x5a, 0x5a) { Ok(()) } else { Err("takes memory that is in use") }
 }
