@@ -281,6 +281,38 @@ fn takes_memory_at_once_where_asked() {
     assert_eq!(Machine::new(Config { backing, ..config(kernel) }).unwrap().run().unwrap(), Exit::Reset);
 }
 
+/// Pages of the host's reserve that are neither used nor promised to anybody.
+fn free_huge_pages() -> i64 {
+    let of = |name: &str| {
+        let number = std::fs::read_to_string(format!("/sys/kernel/mm/hugepages/hugepages-2048kB/{name}"));
+        number.ok().and_then(|text| text.trim().parse::<i64>().ok()).unwrap_or(0)
+    };
+    of("free_hugepages") - of("resv_hugepages")
+}
+
+#[test]
+fn takes_its_memory_from_the_reserve_of_huge_pages_where_asked() {
+    const PAGES: i64 = 8;
+    let free = free_huge_pages();
+    if !kvm() || free < PAGES {
+        return println!(
+            "skipped: it takes {PAGES} huge pages, and there are {free} (sysctl vm.nr_hugepages)"
+        );
+    }
+    let backing = Backing { huge_pages: true, ..Backing::default() };
+    let kernel = Script::default().write(0x18_0000, 7).read(0x18_0000).reset().kernel();
+    let mut file = tempfile::tempfile().unwrap();
+    let serial = Output::File(file.try_clone().unwrap());
+    let machine = Machine::new(Config { backing, serial, ..config(kernel) }).unwrap();
+    assert_eq!(free_huge_pages(), free - PAGES, "all of its 16 MiB");
+    assert_eq!(machine.run().unwrap(), Exit::Reset);
+    let mut output = Vec::new();
+    file.rewind().unwrap();
+    file.read_to_end(&mut output).unwrap();
+    assert_eq!(output, [7, 0, 0, 0]);
+    assert_eq!(free_huge_pages(), free);
+}
+
 #[test]
 fn has_a_line_for_each_of_nineteen_devices_and_refuses_one_more_by_name() {
     if !kvm() {

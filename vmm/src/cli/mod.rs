@@ -16,7 +16,7 @@ mod history;
 mod image;
 mod images;
 mod info;
-mod keys;
+pub(crate) mod keys;
 pub(crate) mod lifecycle;
 mod log;
 mod logs;

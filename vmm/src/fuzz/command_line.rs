@@ -1,5 +1,6 @@
 //! Words of the command line: taken or refused in words, never worse.
 
+use crate::cli::keys::DetachKeys;
 use crate::cli::lifecycle;
 use crate::cli::run::{parse_cpus, parse_log_option, parse_log_size, parse_memory, parse_overlay};
 use crate::machine::Model;
@@ -7,6 +8,7 @@ use crate::runtime::network::{parse_network, parse_published};
 use crate::runtime::restart::Restart;
 use crate::runtime::size::{human_size, parse_size};
 use crate::runtime::volume::parse_volume;
+use crate::sandbox::UserRange;
 
 /// A word, by every option's parser.
 pub fn command_line(bytes: &[u8]) {
@@ -23,6 +25,9 @@ pub fn command_line(bytes: &[u8]) {
     if let Ok(model) = text.parse::<Model>() {
         assert_eq!(model.to_string().parse(), Ok(model));
     }
+    if let Ok(keys) = DetachKeys::parse(&text) {
+        assert_eq!(DetachKeys::parse(&keys.to_string()), Ok(keys));
+    }
     // What is refused is refused in words.
     let refusals = [
         parse_network(&text).err(),
@@ -32,6 +37,8 @@ pub fn command_line(bytes: &[u8]) {
         parse_log_size(&text).err(),
         Restart::parse(&text).err(),
         parse_volume(&text).err(),
+        DetachKeys::parse(&text).err(),
+        UserRange::parse(&text).err(),
         lifecycle::parse_seconds(&text).err(),
         lifecycle::parse_signal(&text).err(),
     ];
@@ -60,6 +67,8 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
         "10",
         "-1",
         "SIGTERM",
+        "ctrl-p,ctrl-q",
+        "1900000000-1900065535",
         "9",
     ]
     .into_iter()
