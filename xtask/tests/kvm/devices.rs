@@ -1,8 +1,10 @@
 //! Devices as Linux and its programs use them, every byte looked at: a network through a tap, vsock in both directions, a
-//! disk. One guest for all of them, since on a KVM that emulates ring 0 its boot is the dearest part.
+//! shared directory's mappings and locks, a disk. One guest for all of them, since on a KVM that emulates ring 0 its boot is the dearest part.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
@@ -15,7 +17,7 @@ use crate::{PATIENCE, WITHOUT_AVX};
 
 /// What runs in the guest; every line it says is compared. The host's end of the tap has the address 10.77.0.1.
 const PROGRAM: &str = r#"
-import hashlib, os, random, socket, sys
+import fcntl, hashlib, mmap, os, random, socket, sys
 size, connections, blocks, port, queues = map(int, sys.argv[1:])
 wanted = {f'{way}-{n}' for way in ('rx', 'tx') for n in range(queues)}
 print('queues', set(os.listdir('/sys/class/net/eth0/queues')) == wanted, flush=True)
@@ -47,6 +49,21 @@ for n, stream in enumerate(streams):
 print('echoes', right, flush=True)
 [stream.close() for stream in streams]
 
+# A shared directory: what is mapped is the host's, and so are its locks of both kinds.
+file = os.open('/share/file', os.O_RDWR)
+with mmap.mmap(file, 4096) as memory:
+    print('mapped', memory[:4], flush=True)
+    memory[:5] = b'guest'
+    memory.flush()
+def locks(*how):
+    for lock in how:
+        try:
+            lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield True
+        except BlockingIOError:
+            yield False
+print('locks', *locks(fcntl.flock, fcntl.lockf), flush=True)
+
 # From the host: it closes its half first, and is answered all the same.
 listener = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
 listener.bind((socket.VMADDR_CID_ANY, 6000))
@@ -58,7 +75,7 @@ while piece := stream.recv(100):
     text += piece
 stream.sendall(text.upper())
 stream.close()
-print('peer', peer[0], flush=True)
+print('peer', peer[0], 'locks', *locks(fcntl.flock, fcntl.lockf), flush=True)
 
 # A disk: blocks that tell their own numbers, in any order, read back from the disk and not from the page cache.
 file = os.open('/verify', os.O_RDWR | os.O_CREAT)
@@ -96,6 +113,16 @@ impl Drop for Tap {
     fn drop(&mut self) {
         let _ = Command::new("ip").args(["link", "delete", &self.0]).status();
     }
+}
+
+/// Locks a whole file as programs do that know nothing of each other's threads (fcntl(2), `F_OFD_SETLK`).
+fn lock_ranges(file: &File) {
+    // SAFETY: all zeroes are a lock: from the file's beginning to its end, whatever that is.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as libc::c_short;
+    // SAFETY: the structure is complete.
+    let locked = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
+    assert_eq!(locked, 0, "{}", std::io::Error::last_os_error());
 }
 
 fn sum(bytes: &[u8]) -> String {
@@ -141,6 +168,12 @@ fn linux_uses_a_tap_vsock_and_a_disk_and_loses_nothing() {
     std::fs::set_permissions(&vsock, std::os::unix::fs::PermissionsExt::from_mode(0o700))
         .expect("closed to others");
     echo(&vsock.join("vsock_5000"));
+    let shared = directory.path().join("share");
+    std::fs::create_dir(&shared).expect("a directory");
+    std::fs::write(shared.join("file"), [&b"host"[..], &[0; 4092]].concat()).expect("a file");
+    let locked = File::options().write(true).open(shared.join("file")).expect("a file");
+    locked.lock().expect("a lock");
+    lock_ranges(&locked);
     let listener = TcpListener::bind("10.77.0.1:0").expect("the tap's address");
     let port = listener.local_addr().expect("an address").port().to_string();
     let bytes: Vec<u8> =
@@ -152,13 +185,18 @@ fn linux_uses_a_tap_vsock_and_a_disk_and_loses_nothing() {
     let queues = queues.to_string();
     let (connections, blocks) = (size("60", "1000"), size("128", "100000"));
     let vsock_directory = vsock.display().to_string();
+    let volume = format!("{}:/share", shared.display());
     let mut running =
         on_kvm(&["python", "-e", WITHOUT_AVX, "--network", &network, "--vsock", &vsock_directory])
-            .args(&["--cpus", &queues, "--"])
+            .args(&["--cpus", &queues, "-v", &volume, "--"])
             .args(&["python3", "-c", PROGRAM, &length, connections, blocks, &port, &queues])
             .within(PATIENCE)
             .start();
     running.wait_for("listening\n");
+    let written = std::fs::read(shared.join("file")).expect("a file");
+    assert_eq!((&written[..5], written.len()), (&b"guest"[..], 4096));
+    // Both of its locks go with the file.
+    drop(locked);
     let mut stream = UnixStream::connect(vsock.join("vsock")).expect("the VM's socket");
     stream.write_all(b"CONNECT 6000\nfrom the host").expect("it reads");
     stream.shutdown(std::net::Shutdown::Write).expect("a half");
@@ -171,7 +209,8 @@ fn linux_uses_a_tap_vsock_and_a_disk_and_loses_nothing() {
     let outcome = running.finish();
     let out_sum = host.join().expect("the transfer ends");
     let wanted = format!(
-        "queues True\nin {in_sum}\nout {out_sum}\nechoes {connections}\nlistening\npeer 2\nwrong blocks []\nwrong blocks []\n"
+        "queues True\nin {in_sum}\nout {out_sum}\nechoes {connections}\nmapped b'host'\nlocks False False\nlistening\n\
+         peer 2 locks True True\nwrong blocks []\nwrong blocks []\n"
     );
     outcome.exits(0).prints(&wanted);
     assert!(!vsock.join("vsock").exists(), "the VM's socket goes with it");
