@@ -55,6 +55,11 @@ pub trait Disk: Send {
         None
     }
 
+    /// Whether a [`Disk::place`] for writing may be given back to the file system instead, and reads as zeroes then.
+    fn can_give_back(&self) -> bool {
+        false
+    }
+
     /// The file that a flush has to make durable, where it is one.
     fn flushed(&self) -> Option<u32> {
         None

@@ -17,7 +17,12 @@ pub(crate) enum Work {
     Write,
     /// Making what was written durable.
     Flush,
+    /// Giving a range back to the file system, as [`PUNCH`] has it: it reads as zeroes afterwards.
+    Punch,
 }
+
+/// The mode of `fallocate(2)` that gives a range back and leaves the file as long as it is.
+pub(super) const PUNCH: libc::c_int = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 
 /// One transfer.
 #[derive(Clone, Copy, Debug)]
@@ -30,10 +35,12 @@ pub(crate) struct Job {
     pub(crate) file: u32,
     /// Where in it.
     pub(crate) offset: u64,
-    /// The buffers: nothing for a flush.
+    /// The buffers: nothing for what moves no bytes.
     pub(crate) vectors: *const libc::iovec,
     /// How many of them.
     pub(crate) count: u32,
+    /// The length of a range that is given back, in bytes.
+    pub(crate) bytes: u64,
 }
 
 // SAFETY: whoever makes a job keeps its buffers until it is done, in whatever thread that happens (see `Engine::start`).
@@ -108,6 +115,7 @@ pub(super) mod tests {
             offset,
             vectors: vectors.get(vector).map_or(std::ptr::null(), |vector| vector),
             count: if vector < 2 { 1 } else { 0 },
+            bytes: 4096,
         };
         let jobs = [
             job(10, Work::Read, 1, 4096 + 96, 0),

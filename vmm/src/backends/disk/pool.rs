@@ -1,6 +1,6 @@
 //! Transfers by a few threads, for hosts without io_uring.
 
-use super::engine::{Engine, Job, Work};
+use super::engine::{Engine, Job, PUNCH, Work};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -58,6 +58,7 @@ impl Shared {
         let bad_file = || io::Error::from_raw_os_error(libc::EBADF);
         let fd = self.files.get(job.file as usize).ok_or_else(bad_file)?.as_raw_fd();
         let offset = libc::off64_t::try_from(job.offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let bytes = libc::off64_t::try_from(job.bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
         let count = job.count as libc::c_int;
         // SAFETY: the vectors and what they describe stay until this job is told of (see `Engine::start`).
         let done = unsafe {
@@ -65,6 +66,7 @@ impl Shared {
                 Work::Read => libc::preadv64(fd, job.vectors, count, offset),
                 Work::Write => libc::pwritev64(fd, job.vectors, count, offset),
                 Work::Flush => libc::fdatasync(fd) as isize,
+                Work::Punch => libc::fallocate64(fd, PUNCH, offset, bytes) as isize,
             }
         };
         u32::try_from(done).map_err(|_| io::Error::last_os_error())

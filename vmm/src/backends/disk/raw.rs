@@ -1,5 +1,6 @@
 //! A disk that is one file, or one block device of the host.
 
+use super::engine::PUNCH;
 use super::transfer::transfer;
 use super::{Direction, Disk, OpenError, Place};
 use crate::backends::scatter::Cursor;
@@ -28,6 +29,8 @@ pub struct Raw {
     file: File,
     bytes: u64,
     access: Access,
+    /// Its file system gives ranges back.
+    punches: bool,
 }
 
 impl Raw {
@@ -42,7 +45,11 @@ impl Raw {
     /// Takes a file that is open already. Its size is rounded down to whole sectors.
     pub fn from_file(mut file: File, access: Access) -> io::Result<Self> {
         let bytes = file.seek(SeekFrom::End(0))? & !511;
-        Ok(Self { file, bytes, access })
+        let mut disk = Self { file, bytes, access, punches: false };
+        // Behind its end there is nothing to give back, but whether that can be done at all is told. Where such a range is an
+        // error, as on a block device, that is left to whoever knows the ranges.
+        disk.punches = access != Access::ReadOnly && disk.punch(bytes.next_multiple_of(4096), 4096).is_ok();
+        Ok(disk)
     }
 
     fn writable(&self, offset: u64, bytes: u64) -> io::Result<()> {
@@ -57,10 +64,9 @@ impl Raw {
     fn punch(&self, offset: u64, bytes: u64) -> io::Result<()> {
         let range =
             |value| libc::off64_t::try_from(value).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
-        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         let (offset, bytes) = (range(offset)?, range(bytes)?);
         // SAFETY: `fallocate` takes no pointers and the descriptor is open.
-        match unsafe { libc::fallocate64(self.file.as_raw_fd(), mode, offset, bytes) } {
+        match unsafe { libc::fallocate64(self.file.as_raw_fd(), PUNCH, offset, bytes) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
@@ -112,6 +118,10 @@ impl Disk for Raw {
         let may = direction == Direction::Read || self.access != Access::ReadOnly;
         let within = offset.checked_add(bytes).is_some_and(|end| end <= self.bytes);
         (may && within).then_some(Place { file: 0, offset })
+    }
+
+    fn can_give_back(&self) -> bool {
+        self.punches
     }
 
     fn flushed(&self) -> Option<u32> {
@@ -193,6 +203,14 @@ mod tests {
         assert_eq!((disk.place(Direction::Write, 0, 512), disk.flushed()), (None, None));
         let disk = Raw::from_file(file(&[0; 4096]), Access::Throwaway).unwrap();
         assert_eq!(disk.flushed(), None, "nobody waits for the host's disk");
+    }
+
+    #[test]
+    fn finds_out_whether_its_file_system_gives_ranges_back() {
+        let disk = Raw::from_file(file(&[7; 5000]), Access::ReadWrite).unwrap();
+        assert_eq!(disk.can_give_back(), disk.punch(0, 512).is_ok());
+        assert_eq!(disk.file.metadata().unwrap().len(), 5000, "its length stays");
+        assert!(!Raw::from_file(file(&[7; 4096]), Access::ReadOnly).unwrap().can_give_back());
     }
 
     #[test]

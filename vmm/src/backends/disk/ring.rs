@@ -1,9 +1,9 @@
 //! Transfers by io_uring: one system call a batch, none where the kernel has the bytes at hand when they are asked for.
 //!
 //! What is asked by a ring passes no seccomp filter. So this one is restricted for good before it is used (Linux 5.10): it
-//! reads, writes and syncs, and it does that with the files that it was made with.
+//! reads, writes, syncs and gives ranges back, and it does that with the files that it was made with.
 
-use super::engine::{Engine, Job, Work};
+use super::engine::{Engine, Job, PUNCH, Work};
 use io_uring::register::Restriction;
 use io_uring::squeue::Flags;
 use io_uring::{IoUring, opcode, types};
@@ -34,6 +34,7 @@ impl Ring {
             Restriction::sqe_op(opcode::Readv::CODE),
             Restriction::sqe_op(opcode::Writev::CODE),
             Restriction::sqe_op(opcode::Fsync::CODE),
+            Restriction::sqe_op(opcode::Fallocate::CODE),
             Restriction::sqe_flags_allowed(fixed),
             Restriction::sqe_flags_required(fixed),
         ];
@@ -61,6 +62,7 @@ impl Engine for Ring {
             Work::Read => opcode::Readv::new(file, job.vectors, job.count).offset(job.offset).build(),
             Work::Write => opcode::Writev::new(file, job.vectors, job.count).offset(job.offset).build(),
             Work::Flush => opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build(),
+            Work::Punch => opcode::Fallocate::new(file, job.bytes).offset(job.offset).mode(PUNCH).build(),
         };
         let entry = entry.user_data(job.tag.into());
         if !self.push(&entry) {
@@ -128,8 +130,15 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         let Some(mut ring) = ring(&[file.as_fd()]) else { return };
         for tag in 0..20 {
-            let flush =
-                Job { tag, work: Work::Flush, file: 0, offset: 0, vectors: std::ptr::null(), count: 0 };
+            let flush = Job {
+                tag,
+                work: Work::Flush,
+                file: 0,
+                offset: 0,
+                vectors: std::ptr::null(),
+                count: 0,
+                bytes: 0,
+            };
             // SAFETY: nothing is read or written.
             unsafe { ring.start(flush).unwrap() };
             if tag % 4 == 3 {

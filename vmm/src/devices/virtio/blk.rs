@@ -1,7 +1,7 @@
 //! virtio-blk: a disk over a [`Disk`] backend. Specification, section 5.2.
 //!
-//! What lies in one of the disk's files is moved in the background, by the [`engine`] of this host; the rest (a range that
-//! crosses from one file to the next, zeroing, discarding) is done at once. Requests end in any order, as the
+//! What lies in one of the disk's files is moved, zeroed and discarded in the background, by the [`engine`] of this host; the
+//! rest (a range that crosses from one file to the next, zeroes where the host can only write them) is done at once. Requests end in any order, as the
 //! specification has it: a flush is for what has ended before it.
 
 mod flight;
@@ -175,8 +175,17 @@ impl Blk {
     /// Decides what becomes of a request, and does it if that is to be done at once.
     fn begin(&mut self, header: Header, chain: &mut Chain<'_>) -> Course {
         let place = match (header.kind, &self.flight) {
-            (request::IN, Some(_)) => self.place(Direction::Read, header.sector, chain.writable_bytes()),
-            (request::OUT, Some(_)) => self.place(Direction::Write, header.sector, chain.readable_bytes()),
+            (request::IN, Some(_)) => self.place(Work::Read, header.sector, chain.writable_bytes()),
+            (request::OUT, Some(_)) => self.place(Work::Write, header.sector, chain.readable_bytes()),
+            (request::DISCARD | request::WRITE_ZEROES, Some(_)) if self.disk.can_give_back() => {
+                let refused = |status| Some(Course::Done(status, 0));
+                match range(header.kind, chain) {
+                    Ok((sector, bytes)) => {
+                        self.place(Work::Punch, sector, bytes).or_else(|| refused(Status::IoError))
+                    }
+                    Err(Refusal(status)) => refused(status),
+                }
+            }
             (request::FLUSH, Some(_)) => {
                 self.disk.flushed().map(|file| Course::Moved(Work::Flush, Place { file, offset: 0 }, 0))
             }
@@ -189,11 +198,8 @@ impl Blk {
     }
 
     /// The way of a request that can be moved in the background.
-    fn place(&self, direction: Direction, sector: u64, bytes: u64) -> Option<Course> {
-        let work = match direction {
-            Direction::Read => Work::Read,
-            Direction::Write => Work::Write,
-        };
+    fn place(&self, work: Work, sector: u64, bytes: u64) -> Option<Course> {
+        let direction = if work == Work::Read { Direction::Read } else { Direction::Write };
         // One that is refused is refused in the foreground.
         let offset = self.offset(sector, bytes).ok().filter(|_| bytes > 0)?;
         self.disk.place(direction, offset, bytes).map(|place| Course::Moved(work, place, bytes))
@@ -275,16 +281,9 @@ impl Blk {
             }
             request::GET_ID => Ok(chain.write_at(0, &self.serial) as u32),
             request::DISCARD | request::WRITE_ZEROES => {
-                let range: Range = chain.read().map_err(|_| Refusal(Status::IoError))?;
-                let bytes = u64::from(range.sectors) * SECTOR;
-                let offset = self.offset(range.sector, bytes)?;
-                if range.sectors > MAX_RANGE_SECTORS {
-                    return Err(Refusal(Status::IoError));
-                }
+                let (sector, bytes) = range(header.kind, chain)?;
+                let offset = self.offset(sector, bytes)?;
                 match header.kind {
-                    // Discarding has no flags; "unmap" is the only one of write-zeroes, and a hint.
-                    request::DISCARD if range.flags != 0 => return Err(Refusal(Status::Unsupported)),
-                    _ if range.flags > 1 => return Err(Refusal(Status::Unsupported)),
                     request::DISCARD => self.disk.discard(offset, bytes)?,
                     _ => self.disk.write_zeroes(offset, bytes)?,
                 }
@@ -301,6 +300,18 @@ impl Blk {
             Some(end) if bytes.is_multiple_of(SECTOR) && end <= self.config.capacity => Ok(sector * SECTOR),
             _ => Err(Refusal(Status::IoError)),
         }
+    }
+}
+
+/// What a discard or write-zeroes request covers: its first sector, and its length in bytes.
+fn range(kind: u32, chain: &mut Chain<'_>) -> Result<(u64, u64), Refusal> {
+    let range: Range = chain.read().map_err(|_| Refusal(Status::IoError))?;
+    // Discarding has no flags; "unmap" is the only one of write-zeroes, and a hint.
+    let flags = if kind == request::DISCARD { 0 } else { 1 };
+    match range {
+        Range { sectors, .. } if sectors > MAX_RANGE_SECTORS => Err(Refusal(Status::IoError)),
+        Range { flags: found, .. } if found > flags => Err(Refusal(Status::Unsupported)),
+        Range { sector, sectors, .. } => Ok((sector, u64::from(sectors) * SECTOR)),
     }
 }
 
@@ -323,8 +334,8 @@ impl Device for Blk {
     }
 
     fn waits_for_disks(&self) -> bool {
-        // Reading goes on in the background; discarding does not.
-        self.flight.is_none() || !self.disk.is_read_only()
+        // Everything goes on in the background, but zeroes that have to be written and what is in no file.
+        self.flight.is_none() || !(self.disk.is_read_only() || self.disk.can_give_back())
     }
 
     fn workers(&mut self) -> Vec<Worker> {

@@ -23,6 +23,8 @@ struct Request {
     place: Place,
     /// Bytes still to be moved.
     left: u64,
+    /// The length of a range that is given back.
+    bytes: u64,
     /// Bytes written to the guest when it is done, the status not counted.
     written: u32,
     status: *mut u8,
@@ -40,6 +42,7 @@ impl Request {
             work: Work::Flush,
             place: Place { file: 0, offset: 0 },
             left: 0,
+            bytes: 0,
             written: 0,
             status: std::ptr::null_mut(),
             vectors: Vec::new(),
@@ -58,6 +61,7 @@ impl Request {
             offset: self.place.offset,
             vectors: vectors.as_ptr(),
             count: vectors.len() as u32,
+            bytes: self.bytes,
         }
     }
 
@@ -160,7 +164,8 @@ impl Flight {
     ) -> Result<(), Fault> {
         let tag = self.free.pop().ok_or(Fault("more requests than a disk has room for"))?;
         let request = &mut self.requests[tag as usize];
-        let vectors = if work == Work::Flush { &[] } else { buffers };
+        let moves = matches!(work, Work::Read | Work::Write);
+        let vectors = if moves { buffers } else { &[] };
         request.vectors.clear();
         request.vectors.extend(vectors.iter().map(|buffer| libc::iovec {
             iov_base: buffer.ptr_guard_mut().as_ptr().cast(),
@@ -171,7 +176,8 @@ impl Flight {
             head,
             work,
             place,
-            left: bytes,
+            left: if moves { bytes } else { 0 },
+            bytes,
             written: if work == Work::Read { bytes as u32 } else { 0 },
             status: status.ptr_guard_mut().as_ptr(),
             vectors: std::mem::take(&mut request.vectors),

@@ -375,21 +375,40 @@ fn a_read_only_disk_says_so_and_refuses_writes() {
 
 #[test]
 fn zeroes_and_discards_ranges() {
-    let file = file(16);
-    let mut driver = driver(&file, Access::ReadWrite);
+    let disk = file(16);
     let ask = |driver: &mut Driver, kind, sector, sectors, flags| {
         driver.put(DATA, Range { sector, sectors, flags }.as_slice());
         send(driver, kind, 0, 16, false).0
     };
-    assert_eq!(ask(&mut driver, request::WRITE_ZEROES, 2, 2, 1), 0);
-    let mut sectors = [1; 2048];
-    file.read_exact_at(&mut sectors, 512).unwrap();
-    assert_eq!(sectors.to_vec(), [[1; 512], [0; 512], [0; 512], [4; 512]].concat());
-    assert_eq!(ask(&mut driver, request::DISCARD, 8, 8, 0), 0);
-    assert_eq!(ask(&mut driver, request::DISCARD, 8, 9, 0), 1);
-    assert_eq!(ask(&mut driver, request::DISCARD, 8, 1, 1), 2);
-    assert_eq!(ask(&mut driver, request::WRITE_ZEROES, 8, u32::MAX, 0), 1);
-    assert_eq!(ask(&mut driver, request::WRITE_ZEROES, 8, 1, 4), 2);
+    for mut driver in drivers(&disk, Access::ReadWrite) {
+        disk.write_all_at(&[[2; 512], [3; 512]].concat(), 1024).unwrap();
+        assert_eq!(ask(&mut driver, request::WRITE_ZEROES, 2, 2, 1), 0);
+        let mut sectors = [1; 2048];
+        disk.read_exact_at(&mut sectors, 512).unwrap();
+        assert_eq!(sectors.to_vec(), [[1; 512], [0; 512], [0; 512], [4; 512]].concat());
+        assert_eq!(ask(&mut driver, request::DISCARD, 8, 8, 0), 0);
+        assert_eq!(ask(&mut driver, request::DISCARD, 8, 9, 0), 1);
+        assert_eq!(ask(&mut driver, request::DISCARD, 8, 1, 1), 2);
+        assert_eq!(ask(&mut driver, request::WRITE_ZEROES, 8, u32::MAX, 0), 1);
+        assert_eq!(ask(&mut driver, request::WRITE_ZEROES, 8, 1, 4), 2);
+    }
+    assert_eq!(disk.metadata().unwrap().len(), 8192);
+}
+
+#[test]
+fn only_what_is_done_at_once_needs_a_thread_of_its_own() {
+    let blk = |file: File, access| {
+        let disk = Raw::from_file(file, access).unwrap();
+        let gives_back = disk.can_give_back();
+        (Blk::new(Box::new(disk), "scratch", 1).unwrap(), gives_back)
+    };
+    let (disk, gives_back) = blk(file(8), Access::ReadWrite);
+    assert_eq!(disk.waits_for_disks(), !gives_back);
+    assert!(!blk(file(8), Access::ReadOnly).0.waits_for_disks());
+    // Of this nothing can be given back.
+    let nothing = File::options().read(true).write(true).open("/dev/null").unwrap();
+    assert!(blk(nothing, Access::ReadWrite).0.waits_for_disks());
+    assert!(Blk::new(Box::new(Refusing(libc::EIO)), "scratch", 1).unwrap().waits_for_disks());
 }
 
 #[test]
