@@ -76,7 +76,30 @@ pub(super) fn examine(kvm: &kvm_ioctls::Kvm) -> Result<Kvm, ProbeError> {
 fn has_virtualisation() -> bool {
     const VMX: u32 = 1 << 5;
     const SVM: u32 = 1 << 2;
-    __cpuid(1).ecx & VMX != 0 || __cpuid(0x8000_0001).ecx & SVM != 0
+    leaf_ecx(1) & VMX != 0 || leaf_ecx(0x8000_0001) & SVM != 0
+}
+
+/// What a CPUID leaf of features says in ECX. In a virtual machine each CPUID is an exit, so what the C library has asked for at
+/// the program's start is taken from there.
+fn leaf_ecx(leaf: u32) -> u32 {
+    #[cfg(target_env = "gnu")]
+    {
+        // Of glibc's `sys/platform/x86.h`, since 2.33, where the leaves have numbers: EAX, EBX, ECX and EDX, and which of their
+        // bits can be used.
+        unsafe extern "C" {
+            fn __x86_get_cpuid_feature_leaf(number: u32) -> *const [u32; 8];
+        }
+        let number = match leaf {
+            1 => Some(0),
+            0x8000_0001 => Some(2),
+            _ => None,
+        };
+        if let Some(number) = number {
+            // SAFETY: takes a number, and returns a pointer to memory that stays as it is, for numbers that it does not know too.
+            return unsafe { (*__x86_get_cpuid_feature_leaf(number))[2] };
+        }
+    }
+    __cpuid(leaf).ecx
 }
 
 fn measure(kvm: &kvm_ioctls::Kvm) -> Result<Kvm, ProbeError> {
@@ -167,6 +190,14 @@ mod tests {
     #[test]
     fn names_the_way_out_of_missing_permission() {
         assert!(ProbeError::Forbidden.to_string().contains("sudo usermod -aG kvm $USER"));
+    }
+
+    #[test]
+    fn the_c_library_knows_what_the_processor_says() {
+        // All but whether the system has switched XSAVE on (bit 27), which may be said in between.
+        for leaf in [1, 0x8000_0001] {
+            assert_eq!(leaf_ecx(leaf) | 1 << 27, __cpuid(leaf).ecx | 1 << 27, "{leaf:#x}");
+        }
     }
 
     #[test]

@@ -86,8 +86,11 @@ pub(super) struct Flight {
     engine: Box<dyn Engine>,
     /// The memory that they point into; none before the first activation.
     memory: Option<Memory>,
+    /// As many as have been under way at a time so far: there is room for all, which takes up no memory before it is used.
     requests: Vec<Request>,
     free: Vec<u32>,
+    /// The most requests.
+    most: usize,
     /// What has ended, by queue: number and bytes written. Kept for its storage.
     ended: [Vec<(u16, u32)>; MAX_QUEUES],
     registered: bool,
@@ -113,8 +116,9 @@ impl Flight {
         Self {
             engine,
             memory: None,
-            requests: (0..most).map(|_| Request::empty()).collect(),
-            free: (0..most).rev().collect(),
+            requests: Vec::with_capacity(most as usize),
+            free: Vec::with_capacity(most as usize),
+            most: most as usize,
             ended: Default::default(),
             registered: false,
             broken: false,
@@ -141,7 +145,7 @@ impl Flight {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.free.is_empty()
+        self.free.is_empty() && self.requests.len() == self.most
     }
 
     /// Whether nothing points into the guest's memory any more.
@@ -162,7 +166,14 @@ impl Flight {
         buffers: &[VolatileSlice<'_>],
         status: &VolatileSlice<'_>,
     ) -> Result<(), Fault> {
-        let tag = self.free.pop().ok_or(Fault("more requests than a disk has room for"))?;
+        let tag = match self.free.pop() {
+            Some(tag) => tag,
+            None if self.is_full() => return Err(Fault("more requests than a disk has room for")),
+            None => {
+                self.requests.push(Request::empty());
+                self.requests.len() as u32 - 1
+            }
+        };
         let request = &mut self.requests[tag as usize];
         let moves = matches!(work, Work::Read | Work::Write);
         let vectors = if moves { buffers } else { &[] };
