@@ -1,5 +1,5 @@
-//! A cgroup of its own for each VM that root starts, below the one that ferry is in: so the VM is accounted for, limited
-//! with its parent, and its threads cannot multiply. Hierarchies of version 1 and 2 (the kernel's cgroup-v1 and cgroup-v2
+//! A cgroup of its own for each VM that root starts, below the one that ferry is in, or the nearest above that can hold it to its
+//! memory: so the VM is accounted for, limited with its parent, and its threads cannot multiply. Hierarchies of version 1 and 2 (the kernel's cgroup-v1 and cgroup-v2
 //! documents), each where it is mounted.
 //!
 //! The VM's process [enters](enter) it; whoever started that process [removes](remove) it afterwards.
@@ -43,24 +43,47 @@ pub struct Entered {
 
 /// Enters a cgroup of its own in every hierarchy that lets it.
 pub fn enter(limits: Limits) -> Entered {
+    enter_below(&places(), std::process::id(), limits)
+}
+
+/// The same for the process `pid`, whose groups are `places`.
+fn enter_below(places: &[PathBuf], pid: u32, limits: Limits) -> Entered {
     let mut entered = Entered::default();
-    for place in places() {
-        if let Ok(holds_memory) = enter_in(&place, std::process::id(), limits) {
+    for place in places {
+        if let Ok(holds_memory) = enter_in(place, pid, limits) {
             entered.groups += 1;
             entered.holds_memory |= holds_memory;
         }
     }
+    // A group of version 2 with processes of others cannot pass the controller on, as that of a login. One above it can.
+    if limits.memory.is_some() && !entered.holds_memory {
+        let mut above = places.iter().flat_map(|place| above(place));
+        entered.holds_memory = above.any(|place| enter_in(place, pid, limits).is_ok_and(|holds| holds));
+    }
     entered
+}
+
+/// The groups above one of version 2, the nearest first; none of one of version 1, where every group can have every controller.
+fn above(place: &Path) -> impl Iterator<Item = &Path> {
+    let is_group = |place: &&Path| place.join("cgroup.controllers").exists();
+    place.ancestors().take_while(is_group).skip(1)
 }
 
 /// Whether the kernel has killed something in the groups of the process `pid` because they had no more memory.
 pub fn ran_out_of_memory(pid: u32) -> bool {
-    places().iter().any(|place| {
+    groups(pid).iter().any(|group| {
         MEMORY_EVENTS.iter().any(|name| {
-            let text = fs::read_to_string(group(place, pid).join(name)).unwrap_or_default();
+            let text = fs::read_to_string(group.join(name)).unwrap_or_default();
             kills(&text) > 0
         })
     })
+}
+
+/// The groups that the process `pid` may have entered.
+fn groups(pid: u32) -> Vec<PathBuf> {
+    let places = places();
+    let all = places.iter().flat_map(|place| std::iter::once(place.as_path()).chain(above(place)));
+    all.map(|place| group(place, pid)).collect()
 }
 
 /// How often it has, by what a group says of its memory.
@@ -72,8 +95,7 @@ fn kills(events: &str) -> u64 {
 /// Removes the cgroups of the process `pid`, which has ended. What it has left running in them is killed, where the system
 /// knows how to.
 pub fn remove(pid: u32) {
-    for place in places() {
-        let group = group(&place, pid);
+    for group in groups(pid) {
         if group.exists() {
             let _ = fs::write(group.join("cgroup.kill"), "1");
             remove_in_time(&group);
@@ -145,6 +167,9 @@ fn pass_memory_on(place: &Path) {
         return;
     }
     let text = fs::read_to_string(place.join("cgroup.procs")).unwrap_or_default();
+    if text.is_empty() {
+        return;
+    }
     let program =
         |pid: &str| fs::metadata(format!("/proc/{pid}/exe")).map(|file| (file.dev(), file.ino())).ok();
     let own = program("self");
@@ -299,6 +324,30 @@ mod tests {
         assert_eq!(read(&passed_on[0]), "");
     }
 
+    #[test]
+    fn what_a_login_cannot_pass_on_a_group_above_it_does() {
+        let tree = tempfile::tempdir().unwrap();
+        let [slice, login] = ["slice", "slice/login"].map(|name| tree.path().join(name));
+        let [below_slice, below_login] = [&slice, &login].map(|place| group(place, 7));
+        for group in [&below_slice, &below_login] {
+            fs::create_dir_all(group).unwrap();
+        }
+        for place in [&slice, &login] {
+            fs::write(place.join("cgroup.controllers"), "memory pids").unwrap();
+        }
+        let limits = Limits { tasks: 9, memory: Some(1 << 20) };
+        assert!(!enter_below(std::slice::from_ref(&login), 7, limits).holds_memory, "nobody has it");
+        fs::write(below_slice.join("memory.max"), "").unwrap();
+        let without = Limits { memory: None, ..limits };
+        assert!(!enter_below(std::slice::from_ref(&login), 7, without).holds_memory, "nobody asked for it");
+        assert_eq!(fs::read_to_string(below_slice.join("memory.max")).unwrap(), "");
+        assert!(enter_below(std::slice::from_ref(&login), 7, limits).holds_memory);
+        assert_eq!(fs::read_to_string(below_slice.join("memory.max")).unwrap(), "1048576");
+        // Above the slice there are no groups any more.
+        assert_eq!(above(&login).collect::<Vec<_>>(), [&slice]);
+        assert!(!tree.path().join(PARENT).exists());
+    }
+
     /// Enters a group and tells which it is in; in a process of its own.
     #[test]
     #[ignore = "run by the other test"]
@@ -377,8 +426,7 @@ mod tests {
             return;
         }
         assert!(text.contains(&format!("/{PARENT}/vm-{pid}")), "{text}");
-        let groups: Vec<_> =
-            places().iter().map(|place| group(place, pid)).filter(|group| group.exists()).collect();
+        let groups: Vec<_> = groups(pid).into_iter().filter(|group| group.exists()).collect();
         assert!(!groups.is_empty());
         remove(pid);
         assert!(groups.iter().all(|group| !group.exists()));
