@@ -120,18 +120,6 @@ fn what_is_shared_goes_with_its_helpers_and_memory_is_given_back_until_it_runs_o
     assert_eq!(vm.len(), 1, "{vm:?}");
     let layers = mapped(vm[0], ferry.home.path());
     assert!(layers.resident > 500 && layers.own == 0, "{layers:?}");
-    if full() {
-        let words = ["run", "-d", "--name", "other", "--network", "none", "--layers", "pmem"];
-        ferry.says(&[&words[..], &[&image, "sleep", "1000"]].concat());
-        let monitor = ferry.inspect("other")["State"]["Pid"].as_u64().expect("a process") as u32;
-        let other = children(monitor, "ferry-vm");
-        // It has started the same system and no more than the first has: of what it has mapped, half is the first's part.
-        let layers = mapped(other[0], ferry.home.path());
-        println!("another VM of the image: {layers:?}");
-        assert!(layers.resident > 100 && layers.own == 0, "{layers:?}");
-        assert!(layers.part * 4 < layers.resident * 3, "{layers:?}");
-        ferry.says(&["rm", "-f", "other"]);
-    }
     let (before, mut peak) = (resident(vm[0]), 0);
     wait_for(&host.path().join("filled"), || peak = peak.max(resident(vm[0])));
     let (until, given_back) = (Instant::now() + PATIENCE, length as u64 / 1024);
@@ -144,6 +132,19 @@ fn what_is_shared_goes_with_its_helpers_and_memory_is_given_back_until_it_runs_o
         }
         assert!(Instant::now() < until, "of {peak} KiB {now} are left when the process has long ended");
         std::thread::sleep(Duration::from_millis(200));
+    }
+
+    if full() {
+        let words = ["run", "-d", "--name", "other", "--network", "none", "--layers", "pmem"];
+        ferry.says(&[&words[..], &[&image, "sleep", "1000"]].concat());
+        let monitor = ferry.inspect("other")["State"]["Pid"].as_u64().expect("a process") as u32;
+        let other = children(monitor, "ferry-vm");
+        // It has started the same system and no more than the first has: of what it has mapped, half is the first's part.
+        let layers = mapped(other[0], ferry.home.path());
+        println!("another VM of the image: {layers:?}");
+        assert!(layers.resident > 100 && layers.own == 0, "{layers:?}");
+        assert!(layers.part * 4 < layers.resident * 3, "{layers:?}");
+        ferry.says(&["rm", "-f", "other"]);
     }
 
     for helper in children(monitor, "ferry-share") {
