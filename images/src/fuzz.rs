@@ -2,7 +2,9 @@
 //! targets in `images/fuzz` call these with whatever libFuzzer thinks of; the tests below with a fixed sequence.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Read, Seek, Write};
+
+use tar::EntryType;
 
 use crate::erofs::{read, write};
 use crate::join;
@@ -60,12 +62,81 @@ pub fn erofs(bytes: &[u8]) {
     }
 }
 
+/// What a target begins with: archives with everything that layers know, and the images they become. Nothing for a name
+/// that is no target's.
+pub fn seeds(target: &str) -> Vec<Vec<u8>> {
+    let archives = archives().expect("memory takes an archive");
+    match target {
+        "layers" => {
+            let joined = archives.join(BETWEEN);
+            archives.into_iter().chain([joined]).collect()
+        }
+        "erofs" => {
+            let layers: Vec<File> =
+                archives.iter().map(|archive| converted(archive).expect("the seeds are layers")).collect();
+            let [out, scratch] = [(); 2].map(|()| tempfile::tempfile().expect("a temporary file"));
+            join::join(&layers, &out, &scratch).expect("the seeds' layers can be joined");
+            layers
+                .into_iter()
+                .chain([out])
+                .map(|image| content(&image).expect("a temporary file is read"))
+                .collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// A lower layer and an upper one.
+fn archives() -> io::Result<[Vec<u8>; 2]> {
+    let mut lower = tar::Builder::new(Vec::new());
+    entry(&mut lower, EntryType::Directory, "d", "", b"")?;
+    entry(&mut lower, EntryType::Regular, "d/f", "", &[7; 5000])?;
+    entry(&mut lower, EntryType::Link, "d/g", "d/f", b"")?;
+    entry(&mut lower, EntryType::Symlink, "l", "d", b"")?;
+    entry(&mut lower, EntryType::Char, "null", "", b"")?;
+    lower.append_pax_extensions([
+        ("path", &b"d/p"[..]),
+        ("SCHILY.xattr.user.a", b"b"),
+        ("mtime", b"1.000000002"),
+    ])?;
+    entry(&mut lower, EntryType::Regular, "x", "", b"x")?;
+    let mut upper = tar::Builder::new(Vec::new());
+    entry(&mut upper, EntryType::Regular, "d/.wh.f", "", b"")?;
+    entry(&mut upper, EntryType::Link, "h", "d/g", b"")?;
+    entry(&mut upper, EntryType::Regular, "l/new", "", b"n")?;
+    entry(&mut upper, EntryType::Regular, "d/.wh..wh..opq", "", b"")?;
+    Ok([lower.into_inner()?, upper.into_inner()?])
+}
+
+fn entry(
+    tar: &mut tar::Builder<Vec<u8>>,
+    kind: EntryType,
+    name: &str,
+    link: &str,
+    data: &[u8],
+) -> io::Result<()> {
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(kind);
+    header.set_mode(0o644);
+    header.set_device_major(1)?;
+    header.set_device_minor(3)?;
+    if !link.is_empty() {
+        header.set_link_name(link)?;
+    }
+    header.set_size(data.len() as u64);
+    tar.append_data(&mut header, name, data)
+}
+
+fn content(mut file: &File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::FileExt;
-
     use super::*;
-    use crate::layer::fixture::Tar;
 
     /// Mutants of each seed.
     const ROUNDS: usize = 400;
@@ -105,27 +176,10 @@ mod tests {
         }
     }
 
-    fn archives() -> Vec<Vec<u8>> {
-        let lower = Tar::new()
-            .directory("d")
-            .file("d/f", &[7; 5000])
-            .hard_link("d/g", "d/f")
-            .symlink("l", "d")
-            .pax(b'x', &[("path", b"d/p"), ("SCHILY.xattr.user.a", b"b")])
-            .file("x", b"x");
-        let upper = Tar::new()
-            .file("d/.wh.f", b"")
-            .hard_link("h", "d/g")
-            .file("l/new", b"n")
-            .file("d/.wh..wh..opq", b"");
-        let joined = [lower.clone().end(), BETWEEN.to_vec(), upper.clone().end()].concat();
-        vec![lower.end(), upper.end(), joined]
-    }
-
     #[test]
     fn mutants_of_layers_are_joined_or_refused() {
         let mut sequence = Sequence(0x2545_f491_4f6c_dd1d);
-        for seed in archives() {
+        for seed in seeds("layers") {
             layers(&seed);
             (0..ROUNDS).for_each(|_| layers(&sequence.mutate(&seed)));
         }
@@ -134,10 +188,7 @@ mod tests {
     #[test]
     fn mutants_of_images_are_read_or_refused() {
         let mut sequence = Sequence(0x9e37_79b9_7f4a_7c15);
-        for seed in archives().into_iter().take(2) {
-            let file = converted(&seed).expect("the seed is a layer");
-            let mut image = vec![0; file.metadata().unwrap().len() as usize];
-            file.read_exact_at(&mut image, 0).unwrap();
+        for image in seeds("erofs") {
             erofs(&image);
             (0..ROUNDS).for_each(|_| erofs(&sequence.mutate(&image)));
         }

@@ -110,7 +110,8 @@ fn run(workshop: &Workshop, target: &Target, seconds: u32) -> Result<bool> {
     let status = Command::new(program)
         .arg(format!("-artifact_prefix={}/", artifacts.display()))
         .arg(format!("-max_total_time={seconds}"))
-        .args(["-timeout=10", "-rss_limit_mb=1024", "-print_final_stats=1", "-max_len=4096"])
+        // Inputs become as long as the longest seed, and 4 KiB at least.
+        .args(["-timeout=10", "-rss_limit_mb=1024", "-print_final_stats=1"])
         .arg(&corpus)
         .stdin(Stdio::null())
         .status()?;
