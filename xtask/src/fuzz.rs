@@ -12,13 +12,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::build::{Coverage, TARGET, fuzzing};
+use crate::build::{TARGET, fuzzing};
 use crate::workshop::Workshop;
 
 /// Crates with fuzz targets.
 const CRATES: [&str; 3] = ["vmm", "images", "guest-init"];
-/// What the crates' other programs in `fuzz` are called.
-const SEEDS: &str = "seeds";
 
 /// What to fuzz.
 #[derive(Clone, Debug, Args)]
@@ -95,16 +93,9 @@ fn choose(all: Vec<Target>, wanted: &[String]) -> Result<Vec<Target>> {
 
 /// Fuzzes one target; false if it found something, which is then in the crate's `fuzz/artifacts`.
 fn run(workshop: &Workshop, target: &Target, seconds: u32) -> Result<bool> {
-    let program = build(workshop, target.crate_name, &target.name, Coverage::Counted)?;
+    let program = build(workshop, target)?;
     let corpus = workshop.cache.dir("fuzz")?.join(target.crate_name).join(&target.name);
     fs::create_dir_all(&corpus).with_context(|| corpus.display().to_string())?;
-    if fuzz_directory(workshop, target.crate_name).join(format!("{SEEDS}.rs")).exists() {
-        let seeds = build(workshop, target.crate_name, SEEDS, Coverage::Plain)?;
-        let status = Command::new(seeds).arg(&target.name).arg(&corpus).status()?;
-        if !status.success() {
-            bail!("the seeds of {} cannot be made: {status}", target.name);
-        }
-    }
     let artifacts = fuzz_directory(workshop, target.crate_name).join("artifacts").join(&target.name);
     fs::create_dir_all(&artifacts)?;
     let status = Command::new(program)
@@ -113,6 +104,8 @@ fn run(workshop: &Workshop, target: &Target, seconds: u32) -> Result<bool> {
         // Inputs become as long as the longest seed, and 4 KiB at least.
         .args(["-timeout=10", "-rss_limit_mb=1024", "-print_final_stats=1"])
         .arg(&corpus)
+        // Where it writes what it begins with.
+        .env("FERRY_FUZZ_SEEDS", &corpus)
         .stdin(Stdio::null())
         .status()?;
     if !status.success() {
@@ -137,21 +130,17 @@ fn lock(workshop: &Workshop, crate_name: &str) -> Result<()> {
     Ok(())
 }
 
-fn build(workshop: &Workshop, crate_name: &str, program: &str, coverage: Coverage) -> Result<PathBuf> {
-    lock(workshop, crate_name)?;
-    // Flags that differ would make each undo the other's work.
-    let target_dir = workshop.target_dir.join(match coverage {
-        Coverage::Counted => "fuzz",
-        Coverage::Plain => "fuzz-seeds",
-    });
-    let manifest = fuzz_directory(workshop, crate_name).join("Cargo.toml");
-    let mut command = fuzzing(workshop, &target_dir, &manifest, coverage);
-    command.args(["--bin", program]);
+fn build(workshop: &Workshop, target: &Target) -> Result<PathBuf> {
+    lock(workshop, target.crate_name)?;
+    let target_dir = workshop.target_dir.join("fuzz");
+    let manifest = fuzz_directory(workshop, target.crate_name).join("Cargo.toml");
+    let mut command = fuzzing(workshop, &target_dir, &manifest);
+    command.args(["--bin", &target.name]);
     let log = workshop.cache.dir("logs")?.join("fuzz.log");
-    let step = workshop.report.step(format!("{program}, for fuzzing"), Duration::from_secs(120));
-    workshop.report.run(&step, &mut command, &log).with_context(|| program.to_owned())?;
+    let step = workshop.report.step(format!("{}, for fuzzing", target.name), Duration::from_secs(120));
+    workshop.report.run(&step, &mut command, &log).with_context(|| target.name.clone())?;
     drop(step);
-    Ok(target_dir.join(TARGET).join("release").join(program))
+    Ok(target_dir.join(TARGET).join("release").join(&target.name))
 }
 
 #[cfg(test)]

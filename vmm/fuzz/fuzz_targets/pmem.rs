@@ -1,6 +1,9 @@
 //! See `ferry_vmm::fuzz`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+#[path = "../../../images/fuzz/plant.rs"]
+mod plant;
+
+libfuzzer_sys::fuzz_target!(init: plant::plant(ferry_vmm::fuzz::seeds("pmem")), |bytes: &[u8]| {
     ferry_vmm::fuzz::target("pmem", bytes);
 });

@@ -60,17 +60,8 @@ pub fn forget_the_outer_cargo(command: &mut Command) {
     }
 }
 
-/// Whether a program counts where its code has been.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Coverage {
-    /// For libFuzzer.
-    Counted,
-    /// As any other program.
-    Plain,
-}
-
-/// A cargo that builds a program of a crate's `fuzz` directory.
-pub fn fuzzing(workshop: &Workshop, target_dir: &Path, manifest: &Path, coverage: Coverage) -> Command {
+/// A cargo that builds a program of a crate's `fuzz` directory, which counts where its code has been.
+pub fn fuzzing(workshop: &Workshop, target_dir: &Path, manifest: &Path) -> Command {
     /// What cargo-fuzz asks of the compiler, in words that stable Rust takes.
     const COUNTING: [&str; 9] = [
         "--cfg",
@@ -84,11 +75,7 @@ pub fn fuzzing(workshop: &Workshop, target_dir: &Path, manifest: &Path, coverage
         "-Ccodegen-units=1",
     ];
     let mut command = cargo(workshop, target_dir);
-    let flags = match coverage {
-        Coverage::Counted => COUNTING.map(OsString::from).to_vec(),
-        Coverage::Plain => Vec::new(),
-    };
-    command.env("CARGO_ENCODED_RUSTFLAGS", encoded(&flags));
+    command.env("CARGO_ENCODED_RUSTFLAGS", encoded(&COUNTING.map(OsString::from)));
     command.args(["build", "--release", "--target", TARGET, "--manifest-path"]).arg(manifest);
     command
 }
