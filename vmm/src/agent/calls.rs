@@ -90,7 +90,12 @@ impl Client {
 
     /// Prepares what containers share.
     pub fn create_sandbox(&self, request: &agent::CreateSandboxRequest) -> Result<(), CallError> {
-        self.agent(method::CREATE_SANDBOX, request, Wait::Forever).map(|Empty {}| ())
+        self.begin_sandbox(request)?.wait(Wait::Forever).map(|Empty {}| ())
+    }
+
+    /// The same, without waiting for the answer.
+    pub fn begin_sandbox(&self, request: &agent::CreateSandboxRequest) -> Result<Pending<Empty>, CallError> {
+        self.begin(method::AGENT_SERVICE, method::CREATE_SANDBOX, request)
     }
 
     /// Stops everything, unmounts and syncs; the guest resets a moment after its answer.
@@ -101,7 +106,15 @@ impl Client {
 
     /// Mounts a container's storages and prepares its process.
     pub fn create_container(&self, request: &agent::CreateContainerRequest) -> Result<(), CallError> {
-        self.agent(method::CREATE_CONTAINER, request, Wait::Forever).map(|Empty {}| ())
+        self.begin_container(request)?.wait(Wait::Forever).map(|Empty {}| ())
+    }
+
+    /// The same, without waiting for the answer.
+    pub fn begin_container(
+        &self,
+        request: &agent::CreateContainerRequest,
+    ) -> Result<Pending<Empty>, CallError> {
+        self.begin(method::AGENT_SERVICE, method::CREATE_CONTAINER, request)
     }
 
     /// Waits until a container has run out of memory; which.

@@ -1,6 +1,6 @@
 //! The guest's network: its card's addresses and the routes, set over the agent before there is a container.
 
-use super::client::{CallError, Client, Wait};
+use super::client::{CallError, Client, Pending, Wait};
 use ferry_init::api::guest::{Routes, UpdateInterfaceRequest, UpdateRoutesRequest};
 use ferry_init::api::method;
 use ferry_init::api::ttrpc::Code;
@@ -20,20 +20,34 @@ pub struct GuestNetwork {
 impl GuestNetwork {
     /// Gives the card its addresses and sets the routes.
     pub fn configure(&self, client: &Client) -> Result<(), CallError> {
+        self.begin(client)?.wait()
+    }
+
+    /// The same, without waiting for the answers.
+    pub fn begin(&self, client: &Client) -> Result<Configuring, CallError> {
         let interface = UpdateInterfaceRequest { interface: Some(self.interface.clone()) };
-        let service = method::AGENT_SERVICE;
-        client
-            .call(service, method::UPDATE_INTERFACE, &interface, Wait::Forever)
-            .map(|Interface { .. }| ())
-            .map_err(explained)?;
-        if self.routes.is_empty() {
-            return Ok(());
-        }
+        let interface = client.begin(method::AGENT_SERVICE, method::UPDATE_INTERFACE, &interface)?;
         let routes = UpdateRoutesRequest { routes: Some(Routes { routes: self.routes.clone() }) };
-        client
-            .call(service, method::UPDATE_ROUTES, &routes, Wait::Forever)
-            .map(|Routes { .. }| ())
-            .map_err(explained)
+        let routes = (!self.routes.is_empty())
+            .then(|| client.begin(method::AGENT_SERVICE, method::UPDATE_ROUTES, &routes))
+            .transpose()?;
+        Ok(Configuring { interface, routes })
+    }
+}
+
+/// A guest's network while it is being set up.
+pub struct Configuring {
+    interface: Pending<Interface>,
+    routes: Option<Pending<Routes>>,
+}
+
+impl Configuring {
+    /// Waits until it is.
+    pub fn wait(self) -> Result<(), CallError> {
+        let interface = self.interface.wait(Wait::Forever).map(|Interface { .. }| ());
+        let routes =
+            || self.routes.map_or(Ok(()), |routes| routes.wait(Wait::Forever).map(|Routes { .. }| ()));
+        interface.and_then(|()| routes()).map_err(explained)
     }
 }
 

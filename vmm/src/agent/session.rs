@@ -2,12 +2,14 @@
 //! returned. The caller brings the guest up before and takes it down afterwards.
 
 use super::calls::OutputStream;
-use super::client::{CallError, Client, Wait};
-use super::network::GuestNetwork;
+use super::client::{CallError, Client, Pending, Wait};
+use super::network::{Configuring, GuestNetwork};
 use super::pump::{DrainError, Ended, Process};
 use super::signals::Signal;
 use super::terminal::{RawMode, Window};
-use ferry_init::api::agent::{CreateContainerRequest, CreateSandboxRequest, ExecProcessRequest, Storage};
+use ferry_init::api::agent::{
+    CreateContainerRequest, CreateSandboxRequest, Empty, ExecProcessRequest, Storage,
+};
 use ferry_init::api::oci::{self, Spec};
 use ferry_init::api::ttrpc::Code;
 use std::io;
@@ -346,23 +348,32 @@ pub fn start_exec(client: &Client, exec: &ExecSpec) -> Result<(), RunError> {
     client.exec_process(&request).map_err(RunError::for_program("start the process", Some(&exec.process)))
 }
 
-/// The sandbox and the container in it.
+/// The sandbox and the container in it. The guest does one after the other without waiting for us in between; the first
+/// that it refuses is the failure, and the guest is of no use any more.
 fn prepare(client: &Client, spec: &ContainerSpec) -> Result<(), RunError> {
+    let (of_sandbox, of_network) =
+        (RunError::refused("prepare itself"), RunError::refused("set up its network"));
     let sandbox = CreateSandboxRequest {
         hostname: spec.oci.hostname.clone(),
         sandbox_id: spec.id.clone(),
         dns: spec.network.as_ref().map(|network| network.dns.clone()).unwrap_or_default(),
         ..Default::default()
     };
-    client.create_sandbox(&sandbox).map_err(RunError::refused("prepare itself"))?;
-    if let Some(network) = &spec.network {
-        network.configure(client).map_err(RunError::refused("set up its network"))?;
-    }
-    create(client, spec)
+    let sandbox = client.begin_sandbox(&sandbox).map_err(&of_sandbox)?;
+    let network =
+        spec.network.as_ref().map(|network| network.begin(client)).transpose().map_err(&of_network)?;
+    let container = begin_container(client, spec)?;
+    sandbox.wait(Wait::Forever).map_err(&of_sandbox)?;
+    network.map_or(Ok(()), Configuring::wait).map_err(&of_network)?;
+    created(container, spec)
 }
 
 /// The container alone, in a sandbox that is there.
 pub fn create(client: &Client, spec: &ContainerSpec) -> Result<(), RunError> {
+    created(begin_container(client, spec)?, spec)
+}
+
+fn begin_container(client: &Client, spec: &ContainerSpec) -> Result<Pending<Empty>, RunError> {
     let container = CreateContainerRequest {
         container_id: spec.id.clone(),
         exec_id: spec.id.clone(),
@@ -370,9 +381,15 @@ pub fn create(client: &Client, spec: &ContainerSpec) -> Result<(), RunError> {
         oci: Some(spec.oci.clone()),
         ..Default::default()
     };
-    client
-        .create_container(&container)
-        .map_err(RunError::for_program("create the container", spec.oci.process.as_ref()))
+    client.begin_container(&container).map_err(of_container(spec))
+}
+
+fn of_container(spec: &ContainerSpec) -> impl Fn(CallError) -> RunError + use<> {
+    RunError::for_program("create the container", spec.oci.process.as_ref())
+}
+
+fn created(container: Pending<Empty>, spec: &ContainerSpec) -> Result<(), RunError> {
+    container.wait(Wait::Forever).map(drop).map_err(of_container(spec))
 }
 
 /// Lets the process of a container begin that was created; somebody has to [`attend`] to it.
