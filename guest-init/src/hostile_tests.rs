@@ -82,7 +82,7 @@ fn mutated_frames_messages_databases_and_replies_are_survived() {
     let databases =
         b"app:wheel\0root:x:0:0::/root:/bin/sh\napp:x:5:6::/app:\n\0wheel:x:10:root,app\napp:x:6:\n";
     run(inputs::databases, &[databases.to_vec()]);
-    let route = crate::netlink::Request::dump(crate::netlink::kind!(RTM_GETROUTE)).finish(0);
+    let route = crate::netlink::Request::dump(crate::netlink::kind!(RTM_GETROUTE), &[0; 12]).finish(0);
     let link = crate::netlink::Request::set_link(1, 1, 1).with_name("eth0").with_mtu(1400).finish(0);
     run(inputs::netlink, &[[link.clone(), route].concat(), link]);
 }

@@ -1,6 +1,7 @@
 //! The initial RAM disk: an uncompressed cpio archive (newc, the kernel's
 //! `Documentation/driver-api/early-userspace/buffer-format.rst`) that holds PID 1 and the console node it
-//! needs before anything is mounted. Nothing else belongs in it: the image's files come from EROFS layers.
+//! needs before anything is mounted, and the directories that it mounts on. Nothing else belongs in it: the image's files
+//! come from EROFS layers.
 
 /// Mode bits of a directory, a regular file and a character device (`S_IFDIR`, `S_IFREG`, `S_IFCHR`).
 const DIRECTORY: u32 = 0o040000;
@@ -10,15 +11,21 @@ const CHARACTER: u32 = 0o020000;
 /// Device number of `/dev/console`.
 const CONSOLE: (u32, u32) = (5, 1);
 
-/// The archive that makes `init` the guest's `/init` (mode 0755), beside `/dev` and `/dev/console`.
+/// The guest's directories, by name and mode.
+const DIRECTORIES: [(&str, u32); 5] =
+    [("dev", 0o755), ("proc", 0o755), ("run", 0o755), ("sys", 0o755), ("tmp", 0o1777)];
+
+/// The archive that makes `init` the guest's `/init` (mode 0755), beside directories and `/dev/console`.
 ///
 /// A function of `init` alone: owners, times and inode numbers are fixed. The result is a whole number of
 /// 4-byte words, as the kernel wants of an archive that others may follow.
 pub fn write(init: &[u8]) -> Vec<u8> {
     let mut archive = Vec::with_capacity(init.len() + 1024);
-    entry(&mut archive, 1, "dev", DIRECTORY | 0o755, (0, 0), &[]);
-    entry(&mut archive, 2, "dev/console", CHARACTER | 0o600, CONSOLE, &[]);
-    entry(&mut archive, 3, "init", REGULAR | 0o755, (0, 0), init);
+    for (number, (name, mode)) in (3..).zip(DIRECTORIES) {
+        entry(&mut archive, number, name, DIRECTORY | mode, (0, 0), &[]);
+    }
+    entry(&mut archive, 1, "dev/console", CHARACTER | 0o600, CONSOLE, &[]);
+    entry(&mut archive, 2, "init", REGULAR | 0o755, (0, 0), init);
     entry(&mut archive, 0, "TRAILER!!!", 0, (0, 0), &[]);
     archive
 }
@@ -95,6 +102,10 @@ mod tests {
                 entries,
                 [
                     ("dev".into(), 0o040755, (0, 0), vec![]),
+                    ("proc".into(), 0o040755, (0, 0), vec![]),
+                    ("run".into(), 0o040755, (0, 0), vec![]),
+                    ("sys".into(), 0o040755, (0, 0), vec![]),
+                    ("tmp".into(), 0o041777, (0, 0), vec![]),
                     ("dev/console".into(), 0o020600, (5, 1), vec![]),
                     ("init".into(), 0o100755, (0, 0), init.to_vec()),
                 ]

@@ -26,9 +26,8 @@ impl<S: System> Agent<S> {
         let sandbox = Sandbox { id: request.sandbox_id, hostname: request.hostname, dns: request.dns };
         self.system.begin_sandbox(&sandbox)?;
         for storage in &request.storages {
-            if self.system.mount(storage)? == Mounted::NotYet {
-                return Err(fault!(Internal, "storage {}: no such device", storage.source));
-            }
+            let mounted = self.system.mount(storage)?;
+            refuse_if!(mounted == Mounted::NotYet, Internal, "storage {}: no such device", storage.source);
             self.shared_mounts.push(storage.mount_point.clone());
         }
         self.sandbox = Some(sandbox);

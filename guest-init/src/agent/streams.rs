@@ -113,9 +113,8 @@ impl<S: System> Agent<S> {
         let has_ended = process.status().is_some();
         let input = &mut process.input;
         refuse_if!(input.closing || has_ended, FailedPrecondition, "stdin is closed");
-        if input.waiting + data.len() > INPUT_LIMIT {
-            return Err(fault!(ResourceExhausted, "the process does not read its stdin; wait for an answer"));
-        }
+        let is_full = input.waiting + data.len() > INPUT_LIMIT;
+        refuse_if!(is_full, ResourceExhausted, "the process does not read its stdin; wait for an answer");
         input.waiting += data.len();
         input.writes.push(Write { caller, data, done: 0 });
         self.pump_input(&key);

@@ -55,7 +55,7 @@ fn load(source: &str) -> Result<Appliance> {
 fn wait_for(source: &str) -> Result<String> {
     let until = now() + DISK_WAIT;
     loop {
-        match storage::find_disk(source)? {
+        match storage::Disks::default().find(source)? {
             Some(disk) => return Ok(disk),
             None if now() > until => return Err(fault!(NotFound, "{source} has not appeared in 30 seconds")),
             None => sleep(RETRY),

@@ -3,13 +3,14 @@
 use super::log_error;
 use crate::prelude::*;
 use crate::sys::file::{CWD, O_RDWR, chdir, chroot, ensure_dir, open};
-use crate::sys::mount::{MS_MOVE, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RELATIME, mount};
+use crate::sys::mount::{MS_BIND, MS_MOVE, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RELATIME, MS_REMOUNT, mount};
 use crate::sys::process;
 use crate::sys::process::{close_to_tracers, set_limit};
 
 const SAFE: u32 = MS_NOSUID | MS_NODEV | MS_NOEXEC;
 
-/// What a Linux userland expects (type, place, flags, options), besides /run and /tmp, which are directories of the root (a tmpfs itself).
+/// What a Linux userland expects (type, place, flags, options), besides /run and /tmp, which are directories of the root (a
+/// tmpfs itself). The archive that the kernel has unpacked there has all these places but the one in /dev.
 const MOUNTS: [(&str, &str, u32, &str); 5] = [
     ("proc", "/proc", SAFE, ""),
     ("sysfs", "/sys", SAFE, ""),
@@ -28,10 +29,6 @@ pub fn prepare() {
     note("close to tracers", close_to_tracers());
     note("open files", set_limit(linux_raw_sys::general::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES));
     note("new root", leave_initramfs());
-    for directory in ["/proc", "/sys", "/dev", "/run", "/tmp"] {
-        note("directory", ensure_dir(CWD, directory, 0o755));
-    }
-    note("/tmp", crate::sys::file::chmod(CWD, "/tmp", 0o1777));
     for (fstype, target, flags, options) in MOUNTS {
         if target.starts_with("/dev/") {
             note("directory", ensure_dir(CWD, target, 0o755));
@@ -43,15 +40,14 @@ pub fn prepare() {
     note("host name", process::set_hostname("localhost"));
 }
 
-/// Makes a tmpfs the root. The initial RAM filesystem cannot be left by pivot_root(2), which containers need,
-/// and stays below as in every system that booted from one.
+/// Makes a second mount of the root filesystem the root. The first one cannot be left by pivot_root(2), which containers
+/// need, and stays below as in every system that booted from an archive.
 fn leave_initramfs() -> SysResult<()> {
-    ensure_dir(CWD, "/root", 0o700)?;
-    mount("root", "/root", "tmpfs", 0, "mode=755")?;
-    chdir("/root")?;
+    mount("/", "/run", "", MS_BIND, "")?;
+    mount("", "/run", "", MS_BIND | MS_REMOUNT | MS_RELATIME, "")?;
+    chdir("/run")?;
     mount(".", "/", "", MS_MOVE, "")?;
-    chroot(".")?;
-    chdir("/")
+    chroot(".")
 }
 
 /// Sees to it that descriptors 0 to 2 are taken, so that no pipe ever gets one of them.

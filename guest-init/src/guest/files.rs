@@ -87,9 +87,8 @@ pub fn list(root: &Fd, call: &ReadDirRequest) -> Result<ReadDirResponse> {
 /// A part of a regular file.
 pub fn read(root: &Fd, call: &ReadFileRequest) -> Result<ReadFileResponse> {
     let found = find(root, &call.path, 0)?;
-    if stat_fd(found.raw()).context("stat")?.st_mode & S_IFMT != S_IFREG {
-        return Err(fault!(InvalidArgument, "not a regular file"));
-    }
+    let is_file = stat_fd(found.raw()).context("stat")?.st_mode & S_IFMT == S_IFREG;
+    refuse_if!(!is_file, InvalidArgument, "not a regular file");
     let mut data = vec![0; READ_LIMIT.min(call.len as usize)];
     let length = reopen(&found, O_RDONLY | O_NONBLOCK)
         .and_then(|file| file::read_at(file.raw(), &mut data, call.offset))
@@ -100,9 +99,8 @@ pub fn read(root: &Fd, call: &ReadFileRequest) -> Result<ReadFileResponse> {
 
 /// `GetDiagnosticData`: what a container has said last, as UTF-8. Its answer is on the wire what that to a read is.
 pub fn last_words(space: &Space, call: &GetDiagnosticDataRequest) -> Result<ReadFileResponse> {
-    if call.log_type != "termination_log" {
-        return Err(fault!(InvalidArgument, "no log `{}`: there is termination_log", call.log_type));
-    }
+    let is_known = call.log_type == "termination_log";
+    refuse_if!(!is_known, InvalidArgument, "no log `{}`: there is termination_log", call.log_type);
     let root = match space.words_in_guest {
         false => space.open_root()?,
         true => file::open(file::CWD, "/", O_PATH, 0).context("open the root")?,

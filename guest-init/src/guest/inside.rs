@@ -31,9 +31,23 @@ const LINK_LIMIT: usize = 40;
 pub fn reach(root: i32, path: &str, kind: Kind, mode: u32) -> SysResult<Fd> {
     let whole = if path.is_empty() { "." } else { path };
     match open_inside(root, whole.as_bytes(), kind.flags(), 0) {
-        Err(Errno::ENOENT) => make(root, path, kind, mode),
+        Err(Errno::ENOENT) => make_last(root, path, kind, mode).or_else(|_| make(root, path, kind, mode)),
         other => other,
     }
+}
+
+/// Makes the last part of a path, which is mostly all that is missing, and no link.
+fn make_last(root: i32, path: &str, kind: Kind, mode: u32) -> SysResult<Fd> {
+    let (above, name) = reach_parent(root, path, 0o755)?;
+    make_one(above.raw(), name, kind, mode)?;
+    open_inside(above.raw(), name.as_bytes(), kind.flags() | O_NOFOLLOW, 0)
+}
+
+fn make_one(at: i32, name: &str, kind: Kind, mode: u32) -> SysResult<()> {
+    if kind == Kind::Directory {
+        return file::ensure_dir(at, name, mode);
+    }
+    open_inside(at, name.as_bytes(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode).map(drop)
 }
 
 /// Walks a path of which something is missing, and makes that. A link that leads nowhere yet is followed to
@@ -56,12 +70,8 @@ fn make(root: i32, path: &str, kind: Kind, mode: u32) -> SysResult<Fd> {
         let found = match open_inside(at, name, O_PATH | O_NOFOLLOW, 0) {
             Err(Errno::ENOENT) => {
                 let is_last = rest.iter().all(|part| part.is_empty() || part == ".");
-                match kind {
-                    Kind::File if is_last => {
-                        drop(open_inside(at, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, mode)?);
-                    }
-                    _ => file::ensure_dir(at, &part, if is_last { mode } else { 0o755 })?,
-                }
+                let (kind, mode) = if is_last { (kind, mode) } else { (Kind::Directory, 0o755) };
+                make_one(at, &part, kind, mode)?;
                 open_inside(at, name, O_PATH | O_NOFOLLOW, 0)?
             }
             other => other?,

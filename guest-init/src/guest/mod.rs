@@ -26,9 +26,10 @@ mod verity;
 mod volumes;
 mod written;
 
-use space::Space;
 pub use space::{INITS, PID1_ANNOTATION};
+use space::{Space, come_back, way_back};
 use stdio::ChildStdio;
+use storage::Disks;
 use transport::SerialPort;
 
 use crate::agent::{Created, Frozen, Mounted, Sandbox, Started, StreamId, System, Which};
@@ -66,10 +67,9 @@ pub struct Guest {
     streams: Table<StreamId, Fd>,
     next: u64,
     serial: Option<SerialPort>,
-    /// Our own pid namespace, to come back to; opened when first needed.
-    own_pids: Option<Fd>,
     /// A process of each container, for others to join its namespaces.
     inhabitants: Table<String, (i32, Fd)>,
+    disks: Disks,
 }
 
 impl Guest {
@@ -80,8 +80,8 @@ impl Guest {
             streams: Table::default(),
             next: first,
             serial: None,
-            own_pids: None,
             inhabitants: Table::default(),
+            disks: Disks::default(),
         }
     }
 
@@ -120,13 +120,13 @@ impl Guest {
     }
 
     /// Forks into the namespaces and the cgroup of a container; `None` in the child.
-    fn fork_into(&mut self, space: &Space) -> Result<Option<i32>> {
+    fn fork_into(&self, space: &Space) -> Result<Option<i32>> {
         let cgroup = space.cgroup.as_ref().map(cgroup::Cgroup::directory);
         let Some((_, inhabitant)) = &space.inhabitant else {
             return Err(fault!(FailedPrecondition, "the container is gone"));
         };
+        let way_back = space.has_pids().then(way_back).transpose()?;
         if space.has_pids() {
-            self.own_pids()?;
             enter(inhabitant, CLONE_NEWPID).context("enter the container's pid namespace")?;
         }
         // SAFETY: PID 1 has one thread.
@@ -134,21 +134,11 @@ impl Guest {
         if matches!(forked, Ok(Forked::Child)) {
             return Ok(None);
         }
-        if space.has_pids() {
-            enter(self.own_pids()?, CLONE_NEWPID).context("come back to our pid namespace")?;
-        }
+        come_back(way_back)?;
         match forked.context("fork")? {
             Forked::Child => Ok(None),
             Forked::Parent(pid, _) => Ok(Some(pid)),
         }
-    }
-
-    fn own_pids(&mut self) -> Result<&Fd> {
-        let own = match self.own_pids.take() {
-            Some(own) => own,
-            None => open(CWD, "/proc/self/ns/pid", O_RDONLY, 0).context("open our pid namespace")?,
-        };
-        Ok(self.own_pids.insert(own))
     }
 
     fn stdio(&self, space: &Space, process: &Process) -> Result<(stdio::OurStdio, ChildStdio)> {
@@ -224,7 +214,7 @@ impl System for Guest {
     }
 
     fn mount(&mut self, storage: &Storage) -> Result<Mounted> {
-        storage::mount(storage)
+        storage::mount(storage, &mut self.disks)
     }
 
     fn unmount(&mut self, mount_point: &str) {
@@ -247,7 +237,7 @@ impl System for Guest {
             return Ok(Created { container: space, holder: None, memory });
         }
         let (report, writer) = self.report()?;
-        let forked = self.own_pids().and_then(|own_pids| space.fork_new(spec, own_pids));
+        let forked = space.fork_new(spec);
         match forked.inspect_err(|_| self.close(report))? {
             None => space::hold(&space, spec, writer),
             Some(pid) => {
@@ -262,11 +252,7 @@ impl System for Guest {
         let (ours, childs) = self.stdio(space, process)?;
         let (report, writer) = self.report()?;
         let makes_space = space.is_init && which == Which::First;
-        let forked = if makes_space {
-            self.own_pids().and_then(|own_pids| space.fork_new(spec, own_pids))
-        } else {
-            self.fork_into(space)
-        };
+        let forked = if makes_space { space.fork_new(spec) } else { self.fork_into(space) };
         let Some(pid) = forked.inspect_err(|_| self.close(report))? else {
             let fault = enter_and_run(space, spec, process, &childs, which);
             let _ = write_all(writer.raw(), &fault.encode());

@@ -40,19 +40,19 @@ pub fn loopback_up() -> SysResult<()> {
 struct Kernel {
     socket: Fd,
     sequence: u32,
+    buffer: Vec<u8>,
 }
 
 impl Kernel {
     fn open() -> SysResult<Kernel> {
-        Ok(Kernel { socket: net::rtnetlink()?, sequence: 0 })
+        Ok(Kernel { socket: net::rtnetlink()?, sequence: 0, buffer: vec![0; BUFFER] })
     }
 
     fn ask(&mut self, request: Request, mut each: impl FnMut(u16, &[u8])) -> SysResult<()> {
         self.sequence += 1;
         net::send(&self.socket, &request.finish(self.sequence))?;
-        let mut buffer = vec![0; BUFFER];
         for _ in 0..MESSAGE_LIMIT {
-            for reply in replies(net::receive(&self.socket, &mut buffer)?, self.sequence) {
+            for reply in replies(net::receive(&self.socket, &mut self.buffer)?, self.sequence) {
                 match reply {
                     Reply::Message(kind, body) => each(kind, body),
                     Reply::Done(0) => return Ok(()),
@@ -85,13 +85,19 @@ impl Kernel {
         self.list(Request::get_link(index), kind!(RTM_NEWLINK), Link::parse)
     }
 
-    fn addresses(&mut self) -> Result<Vec<Address>> {
-        self.list(Request::dump(kind!(RTM_GETADDR)), kind!(RTM_NEWADDR), Address::parse)
+    /// The addresses of the link of this index, or all of them for 0.
+    fn addresses(&mut self, link: u32) -> Result<Vec<Address>> {
+        let [a, b, c, d] = link.to_le_bytes();
+        let all = Request::dump(kind!(RTM_GETADDR), &[0, 0, 0, 0, a, b, c, d]);
+        self.list(all, kind!(RTM_NEWADDR), Address::parse)
     }
 
     /// Routes that packets to others take: those of the main table.
     fn routes(&mut self) -> Result<Vec<Route>> {
-        let mut routes = self.list(Request::dump(kind!(RTM_GETROUTE)), kind!(RTM_NEWROUTE), Route::parse)?;
+        // struct rtmsg: these two alone are asked for.
+        let all = [0, 0, 0, 0, MAIN_TABLE as u8, 0, 0, n::RTN_UNICAST as u8, 0, 0, 0, 0];
+        let all = Request::dump(kind!(RTM_GETROUTE), &all);
+        let mut routes = self.list(all, kind!(RTM_NEWROUTE), Route::parse)?;
         routes.retain(|route| route.table == MAIN_TABLE && u32::from(route.kind) == n::RTN_UNICAST as u32);
         Ok(routes)
     }
@@ -181,7 +187,7 @@ pub fn update_interface(wanted: &Interface) -> Result<Interface> {
         change = change.with_mtu(mtu);
     }
     kernel.tell(change).context(doing)?;
-    let mut kept = kernel.addresses()?;
+    let mut kept = kernel.addresses(link.index)?;
     kept.retain(|old| old.link == link.index && !addresses.contains(old));
     // Link-local addresses are the kernel's.
     let is_kernels = |old: &Address| matches!(old.address, IpAddr::V6(ip) if ip.is_unicast_link_local());
@@ -221,7 +227,7 @@ fn describe(link: &Link, addresses: &[Address]) -> Interface {
 /// Every interface.
 pub fn list_interfaces() -> Result<Interfaces> {
     let mut kernel = kernel()?;
-    let (links, addresses) = (kernel.links(0)?, kernel.addresses()?);
+    let (links, addresses) = (kernel.links(0)?, kernel.addresses(0)?);
     Ok(Interfaces { interfaces: links.iter().map(|link| describe(link, &addresses)).collect() })
 }
 

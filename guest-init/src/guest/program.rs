@@ -114,9 +114,8 @@ fn database(path: &str) -> Result<Vec<u8>> {
 /// Goes to the working directory, which is made when the image has it not, as Docker does.
 fn go_to(directory: &str) -> Result {
     let directory = if directory.is_empty() { "/" } else { directory };
-    if !directory.starts_with('/') {
-        return Err(fault!(InvalidArgument, "working directory `{directory}` is not absolute"));
-    }
+    let is_absolute = directory.starts_with('/');
+    refuse_if!(!is_absolute, InvalidArgument, "working directory `{directory}` is not absolute");
     let doing = format_args!("go to the working directory {directory}");
     match chdir(directory) {
         Err(Errno::ENOENT) => {
@@ -167,8 +166,11 @@ fn run(process: &Process, arguments: &[CString], environment: &[CString]) -> Fau
     let path = environment::value(&process.env, "PATH").unwrap_or(environment::DEFAULT_PATH);
     let mut found = None;
     for candidate in candidates(program, path) {
+        // To look is less than to try.
+        if let Err(Errno::ENOENT | Errno::ENOTDIR) = stat(&candidate) {
+            continue;
+        }
         match execute(&candidate, arguments, environment) {
-            Errno::ENOENT | Errno::ENOTDIR if stat(&candidate).is_err() => {}
             // Another directory may have one that can be executed.
             errno @ (Errno::EACCES | Errno::ENOENT) => found = found.or(Some(errno)),
             errno => return refusal(program, errno),

@@ -1,5 +1,6 @@
 //! The life of PID 1: set the machine up, serve, and end it.
 
+use super::storage::Disks;
 use super::{Guest, appliance, boot, log, say, transport};
 use crate::agent::{Agent, StreamId};
 use crate::api::appliance::{Appliance, AtEnd, ENDED};
@@ -60,6 +61,7 @@ fn serve() -> SysResult<core::convert::Infallible> {
             let outcome = agent.outcome();
             end(&mut agent, outcome);
         }
+        agent.system.disks = Disks::default();
         agent.system.poll.wait(timeout, |token| happened.push(token))?;
         for token in happened.drain(..) {
             match token {

@@ -139,16 +139,13 @@ impl Space {
         }
         users::check(linux)?;
         let further = Further::parse(spec)?;
-        if spec.hooks.as_ref().is_some_and(|hooks| *hooks != Hooks::default()) {
-            return Err(fault!(Unimplemented, "hooks are programs of a host; this guest runs none"));
-        }
-        if linux.is_some_and(|linux| linux.intel_rdt.is_some()) {
-            return Err(fault!(Unimplemented, "this guest has no cache allocation (Intel RDT)"));
-        }
+        let has_hooks = spec.hooks.as_ref().is_some_and(|hooks| *hooks != Hooks::default());
+        refuse_if!(has_hooks, Unimplemented, "hooks are programs of a host; this guest runs none");
+        let has_rdt = linux.is_some_and(|linux| linux.intel_rdt.is_some());
+        refuse_if!(has_rdt, Unimplemented, "this guest has no cache allocation (Intel RDT)");
         let found = namespaces(linux)?;
-        if !further.time_offsets.is_empty() && found.new & CLONE_NEWTIME == 0 {
-            return Err(fault!(InvalidArgument, "offsets of clocks without a new time namespace"));
-        }
+        let is_astray = !further.time_offsets.is_empty() && found.new & CLONE_NEWTIME == 0;
+        refuse_if!(is_astray, InvalidArgument, "offsets of clocks without a new time namespace");
         let mut join = Vec::new();
         for (kind, path) in found.join {
             let path = match path.strip_prefix("container:") {
@@ -230,10 +227,10 @@ impl Space {
     }
 
     /// Forks into the namespaces that are made by the fork itself. The child goes on with [`set_up`](Self::set_up).
-    /// `own_pids` is the guest's pid namespace.
-    pub(super) fn fork_new(&mut self, spec: &Spec, own_pids: &Fd) -> Result<Option<i32>> {
+    pub(super) fn fork_new(&mut self, spec: &Spec) -> Result<Option<i32>> {
         // The cgroup namespace begins at the cgroup that its maker is in, so it is made after the fork.
         let mut flags = self.new & !CLONE_NEWCGROUP;
+        let way_back = (self.has_pids() && !self.owns_pids()).then(way_back).transpose()?;
         // A pid namespace is joined by children only.
         for (_, path) in self.join.iter().filter(|(kind, _)| *kind == CLONE_NEWPID) {
             join(CLONE_NEWPID, path)?;
@@ -255,9 +252,7 @@ impl Space {
             if let Some(own_time) = own_time {
                 enter(&own_time, CLONE_NEWTIME).context("come back to our time namespace")?;
             }
-            if self.has_pids() && !self.owns_pids() {
-                enter(own_pids, CLONE_NEWPID).context("come back to our pid namespace")?;
-            }
+            come_back(way_back)?;
         }
         match forked.context("fork a container")? {
             Forked::Child => {
@@ -326,6 +321,15 @@ fn is_ours(root: &Fd) -> bool {
         (Ok(root), Ok(ours)) => (root.st_dev, root.st_ino) == (ours.st_dev, ours.st_ino),
         _ => true,
     }
+}
+
+/// Opens the guest's own pid namespace, for children to be in it again.
+pub(super) fn way_back() -> Result<Fd> {
+    process(1).context("open our pid namespace")
+}
+
+pub(super) fn come_back(way: Option<Fd>) -> Result {
+    way.map_or(Ok(()), |way| enter(&way, CLONE_NEWPID)).context("come back to our pid namespace")
 }
 
 /// Lets children be in a new time namespace with these offsets, which a process can set only before it has any child

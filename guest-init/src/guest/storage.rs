@@ -16,7 +16,7 @@ pub const DRIVERS: [&str; 8] =
     ["mmioblk", "blk", "nvdimm", "ephemeral", "local", "overlayfs", "bind", "virtio-fs"];
 
 /// Mounts a storage at its mount point, which is made.
-pub fn mount(storage: &Storage) -> Result<Mounted> {
+pub fn mount(storage: &Storage, disks: &mut Disks) -> Result<Mounted> {
     refuse_if!(storage.fs_group.is_some(), Unimplemented, "a storage's fs_group is not supported");
     if !storage.mount_point.starts_with('/') || storage.mount_point.split('/').any(|part| part == "..") {
         return Err(fault!(InvalidArgument, "mount point `{}` is not an absolute path", storage.mount_point));
@@ -24,7 +24,7 @@ pub fn mount(storage: &Storage) -> Result<Mounted> {
     let mut options = Options::parse(&storage.options);
     let mut verified = Devices::default();
     let source = match storage.driver.as_str() {
-        driver if is_on_disk(driver) => match open_disks(storage, &mut options, &mut verified)? {
+        driver if is_on_disk(driver) => match open_disks(storage, disks, &mut options, &mut verified)? {
             Some(disk) => disk,
             None => return Ok(Mounted::NotYet),
         },
@@ -59,8 +59,13 @@ pub fn is_on_disk(driver: &str) -> bool {
 }
 
 /// Finds a storage's disk, and those that its options name; `None` while one of them is not there.
-fn open_disks(storage: &Storage, options: &mut Options, verified: &mut Devices) -> Result<Option<String>> {
-    let mut open = |source: &str| match find_disk(source)? {
+fn open_disks(
+    storage: &Storage,
+    disks: &mut Disks,
+    options: &mut Options,
+    verified: &mut Devices,
+) -> Result<Option<String>> {
+    let mut open = |source: &str| match disks.find(source)? {
         Some(disk) => verified.open(source, disk, &storage.driver_options).map(Some),
         None => Ok(None),
     };
@@ -130,48 +135,55 @@ pub fn make_directories(path: &str) -> SysResult<()> {
     file::ensure_dir(CWD, path, 0o755)
 }
 
-/// The device node of a disk: a path below /dev, the disk whose serial is the NAME of `serial=NAME`, the partition whose name
-/// in its GPT is the NAME of `partname=NAME`, or the virtio disk at `pci=SLOT/SLOT…`. `None` while there is no such disk.
-pub fn find_disk(source: &str) -> Result<Option<String>> {
-    if source.starts_with("/dev/") {
-        return Ok(file::stat(source).ok().map(|_| source.into()));
-    }
-    let (what, wanted) = source.split_once('=').unwrap_or_default();
-    let is_it = match what {
-        "serial" => has_serial,
-        "partname" => has_partition_name,
-        "pci" => has_place,
-        _ => return Err(fault!(InvalidArgument, "`{source}` is no /dev path, serial=, partname= or pci=")),
-    };
-    let directory = file::open(CWD, "/sys/class/block", O_RDONLY | O_DIRECTORY, 0).context("list disks")?;
-    let names = file::list(directory.raw(), DISK_LIMIT).context("list disks")?;
-    let mut found = names.iter().filter(|name| is_it(&directory, name, wanted));
-    match (found.next(), found.next()) {
-        (Some(name), None) => Ok(Some(format!("/dev/{name}"))),
-        (None, _) => Ok(None),
-        (Some(one), Some(other)) => {
-            Err(fault!(FailedPrecondition, "both {one} and {other} are {source}: which one is meant?"))
+/// Where the kernel shows its disks and partitions.
+const DISKS: &str = "/sys/class/block";
+
+/// The disks that there are, and their serial numbers as far as somebody has looked at them. Disks come and go: it holds
+/// until PID 1 waits again.
+#[derive(Default)]
+pub struct Disks(Vec<(String, Option<String>)>);
+
+impl Disks {
+    /// The device node of a disk: a path below /dev, the disk whose serial is the NAME of `serial=NAME`, the partition whose
+    /// name in its GPT is the NAME of `partname=NAME`, or the virtio disk at `pci=SLOT/SLOT…`. `None` while there is no such
+    /// disk.
+    pub fn find(&mut self, source: &str) -> Result<Option<String>> {
+        if source.starts_with("/dev/") {
+            return Ok(file::stat(source).ok().map(|_| source.into()));
+        }
+        let (what, wanted) = source.split_once('=').unwrap_or_default();
+        let is_known = ["serial", "partname", "pci"].contains(&what);
+        refuse_if!(!is_known, InvalidArgument, "`{source}` is no /dev path, serial=, partname= or pci=");
+        if self.0.is_empty() {
+            let directory = file::open(CWD, DISKS, O_RDONLY | O_DIRECTORY, 0);
+            let names = directory.and_then(|directory| file::list(directory.raw(), DISK_LIMIT));
+            self.0 = names.context("list disks")?.into_iter().map(|name| (name, None)).collect();
+        }
+        let is_it = |(name, serial): &mut &mut (String, Option<String>)| match what {
+            "serial" => serial.get_or_insert_with(|| property(name, "serial")).trim_ascii() == wanted,
+            "pci" => has_place(DISKS, name, wanted),
+            _ => property(name, "uevent").lines().any(|line| line.strip_prefix("PARTNAME=") == Some(wanted)),
+        };
+        let mut found = self.0.iter_mut().filter_map(|mut disk| is_it(&mut disk).then_some(&disk.0));
+        match (found.next(), found.next()) {
+            (Some(name), None) => Ok(Some(format!("/dev/{name}"))),
+            (None, _) => Ok(None),
+            (Some(one), Some(other)) => {
+                Err(fault!(FailedPrecondition, "both {one} and {other} are {source}: which one is meant?"))
+            }
         }
     }
 }
 
 /// A small file about a disk.
-fn property(directory: &Fd, disk: &str, name: &str) -> String {
-    file::read_control(directory.raw(), &format!("{disk}/{name}")).unwrap_or_default()
-}
-
-fn has_serial(directory: &Fd, disk: &str, wanted: &str) -> bool {
-    property(directory, disk, "serial").trim_ascii() == wanted
-}
-
-fn has_partition_name(directory: &Fd, disk: &str, wanted: &str) -> bool {
-    property(directory, disk, "uevent").lines().any(|line| line.strip_prefix("PARTNAME=") == Some(wanted))
+fn property(disk: &str, name: &str) -> String {
+    file::read_control(CWD, &format!("{DISKS}/{disk}/{name}")).unwrap_or_default()
 }
 
 /// Whether a virtio disk is at this place on the PCI bus: slots in hexadecimal, those of bridges first, as Kata writes them.
-fn has_place(directory: &Fd, disk: &str, wanted: &str) -> bool {
-    let link =
-        file::open(directory.raw(), disk, O_PATH | O_NOFOLLOW, 0).and_then(|link| file::read_link(&link));
+fn has_place(directory: &str, disk: &str, wanted: &str) -> bool {
+    let link = file::open(CWD, &format!("{directory}/{disk}"), O_PATH | O_NOFOLLOW, 0);
+    let link = link.and_then(|link| file::read_link(&link));
     let link = String::from_utf8_lossy(&link.unwrap_or_default()).into_owned();
     let way = link.split('/').skip_while(|part| *part != "pci0000:00").skip(1);
     let mut place = String::new();
@@ -223,20 +235,20 @@ mod tests {
             storage("mmioblk", "serial=x", "/run/../etc"),
             storage("9p", "share", "/run/x"),
         ] {
-            assert!(mount(&bad).is_err(), "{bad:?}");
+            assert!(mount(&bad, &mut Disks::default()).is_err(), "{bad:?}");
         }
     }
 
     #[test]
     fn a_disk_that_is_not_there_may_come() {
-        assert_eq!(find_disk("/dev/no-such-disk"), Ok(None));
-        assert_eq!(find_disk("serial=no-such-serial"), Ok(None));
+        assert_eq!(Disks::default().find("/dev/no-such-disk"), Ok(None));
+        assert_eq!(Disks::default().find("serial=no-such-serial"), Ok(None));
     }
 
     #[test]
     fn a_disk_is_known_by_its_place_on_the_pci_bus() {
         let dir = tempfile::tempdir().unwrap();
-        let directory = file::open(CWD, dir.path().to_str().unwrap(), O_RDONLY | O_DIRECTORY, 0).unwrap();
+        let directory = dir.path().to_str().unwrap();
         for (disk, leads) in [
             ("vda", "../../devices/pci0000:00/0000:00:1f.0/virtio3/block/vda"),
             ("vdb", "../../devices/pci0000:00/0000:00:02.0/0000:05:10.0/virtio7/block/vdb"),
@@ -248,7 +260,7 @@ mod tests {
         let at = |wanted: &str| -> Vec<&str> {
             ["vda", "vdb", "vdc", "sda", "no"]
                 .into_iter()
-                .filter(|disk| has_place(&directory, disk, wanted))
+                .filter(|disk| has_place(directory, disk, wanted))
                 .collect()
         };
         assert_eq!((at("1f"), at("02/10")), (vec!["vda"], vec!["vdb"]));

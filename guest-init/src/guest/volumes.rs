@@ -1,6 +1,6 @@
 //! Volumes: how full they are, and growing them.
 
-use super::storage::find_disk;
+use super::storage::Disks;
 use crate::api::guest::*;
 use crate::prelude::*;
 use crate::sys::file::{self, CWD, O_DIRECTORY, O_RDONLY, open};
@@ -41,7 +41,7 @@ pub fn add_swap_by_place(call: &AddSwapRequest) -> Result {
     for (at, slot) in call.pci_path.iter().enumerate() {
         source.push_str(&format!("{}{slot:02x}", if at == 0 { "" } else { "/" }));
     }
-    match find_disk(&source)? {
+    match Disks::default().find(&source)? {
         Some(path) => add_swap(&AddSwapPathRequest { path }),
         None => Err(fault!(FailedPrecondition, "no disk is {source}: AddSwapPath takes one by its path")),
     }

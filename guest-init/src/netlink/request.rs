@@ -22,10 +22,9 @@ impl Request {
         Request(bytes)
     }
 
-    /// Asks for everything of a kind (`RTM_GET*`).
-    pub fn dump(kind: u16) -> Request {
-        // As long as the longest structure of those; the family (any) is its first byte.
-        Request::new(kind, n::NLM_F_DUMP, &[0; 16])
+    /// Asks for everything of a kind (`RTM_GET*`) that the kind's own structure does not exclude.
+    pub fn dump(kind: u16, fixed: &[u8]) -> Request {
+        Request::new(kind, n::NLM_F_DUMP, fixed)
     }
 
     /// Asks for one link, or for all when the index is 0, without its counters.

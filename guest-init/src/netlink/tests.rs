@@ -43,8 +43,8 @@ fn links_and_addresses_that_are_asked_for_read_back() {
 
 #[test]
 fn only_answers_to_the_request_are_heard() {
-    let mut bytes = Request::dump(kind!(RTM_GETLINK)).finish(4);
-    bytes.extend(Request::dump(kind!(RTM_GETLINK)).finish(5));
+    let mut bytes = Request::dump(kind!(RTM_GETLINK), &[0; 16]).finish(4);
+    bytes.extend(Request::dump(kind!(RTM_GETLINK), &[0; 16]).finish(5));
     // struct nlmsgerr: the error, then the header of the request.
     let mut error = vec![20, 0, 0, 0, 2, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0];
     error.extend((-17i32).to_le_bytes());
@@ -56,7 +56,7 @@ fn only_answers_to_the_request_are_heard() {
 #[test]
 fn lengths_that_do_not_fit_end_the_reading() {
     for length in [0u32, 15, 17, u32::MAX] {
-        let mut bytes = Request::dump(kind!(RTM_GETLINK)).finish(1);
+        let mut bytes = Request::dump(kind!(RTM_GETLINK), &[0; 16]).finish(1);
         bytes.truncate(HEADER);
         bytes[..4].copy_from_slice(&length.to_le_bytes());
         assert_eq!(replies(&bytes, 1).count(), 0, "{length}");

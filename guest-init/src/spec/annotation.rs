@@ -99,9 +99,8 @@ impl<'a> Further<'a> {
     }
 
     fn time_offset(&mut self, clock: &str, value: &str) -> Result {
-        if !["monotonic", "boottime"].contains(&clock) {
-            return Err(fault!(InvalidArgument, "the clocks of a time namespace are monotonic and boottime"));
-        }
+        let is_known = ["monotonic", "boottime"].contains(&clock);
+        refuse_if!(!is_known, InvalidArgument, "the clocks of a time namespace are monotonic and boottime");
         let (mut seconds, mut nanoseconds) = (0i64, 0u32);
         pairs(value, |name, value| {
             match name {

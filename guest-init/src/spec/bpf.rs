@@ -105,8 +105,12 @@ fn condition(block: &mut Vec<Instruction>, argument: u8, comparison: Comparison)
         Comparison::Equal(value) => condition(block, argument, Comparison::Masked(u64::MAX, value)),
         Comparison::Masked(mask, value) => {
             let ((mask_high, mask_low), (high, low)) = (halves(mask), halves(value));
-            for (place, mask, value) in [(upper, mask_high, high), (lower, mask_low, low)] {
-                block.extend([step(LOAD, place), step(MASK, mask), jump(EQUAL, value, 0, FAIL)]);
+            let halves = [(upper, mask_high, high), (lower, mask_low, low)];
+            // Half of an argument that is to be nothing in particular always is.
+            for (place, mask, value) in halves.into_iter().filter(|(_, mask, value)| mask | value != 0) {
+                block.push(step(LOAD, place));
+                block.extend((mask != u32::MAX).then(|| step(MASK, mask)));
+                block.push(jump(EQUAL, value, 0, FAIL));
             }
         }
         Comparison::NotEqual(value) => {

@@ -27,9 +27,8 @@ impl Supervisor {
     /// The supervisor of an appliance, or what is wrong with its specification.
     pub fn new(appliance: &Appliance) -> Result<Supervisor> {
         let services = &appliance.services;
-        if services.is_empty() || services.len() > SERVICE_LIMIT {
-            return Err(fault!(InvalidArgument, "an appliance has 1 to {SERVICE_LIMIT} services"));
-        }
+        let is_sound = (1..=SERVICE_LIMIT).contains(&services.len());
+        refuse_if!(!is_sound, InvalidArgument, "an appliance has 1 to {SERVICE_LIMIT} services");
         let mut supervisor = Supervisor {
             units: Vec::with_capacity(services.len()),
             at_end: known(appliance.at_end)?,

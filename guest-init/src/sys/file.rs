@@ -4,7 +4,7 @@ use linux_raw_sys::general as c;
 use linux_raw_sys::ioctl::EXT4_IOC_RESIZE_FS;
 use syscalls::{Sysno, syscall};
 
-use super::{Fd, Result, bytes, text, uninterrupted};
+use super::{Fd, Result, Room, uninterrupted};
 use crate::prelude::*;
 
 pub use linux_raw_sys::general::{
@@ -24,7 +24,8 @@ pub fn open(dir: i32, path: &str, flags: u32, mode: u32) -> Result<Fd> {
 /// Opens a file below `root` as if `root` were `/`: no symbolic link, absolute or with `..`, leads out of it,
 /// and magic links (those of /proc) are refused. `root` may be [`CWD`].
 pub fn open_inside(root: i32, path: &[u8], flags: u32, mode: u32) -> Result<Fd> {
-    let path = bytes(path)?;
+    let mut room = Room::new();
+    let path = room.hold(path)?;
     let how = c::open_how {
         flags: u64::from(flags | c::O_CLOEXEC),
         mode: u64::from(mode),
@@ -34,7 +35,7 @@ pub fn open_inside(root: i32, path: &[u8], flags: u32, mode: u32) -> Result<Fd> 
     for _ in 0..16 {
         // SAFETY: `path` is a C string and `how` outlives the call, with its own size given.
         match uninterrupted(|| unsafe {
-            syscall!(Sysno::openat2, root, path.as_ptr(), &raw const how, size_of::<c::open_how>())
+            syscall!(Sysno::openat2, root, path, &raw const how, size_of::<c::open_how>())
         }) {
             Err(Errno::EAGAIN) => continue,
             other => return other.map(Fd::new),
@@ -109,17 +110,25 @@ pub fn read_file(dir: i32, path: &str, limit: usize) -> Result<Vec<u8>> {
 /// As [`read_file`], what an open file has from where it is.
 pub fn read_to_end(fd: i32, limit: usize) -> Result<Vec<u8>> {
     let mut data = Vec::new();
-    let mut chunk = [0; 4096];
-    loop {
-        let length = read(fd, &mut chunk)?;
-        if length == 0 {
-            return Ok(data);
-        }
-        if data.len() + length > limit {
+    while read_more(fd, &mut data)? > 0 {
+        if data.len() > limit {
             return Err(Errno::EFBIG);
         }
-        data.try_reserve(length).map_err(|_| Errno::ENOMEM)?;
-        data.extend_from_slice(&chunk[..length]);
+    }
+    Ok(data)
+}
+
+/// Reads what is there, a page at most, behind what was read before. Returns how many bytes.
+fn read_more(fd: i32, data: &mut Vec<u8>) -> Result<usize> {
+    if data.len() == data.capacity() {
+        data.try_reserve(4096).map_err(|_| Errno::ENOMEM)?;
+    }
+    let free = data.spare_capacity_mut();
+    // SAFETY: the kernel writes at most as much as is free, and says how much.
+    unsafe {
+        let length = uninterrupted(|| syscall!(Sysno::read, fd, free.as_mut_ptr(), free.len()))?;
+        data.set_len(data.len() + length);
+        Ok(length)
     }
 }
 
@@ -130,10 +139,8 @@ pub fn read_control(dir: i32, path: &str) -> Result<String> {
 
 /// The same as bytes.
 pub fn read_page(dir: i32, path: &str) -> Result<Vec<u8>> {
-    let file = open(dir, path, c::O_RDONLY, 0)?;
-    let mut page = vec![0; 4096];
-    let length = read(file.raw(), &mut page)?;
-    page.truncate(length);
+    let mut page = Vec::new();
+    read_more(open(dir, path, c::O_RDONLY, 0)?.raw(), &mut page)?;
     Ok(page)
 }
 
@@ -148,11 +155,10 @@ pub fn stat(path: &str) -> Result<Stat> {
 }
 
 fn stat_at(dir: i32, path: &str, flags: u32) -> Result<Stat> {
-    let path = text(path)?;
-    let mut stat = core::mem::MaybeUninit::<Stat>::zeroed();
+    let mut stat = core::mem::MaybeUninit::<Stat>::uninit();
     // SAFETY: the kernel fills the structure, whose every bit pattern is valid.
     unsafe {
-        syscall!(Sysno::newfstatat, dir, path.as_ptr(), stat.as_mut_ptr(), flags)?;
+        syscall!(Sysno::newfstatat, dir, text!(path), stat.as_mut_ptr(), flags)?;
         Ok(stat.assume_init())
     }
 }
@@ -180,42 +186,42 @@ calls! { Result<()>;
     pub set_length(fd: i32, length: u64) = ftruncate(fd, length);
 
     /// Makes a directory.
-    pub mkdir(dir: i32, path: &str, mode: u32) = mkdirat(dir, text(path)?.as_ptr(), mode);
+    pub mkdir(dir: i32, path: &str, mode: u32) = mkdirat(dir, text!(path), mode);
 
     /// Removes a directory.
-    pub rmdir(dir: i32, path: &str) = unlinkat(dir, text(path)?.as_ptr(), c::AT_REMOVEDIR);
+    pub rmdir(dir: i32, path: &str) = unlinkat(dir, text!(path), c::AT_REMOVEDIR);
 
     /// Removes a name that is no directory.
-    pub unlink(dir: i32, path: &str) = unlinkat(dir, text(path)?.as_ptr(), 0);
+    pub unlink(dir: i32, path: &str) = unlinkat(dir, text!(path), 0);
 
     /// Gives a file another name, in place of what had it.
-    pub rename(from: &str, to: &str) = rename(text(from)?.as_ptr(), text(to)?.as_ptr());
+    pub rename(from: &str, to: &str) = rename(text!(from), text!(to));
 
     /// Makes a symbolic link.
     pub symlink(target: &[u8], dir: i32, path: &str) =
-        symlinkat(bytes(target)?.as_ptr(), dir, text(path)?.as_ptr());
+        symlinkat(text!(target), dir, text!(path));
 
     /// Changes the owner of an open file.
     pub chown_fd(fd: i32, uid: u32, gid: u32) = fchown(fd, uid, gid);
 
     /// Changes the owner of a file, not following a last symbolic link.
     pub chown(dir: i32, path: &str, uid: u32, gid: u32) =
-        fchownat(dir, text(path)?.as_ptr(), uid, gid, c::AT_SYMLINK_NOFOLLOW);
+        fchownat(dir, text!(path), uid, gid, c::AT_SYMLINK_NOFOLLOW);
 
     /// Changes the mode of an open file.
     pub chmod_fd(fd: i32, mode: u32) = fchmod(fd, mode & 0o7777);
 
     /// Changes the mode of a file.
-    pub chmod(dir: i32, path: &str, mode: u32) = fchmodat(dir, text(path)?.as_ptr(), mode & 0o7777);
+    pub chmod(dir: i32, path: &str, mode: u32) = fchmodat(dir, text!(path), mode & 0o7777);
 
     /// Changes the working directory to an open one.
     pub chdir_fd(fd: i32) = fchdir(fd);
 
     /// Changes the working directory.
-    pub chdir(path: &str) = chdir(text(path)?.as_ptr());
+    pub chdir(path: &str) = chdir(text!(path));
 
     /// Changes the root directory.
-    pub chroot(path: &str) = chroot(text(path)?.as_ptr());
+    pub chroot(path: &str) = chroot(text!(path));
 
     /// Makes `to` another name of the open file `from`, kept on exec.
     pub duplicate_to(from: i32, to: i32) = dup2(from, to);
@@ -224,10 +230,10 @@ calls! { Result<()>;
     pub seek(fd: i32, offset: u64) = lseek(fd, offset, c::SEEK_SET);
 
     /// Lets memory be swapped to a disk.
-    pub swap_on(path: &str) = swapon(text(path)?.as_ptr(), 0);
+    pub swap_on(path: &str) = swapon(text!(path), 0);
 
     /// Makes a device node, pipe or file of this number (see [`device`]).
-    pub mknod(dir: i32, path: &str, mode: u32, device: u32) = mknodat(dir, text(path)?.as_ptr(), mode, device);
+    pub mknod(dir: i32, path: &str, mode: u32, device: u32) = mknodat(dir, text!(path), mode, device);
 
     /// Grows the ext4 filesystem of an open file to this many blocks (include/uapi/linux/ext4.h).
     pub resize_ext4(fd: &Fd, blocks: u64) = ioctl(fd.raw(), EXT4_IOC_RESIZE_FS, &raw const blocks);
@@ -245,7 +251,7 @@ calls! { ();
 }
 
 calls! { Result<Fd>;
-    open_once(dir: i32, path: &str, flags: u32, mode: u32) = openat(dir, text(path)?.as_ptr(), flags, mode);
+    open_once(dir: i32, path: &str, flags: u32, mode: u32) = openat(dir, text!(path), flags, mode);
 
     /// A second descriptor of the same open file, closed on exec.
     pub duplicate(fd: i32) = fcntl(fd, c::F_DUPFD_CLOEXEC, 3);

@@ -20,6 +20,13 @@ macro_rules! calls {
     )* };
 }
 
+/// Text for the kernel, as an argument of a call: it is gone when the call has ended.
+macro_rules! text {
+    ($text:expr) => {
+        $crate::sys::Room::new().hold($text.as_ref())?
+    };
+}
+
 pub mod bpf;
 pub mod event;
 pub mod file;
@@ -30,6 +37,7 @@ pub mod process;
 pub mod terminal;
 
 use alloc::vec::Vec;
+use core::mem::MaybeUninit;
 
 pub use syscalls::Errno;
 
@@ -92,39 +100,34 @@ impl Drop for Fd {
     }
 }
 
-/// Bytes with a zero behind them, as the kernel takes paths and other text. Short ones need no memory but the stack's.
-struct Terminated {
-    short: [u8; 64],
+/// Where text gets a zero behind it. Short text needs no memory but the stack's.
+struct Room {
+    short: MaybeUninit<[u8; 64]>,
     long: Vec<u8>,
 }
 
-impl Terminated {
-    fn as_ptr(&self) -> *const u8 {
-        if self.long.is_empty() { self.short.as_ptr() } else { self.long.as_ptr() }
+impl Room {
+    const fn new() -> Room {
+        Room { short: MaybeUninit::uninit(), long: Vec::new() }
     }
 
-    /// Null for empty text.
-    fn as_ptr_or_null(&self) -> *const u8 {
-        if self.short[0] == 0 && self.long.is_empty() { core::ptr::null() } else { self.as_ptr() }
+    /// A path or other text as the kernel takes it; `EINVAL` when it has a zero inside.
+    fn hold(&mut self, text: &[u8]) -> Result<*const u8> {
+        if text.contains(&0) {
+            return Err(Errno::EINVAL);
+        }
+        let mut place = self.short.as_mut_ptr().cast::<u8>();
+        if text.len() >= size_of_val(&self.short) {
+            self.long.try_reserve_exact(text.len() + 1).map_err(|_| Errno::ENOMEM)?;
+            place = self.long.as_mut_ptr();
+        }
+        // SAFETY: either place is longer than the text.
+        unsafe {
+            place.copy_from_nonoverlapping(text.as_ptr(), text.len());
+            place.add(text.len()).write(0);
+        }
+        Ok(place)
     }
-}
-
-/// A path or other text for the kernel; `EINVAL` when it has a zero inside.
-fn bytes(bytes: &[u8]) -> Result<Terminated> {
-    if bytes.contains(&0) {
-        return Err(Errno::EINVAL);
-    }
-    let mut terminated = Terminated { short: [0; 64], long: Vec::new() };
-    if bytes.len() < terminated.short.len() {
-        terminated.short[..bytes.len()].copy_from_slice(bytes);
-    } else {
-        terminated.long = [bytes, &[0]].concat();
-    }
-    Ok(terminated)
-}
-
-fn text(text: &str) -> Result<Terminated> {
-    bytes(text.as_bytes())
 }
 
 /// Repeats a call that a signal interrupted.

@@ -6,7 +6,7 @@ use core::ptr::null;
 use linux_raw_sys::general as c;
 use syscalls::{Sysno, syscall};
 
-use super::{Fd, Result, text};
+use super::{Fd, Result};
 
 pub use linux_raw_sys::general::{
     MOUNT_ATTR__ATIME, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC,
@@ -20,13 +20,13 @@ const CLONE: u32 = c::OPEN_TREE_CLONE | c::OPEN_TREE_CLOEXEC | c::AT_EMPTY_PATH;
 const EMPTY_PATHS: u32 = c::MOVE_MOUNT_F_EMPTY_PATH | c::MOVE_MOUNT_T_EMPTY_PATH;
 
 calls! { Result<Fd>;
-    open_filesystem(fstype: &str) = fsopen(text(fstype)?.as_ptr(), c::FSOPEN_CLOEXEC);
+    open_filesystem(fstype: &str) = fsopen(text!(fstype), c::FSOPEN_CLOEXEC);
 
     mount_filesystem(filesystem: &Fd, attributes: u32) = fsmount(filesystem.raw(), c::FSMOUNT_CLOEXEC, attributes);
 
     /// A detached copy of the mount at `path`, for a bind mount.
     pub clone_tree(dir: i32, path: &str, recursive: Recursion) =
-        open_tree(dir, text(path)?.as_ptr(), CLONE | recursive.flag());
+        open_tree(dir, text!(path), CLONE | recursive.flag());
 }
 
 calls! { Result<()>;
@@ -39,16 +39,16 @@ calls! { Result<()>;
 
     /// mount(2). Of any data, even none, the kernel would copy a page.
     pub mount(source: &str, target: &str, fstype: &str, flags: u32, data: &str) =
-        mount(text(source)?.as_ptr(), text(target)?.as_ptr(), text(fstype)?.as_ptr(), flags, text(data)?.as_ptr_or_null());
+        mount(text!(source), text!(target), text!(fstype), flags, [null(), text!(data)][usize::from(!data.is_empty())]);
 
     /// Unmounts; lazily, so that what still uses it keeps it until it ends.
-    pub detach(target: &str) = umount2(text(target)?.as_ptr(), c::MNT_DETACH);
+    pub detach(target: &str) = umount2(text!(target), c::MNT_DETACH);
 
     /// Unmounts; `EBUSY` while something uses it.
-    pub unmount(target: &str) = umount2(text(target)?.as_ptr(), c::UMOUNT_NOFOLLOW);
+    pub unmount(target: &str) = umount2(text!(target), c::UMOUNT_NOFOLLOW);
 
     /// Makes `new_root` the root and puts the old one at `put_old`.
-    pub pivot_root(new_root: &str, put_old: &str) = pivot_root(text(new_root)?.as_ptr(), text(put_old)?.as_ptr());
+    pub pivot_root(new_root: &str, put_old: &str) = pivot_root(text!(new_root), text!(put_old));
 }
 
 /// A filesystem being configured, not yet mounted.
@@ -67,13 +67,12 @@ impl Filesystem {
 
     /// Sets an option without a value.
     pub fn set_flag(&self, key: &str) -> Result<()> {
-        self.configure(c::fsconfig_command::FSCONFIG_SET_FLAG as u32, text(key)?.as_ptr(), null())
+        self.configure(c::fsconfig_command::FSCONFIG_SET_FLAG as u32, text!(key), null())
     }
 
     /// Sets an option with a value.
     pub fn set(&self, key: &str, value: &str) -> Result<()> {
-        let (key, value) = (text(key)?, text(value)?);
-        self.configure(c::fsconfig_command::FSCONFIG_SET_STRING as u32, key.as_ptr(), value.as_ptr())
+        self.configure(c::fsconfig_command::FSCONFIG_SET_STRING as u32, text!(key), text!(value))
     }
 
     /// Makes it and mounts it nowhere yet, with `attributes` (`MOUNT_ATTR_*`).

@@ -2,6 +2,7 @@
 
 use linux_raw_sys::general as c;
 use linux_raw_sys::net as n;
+use linux_raw_sys::netlink::NETLINK_GET_STRICT_CHK;
 use linux_raw_sys::vm_sockets::sockaddr_vm;
 use syscalls::{Sysno, syscall};
 
@@ -27,6 +28,9 @@ calls! { Result<()>;
 
     set_time(socket: &Fd, option: u32, time: &[i64; 2]) =
         setsockopt(socket.raw(), n::SOL_SOCKET, option, time.as_ptr(), size_of_val(time));
+
+    set_option(socket: &Fd, level: u32, option: u32, value: &u32) =
+        setsockopt(socket.raw(), level, option, core::ptr::from_ref(value), size_of_val(value));
 
     /// Sends a whole message to the kernel, which no address means.
     pub send(socket: &Fd, message: &[u8]) = sendto(socket.raw(), message.as_ptr(), message.len(), 0, 0, 0);
@@ -81,7 +85,10 @@ pub fn connect_tcp(port: u16, timeout: u32) -> Result<Fd> {
 
 /// A socket on which the kernel answers rtnetlink requests.
 pub fn rtnetlink() -> Result<Fd> {
-    socket(n::AF_NETLINK, n::SOCK_RAW | c::O_NONBLOCK)
+    let socket = socket(n::AF_NETLINK, n::SOCK_RAW | c::O_NONBLOCK)?;
+    // Only then does a request to list things say which.
+    set_option(&socket, n::SOL_NETLINK, NETLINK_GET_STRICT_CHK, &1)?;
+    Ok(socket)
 }
 
 /// Receives a message; `EMSGSIZE` when the buffer is too small for it, `EAGAIN` when there is none.

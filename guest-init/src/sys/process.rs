@@ -7,7 +7,7 @@ use linux_raw_sys::prctl as p;
 use linux_raw_sys::ptrace::SECCOMP_SET_MODE_FILTER;
 use syscalls::{Sysno, syscall};
 
-use super::{Fd, Result, text, uninterrupted};
+use super::{Fd, Result, Room, uninterrupted};
 use crate::prelude::*;
 use crate::spec::annotation::Scheduler;
 
@@ -50,6 +50,11 @@ static IGNORE: [usize; 4] = [1, 0, 0, 0];
 
 /// IOPRIO_WHO_PROCESS (include/uapi/linux/ioprio.h).
 const WHO_PROCESS: u32 = 1;
+
+calls! { Result<Fd>;
+    /// A descriptor of a process.
+    pub process(pid: i32) = pidfd_open(pid, 0);
+}
 
 calls! { Result<()>;
     /// Enters namespaces: all of `kinds` (`CLONE_NEW*`) of a process by its descriptor, or the one that a namespace
@@ -132,13 +137,14 @@ pub fn c_strings(strings: &[String]) -> Result<Vec<CString>> {
 
 /// Becomes another program; returns only when that fails.
 pub fn execute(path: &str, arguments: &[CString], environment: &[CString]) -> Errno {
-    let Ok(path) = text(path) else { return Errno::ENOENT };
+    let mut room = Room::new();
+    let Ok(path) = room.hold(path.as_bytes()) else { return Errno::ENOENT };
     let pointers = |strings: &[CString]| -> Vec<*const i8> {
         strings.iter().map(|string| string.as_ptr()).chain(core::iter::once(core::ptr::null())).collect()
     };
     let (arguments, environment) = (pointers(arguments), pointers(environment));
     // SAFETY: the arrays hold C strings and end with null.
-    match unsafe { syscall!(Sysno::execve, path.as_ptr(), arguments.as_ptr(), environment.as_ptr()) } {
+    match unsafe { syscall!(Sysno::execve, path, arguments.as_ptr(), environment.as_ptr()) } {
         Ok(_) => Errno::EINVAL,
         Err(errno) => errno,
     }

@@ -14,11 +14,29 @@ pub const SMALLEST: u64 = 16 << 20;
 /// The largest disk that can be formatted, in bytes: 16 TiB.
 pub const LARGEST: u64 = 16 << 40;
 
-/// The root's sub-directories on a scratch disk, by name and mode. The guest would make those of the overlay as the first
-/// thing it does with the disk, and finding the first free inode and block is dear.
-const OF_SCRATCH: &[(&str, u16)] = &[("lost+found", 0o700), ("upper", 0o755), ("work", 0o755)];
+/// A directory other than the root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Subdirectory {
+    /// The directory that it is in: 0 is the root, N the Nth of the list.
+    pub parent: u32,
+    pub name: &'static str,
+    pub mode: u16,
+}
+
+const fn subdirectory(parent: u32, name: &'static str, mode: u16) -> Subdirectory {
+    Subdirectory { parent, name, mode }
+}
+
+/// The directories on a scratch disk. The guest would make those of the overlay as the first thing it does with the disk, and
+/// finding the first free inode and block is dear. The last one is the kernel's own, as it would make it.
+const OF_SCRATCH: &[Subdirectory] = &[
+    subdirectory(0, "lost+found", 0o700),
+    subdirectory(0, "upper", 0o755),
+    subdirectory(0, "work", 0o755),
+    subdirectory(3, "work", 0),
+];
 /// The same on a disk that is kept.
-const OF_KEPT: &[(&str, u16)] = &[("lost+found", 0o700)];
+const OF_KEPT: &[Subdirectory] = &[subdirectory(0, "lost+found", 0o700)];
 
 /// Blocks of the journal of a kept disk that is smaller than [`LARGE`]: the fewest that the kernel takes.
 const SMALL_JOURNAL: u32 = 1024;
@@ -59,8 +77,8 @@ pub(super) struct Geometry {
     pub journal_blocks: u32,
     /// Which groups have a superblock.
     pub backups: Backups,
-    /// The root's sub-directories, by name and mode.
-    pub subdirectories: &'static [(&'static str, u16)],
+    /// The directories besides the root.
+    pub subdirectories: &'static [Subdirectory],
 }
 
 impl Geometry {
@@ -156,9 +174,9 @@ impl Geometry {
         self.inode_table(0) + self.inode_table_blocks()
     }
 
-    /// The one block of the root's sub-directory with this index.
-    pub fn subdirectory(&self, index: u32) -> u32 {
-        self.root_directory() + 1 + index
+    /// The one block of a directory: 0 is the root.
+    pub fn directory(&self, number: u32) -> u32 {
+        self.root_directory() + number
     }
 
     /// All directories, of one block each.

@@ -188,15 +188,28 @@ pub(super) fn first_inodes(geometry: &Geometry) -> Vec<u8> {
         let at = (number as usize - 1) * INODE;
         table[at..at + INODE].copy_from_slice(&inode);
     };
-    // Links: the name and its own `.`; for the root its own `..` and those of the others.
-    put(ROOT_INODE, directory_inode(0o755, 1 + geometry.directories() as u16, geometry.root_directory()));
     if geometry.journal_blocks > 0 {
         put(JOURNAL_INODE, journal_inode(geometry));
     }
-    for (index, (_, mode)) in (0..).zip(geometry.subdirectories) {
-        put(FIRST_INODE + index, directory_inode(*mode, 2, geometry.subdirectory(index)));
+    let modes = [0o755].into_iter().chain(geometry.subdirectories.iter().map(|directory| directory.mode));
+    for (number, mode) in (0..).zip(modes) {
+        // The name and its own `.` (for the root its own `..`), and the `..` of each that is in it.
+        let links = 2 + children(geometry, number).count() as u16;
+        put(directory_number(number), directory_inode(mode, links, geometry.directory(number)));
     }
     table
+}
+
+/// The inode of a directory: 0 is the root.
+fn directory_number(number: u32) -> u32 {
+    if number == 0 { ROOT_INODE } else { FIRST_INODE + number - 1 }
+}
+
+/// The directories in one, by inode and name.
+fn children(geometry: &Geometry, parent: u32) -> impl Iterator<Item = (u32, &'static str)> {
+    let all = (FIRST_INODE..).zip(geometry.subdirectories);
+    all.filter(move |(_, directory)| directory.parent == parent)
+        .map(|(inode, directory)| (inode, directory.name))
 }
 
 fn directory_inode(mode: u16, links: u16, block: u32) -> Vec<u8> {
@@ -241,15 +254,15 @@ pub(super) fn journal_superblock(geometry: &Geometry) -> Vec<u8> {
     block
 }
 
-/// The blocks of the root directory and of its sub-directories, in the order they are on the disk.
+/// The blocks of all directories, in the order they are on the disk.
 pub(super) fn directories(geometry: &Geometry) -> Vec<u8> {
-    let mut entries = vec![(ROOT_INODE, "."), (ROOT_INODE, "..")];
-    entries.extend((FIRST_INODE..).zip(geometry.subdirectories.iter().map(|(name, _)| *name)));
-    let mut blocks = directory(&entries);
-    for (inode, _) in (FIRST_INODE..).zip(geometry.subdirectories) {
-        blocks.extend(directory(&[(inode, "."), (ROOT_INODE, "..")]));
-    }
-    blocks
+    let parents = [0].into_iter().chain(geometry.subdirectories.iter().map(|directory| directory.parent));
+    let block = |(number, parent)| {
+        let mut entries = vec![(directory_number(number), "."), (directory_number(parent), "..")];
+        entries.extend(children(geometry, number));
+        directory(&entries)
+    };
+    (0..).zip(parents).flat_map(block).collect()
 }
 
 /// One directory block that holds sub-directories; the last record reaches to the block's end.

@@ -126,15 +126,15 @@ fn cut<'a>(bytes: &mut &'a [u8], length: usize) -> Result<&'a [u8], DecodeError>
 
 /// Seven bits a byte, the lowest first, and the top bit says that more follow: ten bytes at most.
 fn take_varint(bytes: &mut &[u8]) -> Result<u64, DecodeError> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let (&byte, rest) = bytes.split_first().ok_or(DecodeError)?;
+    let (mut value, mut shift) = (0, 0);
+    while let Some((&byte, rest)) = bytes.split_first().filter(|_| shift < 64) {
         *bytes = rest;
         value |= u64::from(byte & 0x7f) << shift;
         if byte < 0x80 {
             // The tenth byte has room for one bit.
             return if shift < 63 || byte <= 1 { Ok(value) } else { Err(DecodeError) };
         }
+        shift += 7;
     }
     Err(DecodeError)
 }
