@@ -54,9 +54,30 @@ pub(crate) fn is_friend(stream: &UnixStream) -> bool {
     peer_uid(stream).is_ok_and(|uid| uid == own || uid == 0)
 }
 
+/// Connects as somebody else, which root alone can; none where this is not root.
+#[cfg(test)]
+pub(crate) fn connect_as_a_stranger(path: &Path) -> Option<UnixStream> {
+    const SOMEBODY: libc::uid_t = 54321;
+    // SAFETY: takes nothing.
+    if unsafe { libc::geteuid() } != 0 {
+        println!("skipped: only root can be somebody else");
+        return None;
+    }
+    let connected = std::thread::scope(|scope| {
+        let stranger = scope.spawn(|| {
+            // SAFETY: takes numbers. Without the library in between it is this thread alone that changes.
+            assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, -1, SOMEBODY, -1) }, 0);
+            UnixStream::connect(path)
+        });
+        stranger.join()
+    });
+    Some(connected.expect("it becomes somebody else").expect("the socket is open to others"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixListener;
 
     #[test]
@@ -71,6 +92,21 @@ mod tests {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         // SAFETY: takes nothing.
         assert_eq!(peer_uid(&ours).unwrap(), unsafe { libc::geteuid() });
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn somebody_else_is_no_friend() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        for (path, mode) in [(directory.path(), 0o755), (&path, 0o666)] {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let Some(_theirs) = connect_as_a_stranger(&path) else { return };
+        assert!(!is_friend(&listener.accept().unwrap().0));
+        let _ours = UnixStream::connect(&path).unwrap();
+        assert!(is_friend(&listener.accept().unwrap().0));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::packet::{NO_RECEIVE, NO_SEND, NOTHING_MORE};
 use super::*;
 use proptest::prelude::*;
 use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
 const CID: u64 = 3;
@@ -192,6 +193,28 @@ fn what_follows_the_greeting_at_once_is_the_guests() {
     assert_eq!(packets.len(), 1);
     guest.send(Operation::Response, ports);
     assert_eq!(guest.take().pop().unwrap().2, b"early");
+}
+
+#[test]
+fn nobody_but_its_owner_reaches_the_guest_whatever_the_modes_say() {
+    let mut guest = Guest::new();
+    let path = guest.path("vsock");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    for (path, mode) in [(guest.directory.path(), 0o755), (&path, 0o666)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    guest.buffers(8);
+    let Some(mut stranger) = unix::connect_as_a_stranger(&path) else { return };
+    stranger.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+    // It is hung up on, perhaps before it has said anything.
+    let _ = stranger.write_all(b"CONNECT 5\n");
+    guest.driver.work();
+    guest.driver.work();
+    match stranger.read(&mut [0; 1]) {
+        Ok(read) => assert_eq!(read, 0),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+    }
+    assert!(guest.driver.used(RECEIVE).is_empty(), "the guest hears nothing of it");
 }
 
 #[test]
