@@ -318,7 +318,11 @@ pub fn parse_memory(text: &str) -> Result<u64, String> {
     if bytes < MIB && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(format!("{text} bytes of memory? For MiB write {text}m"));
     }
-    Ok(bytes.div_ceil(MIB))
+    // Rounded up, it is still a number of bytes.
+    match bytes.checked_next_multiple_of(MIB) {
+        Some(bytes) => Ok(bytes / MIB),
+        None => Err(format!("{text} of memory is more than any machine has")),
+    }
 }
 
 /// Reads the value of `--memory-limit` into bytes.

@@ -114,6 +114,7 @@ fn options_with(cores: &crate::runtime::cores::Cores) -> crate::runtime::oci::Op
 
 #[test]
 fn values_are_read_as_docker_reads_them() {
+    assert!(parse_memory(&u64::MAX.to_string()).unwrap_err().contains("more than any machine has"));
     assert_eq!(parse_memory("512m"), Ok(512));
     assert_eq!(parse_memory("2g"), Ok(2048));
     assert_eq!(parse_memory("1048577"), Ok(2));
