@@ -1,4 +1,4 @@
-//! What a start costs the guest, in instructions. The figures repeat to a few in a thousand; what is left moves with the
+//! What a start costs the guest, in instructions. The figures repeat to two in a hundred, seldom to seven: they move with the
 //! moments at which the host hands things over. By the host's clock they are larger, and move with its load.
 
 use std::process::{Command, Stdio};
