@@ -140,7 +140,9 @@ impl Qemu<'_> {
                 qemu.arg("-L").arg(path);
             });
         }
-        qemu.args(["-M", "microvm,acpi=off,rtc=on", "-accel", "tcg", "-cpu", "max"]);
+        // With a thread for each vCPU it translates code that another vCPU is just writing, and half of an instruction gets
+        // run: just-in-time compilers, as Java's, write code beside code that runs, and crash now and then.
+        qemu.args(["-M", "microvm,acpi=off,rtc=on", "-accel", "tcg,thread=single", "-cpu", "max"]);
         qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
         qemu.args(["-global", "virtio-mmio.force-legacy=false"]);
         qemu.arg("-smp").arg(plan.vcpus.to_string());
