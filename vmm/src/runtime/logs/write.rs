@@ -145,10 +145,19 @@ mod tests {
         assert!(found.iter().all(|line| std::str::from_utf8(line).is_ok()));
     }
 
+    /// A stretch of one character, whole or not, which may be longer than a piece; or bytes of any kind.
+    fn stretch() -> impl Strategy<Value = Vec<u8>> {
+        let character = prop_oneof![Just(&b"x"[..]), Just("€".as_bytes()), Just(&b"\xe2"[..])];
+        prop_oneof![
+            (character, 0..20_000usize).prop_map(|(character, times)| character.repeat(times)),
+            proptest::collection::vec(prop_oneof![Just(b'\n'), Just(0xe2u8), any::<u8>()], 0..60),
+        ]
+    }
+
     proptest! {
         #[test]
         fn no_byte_is_lost_whatever_the_pieces(chunks in proptest::collection::vec(
-            proptest::collection::vec(prop_oneof![Just(b'\n'), Just(0xe2u8), any::<u8>()], 0..20_000), 0..6)) {
+            proptest::collection::vec(stretch(), 0..5).prop_map(|stretches| stretches.concat()), 0..6)) {
             let chunks: Vec<&[u8]> = chunks.iter().map(Vec::as_slice).collect();
             let found = lines(&chunks);
             prop_assert!(found.iter().all(|line| !line.is_empty() && line.len() <= LONGEST_PIECE));
