@@ -4,6 +4,7 @@
 use super::Slot;
 use crate::memory::pages;
 use crate::virtio_mmio::{Descriptor, RawQueue, Registers, flag, register};
+use alloc::vec::Vec;
 
 /// How often an answer is looked for. On a busy host the thread that gives it may have to wait for a processor.
 const PATIENCE: usize = 1_000_000;
@@ -51,6 +52,16 @@ fn start(device: Registers, features: u32) -> Result<(), &'static str> {
     }
 }
 
+/// Gives the device queues of these numbers, and lets it go.
+fn go<const N: usize>(device: Registers, numbers: [u32; N]) -> Result<[RawQueue; N], &'static str> {
+    let queues: Option<Vec<RawQueue>> = numbers.into_iter().map(RawQueue::new).collect();
+    let queues: Option<[RawQueue; N]> = queues.and_then(|queues| queues.try_into().ok());
+    let queues = queues.ok_or("the guest's memory is used up")?;
+    queues.iter().for_each(|queue| queue.install(device));
+    device.go();
+    Ok(queues)
+}
+
 /// Flushes, zeroes and discards, on each of the disk's queues in turn; a range that leaves the disk is refused.
 pub fn blk(slot: Slot) -> Result<(), &'static str> {
     /// `VIRTIO_BLK_F_FLUSH`, `_F_MQ`, `_F_DISCARD`, `_F_WRITE_ZEROES` (virtio 1.2, section 5.2.3).
@@ -67,11 +78,7 @@ pub fn blk(slot: Slot) -> Result<(), &'static str> {
     if count < 2 {
         return Err("has one queue where there are two vCPUs");
     }
-    let queue = |number| RawQueue::new(number).ok_or("the guest's memory is used up");
-    let queues = [queue(0)?, queue(1)?];
-    queues.iter().for_each(|queue| queue.install(device));
-    device.go();
-    for mut queue in queues {
+    for mut queue in go(device, [0, 1])? {
         let page = memory()?;
         let (status, range, data) = (page + 32, page + 64, page + 1024);
         let mut asked = 0;
@@ -116,10 +123,7 @@ pub fn console(slot: Slot) -> Result<(), &'static str> {
     const PORT_READY: u64 = 3;
     let device = slot.registers();
     start(device, MULTIPORT)?;
-    let queue = |number| RawQueue::new(number).ok_or("the guest's memory is used up");
-    let (mut mail, mut messages, mut output) = (queue(2)?, queue(3)?, queue(5)?);
-    [&mail, &messages, &output].into_iter().for_each(|queue| queue.install(device));
-    device.go();
+    let [mut mail, mut messages, mut output] = go(device, [2, 3, 5])?;
     let (letter, message, text) = (memory()?, memory()?, memory()?);
     let mut said = 0;
     let mut say = |port: u32, event: u64| {
@@ -163,10 +167,7 @@ pub fn balloon(slot: Slot) -> Result<(), &'static str> {
     const PAGE: u32 = 4096;
     let device = slot.registers();
     start(device, REPORTING)?;
-    let queue = |number| RawQueue::new(number).ok_or("the guest's memory is used up");
-    let (mut inflate, mut deflate, mut report) = (queue(0)?, queue(1)?, queue(2)?);
-    [&inflate, &deflate, &report].into_iter().for_each(|queue| queue.install(device));
-    device.go();
+    let [mut inflate, mut deflate, mut report] = go(device, [0, 1, 2])?;
     let (list, blown, free) = (memory()?, memory()?, memory()?);
     put(list, (blown / u64::from(PAGE)) as u32);
     put(blown, 0x5au8);
