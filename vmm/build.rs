@@ -30,7 +30,8 @@ fn main() {
     }
     if env::var("CARGO_CFG_TARGET_FEATURE").is_ok_and(|features| features.contains("crt-static")) {
         println!("cargo::rerun-if-changed=static.ld");
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("static.ld");
+        let here = env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it");
+        let script = Path::new(&here).join("static.ld");
         // One word to the linker each, whatever is in the path.
         for word in ["-T", &script.display().to_string()] {
             println!("cargo::rustc-link-arg-bins=-Xlinker");

@@ -102,20 +102,12 @@ impl Bench {
             make_room(&ours)?;
             Ok(self.layer(&[Path::new("convert"), from, &ours]))
         };
-        let none = rounds(|| convert(&plain))?;
-        let zstd_time = rounds(|| convert(&zstd))?;
-        // In turn, so that both meet the same machine.
-        let (mut gzip_time, mut discard) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            discard.push(run(&mut self.layer(&[Path::new("discard"), &gzip]))?);
-            gzip_time.push(run(&mut convert(&gzip)?)?);
-        }
-        let (gzip_time, discard) = (fastest(&gzip_time), fastest(&discard));
+        let [gzip_time, discard] =
+            in_turn([&|| convert(&gzip), &|| Ok(self.layer(&[Path::new("discard"), &gzip]))])?;
         let ours_bytes = fs::metadata(&ours)?.len();
-
-        let mkfs = rounds(|| self.erofs(&[], &theirs, &plain))?;
-        // It does not know zstd, so it gets what comes out: from here, while it works.
-        let mkfs_zstd = rounds(|| {
+        let [none, mkfs] = in_turn([&|| convert(&plain), &|| self.erofs(&[], &theirs, &plain)])?;
+        // mkfs.erofs does not know zstd, so it gets what comes out: from here, while it works.
+        let unpacked_for_it = || {
             make_room(&theirs)?;
             let (reader, writer) = std::io::pipe()?;
             let packed = File::open(&zstd)?;
@@ -123,7 +115,8 @@ impl Bench {
             let mut command = self.foreign.command("mkfs.erofs");
             command.args(["--quiet", "--tar=f"]).arg(&theirs).stdin(reader);
             Ok(command)
-        })?;
+        };
+        let [zstd_time, mkfs_zstd] = in_turn([&|| convert(&zstd), &unpacked_for_it])?;
         let mkfs_gzip = rounds(|| self.erofs(&["--gzip"], &theirs, &gzip))?;
         run(&mut self.erofs(&["-Enoinline_data"], &theirs, &plain)?)?;
         let theirs_bytes = fs::metadata(&theirs)?.len();
@@ -363,13 +356,20 @@ fn make_room(path: &Path) -> Result<()> {
 
 /// What the fastest of some rounds has taken.
 fn rounds(command: impl Fn() -> Result<Command>) -> Result<Cost> {
-    let costs = (0..ROUNDS).map(|_| run(&mut command()?)).collect::<Result<Vec<_>>>()?;
-    Ok(fastest(&costs))
+    let [cost] = in_turn([&command])?;
+    Ok(cost)
 }
 
-fn fastest(costs: &[Cost]) -> Cost {
-    let time = costs.iter().map(|cost| cost.time).min().unwrap_or_default();
-    Cost { time, memory: costs.iter().map(|cost| cost.memory).max().unwrap_or_default() }
+/// The same for several that are compared: in turn, so that all meet the same machine.
+fn in_turn<const N: usize>(commands: [&dyn Fn() -> Result<Command>; N]) -> Result<[Cost; N]> {
+    let mut costs = [Cost { time: Duration::MAX, memory: 0 }; N];
+    for _ in 0..ROUNDS {
+        for (cost, command) in costs.iter_mut().zip(commands) {
+            let round = run(&mut command()?)?;
+            *cost = Cost { time: cost.time.min(round.time), memory: cost.memory.max(round.memory) };
+        }
+    }
+    Ok(costs)
 }
 
 /// Runs a program to its end; what it says is shown if it fails.

@@ -11,7 +11,7 @@ pub mod web;
 
 use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
@@ -27,9 +27,10 @@ pub fn size<T>(small: T, at_full: T) -> T {
     if full() { at_full } else { small }
 }
 
-/// The checkout under test.
+/// The checkout under test: asked when the test runs, since one target directory may serve several checkouts.
 pub fn checkout() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is in the checkout").to_owned()
+    let xtask = std::env::var_os("CARGO_MANIFEST_DIR").expect("CARGO_MANIFEST_DIR, which cargo sets");
+    Path::new(&xtask).parent().expect("xtask is in the checkout").to_owned()
 }
 
 /// Longer than anything a test does on a busy machine without KVM.

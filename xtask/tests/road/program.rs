@@ -37,7 +37,7 @@ pub fn foreign(program: &str) -> Command {
 
 /// Builds `tests/programs/NAME.rs` as a static program, once for each version of its source.
 fn rust(name: &str) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/programs/{name}.rs"));
+    let source = super::checkout().join(format!("xtask/tests/programs/{name}.rs"));
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let digest = super::image::digest(&fs::read(&source).expect("the program's source"));
     let program = directory.join(format!("{name}-{}", &digest[7..19]));
