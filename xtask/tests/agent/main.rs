@@ -4,6 +4,7 @@
 mod road;
 
 mod appliance;
+mod beside;
 mod calls;
 mod debugging;
 mod every;
