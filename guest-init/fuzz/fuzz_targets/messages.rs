@@ -4,5 +4,7 @@
 #[path = "../inputs.rs"]
 #[allow(dead_code)]
 mod inputs;
+#[path = "../../../images/fuzz/plant.rs"]
+mod plant;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| inputs::messages(bytes));
+libfuzzer_sys::fuzz_target!(init: plant::plant(inputs::seeds("messages")), |bytes: &[u8]| inputs::messages(bytes));
