@@ -24,12 +24,14 @@ mod mapped;
 pub mod memory;
 pub mod metrics;
 mod probe;
+mod supported;
 mod vcpu;
 
 pub use crate::devices::serial::Output;
 pub use crate::devices::virtio::console::PortConfig;
 pub use cpuid::Model;
 pub use probe::{Kvm, ProbeError, probe};
+pub use supported::usual_place;
 
 use crate::backends::disk::{Disk, Segment, Worker};
 use crate::backends::net::Port;
@@ -106,6 +108,9 @@ pub struct Config {
     pub cpu: Model,
     /// Where guest memory comes from.
     pub backing: Backing,
+    /// A directory of this user's own, made where missing, in which the next machine finds what this one has asked KVM
+    /// ([`usual_place`]).
+    pub kept: Option<PathBuf>,
     /// Where a debugger is awaited before the guest's first instruction, if one is.
     #[cfg(feature = "gdb")]
     pub gdb: Option<gdb::Socket>,
@@ -142,6 +147,7 @@ impl Config {
             sandbox: Sandbox::Locked,
             cpu: Model::Host,
             backing: Backing::default(),
+            kept: None,
             #[cfg(feature = "gdb")]
             gdb: None,
         }
@@ -387,7 +393,10 @@ impl Machine {
         let (mut device_lock, mut vcpu_lock, mut main_lock) = (None, None, None);
         if *sandbox != Sandbox::Open {
             crate::sandbox::install_report().map_err(Error::system("install a signal handler"))?;
-            device_lock = Some(Lock::new(Role::Devices)?);
+            // With a thread for each disk there may be none that takes this.
+            if reactors.len() > 1 || !workers.is_empty() {
+                device_lock = Some(Lock::new(Role::Devices)?);
+            }
             vcpu_lock = Some(Lock::new(Role::Vcpu)?);
         }
         if *sandbox == Sandbox::WholeProcess {

@@ -3,7 +3,9 @@
 #![cfg_attr(not(test), no_main)]
 
 use ferry_vmm::backends::disk::{Access, Raw};
-use ferry_vmm::machine::{Config, DiskConfig, Exit, Image, Machine, Output, Sandbox, VsockConfig};
+use ferry_vmm::machine::{
+    Config, DiskConfig, Exit, Image, Machine, Output, Sandbox, VsockConfig, usual_place,
+};
 use ferry_vmm::payload;
 use std::fs::File;
 use std::io::{self, Write};
@@ -43,6 +45,7 @@ fn run() -> Result<Exit, Box<dyn std::error::Error>> {
     let mut config = Config::new(Image::Bytes([].into()));
     config.serial = Output::Stderr;
     config.sandbox = Sandbox::WholeProcess;
+    config.kept = usual_place();
     let (mut kernel, mut initrd) = (payload::kernel(), payload::initrd());
     let (mut dump, mut metrics) = (None, None);
     let mut arguments = std::env::args().skip(1);

@@ -11,7 +11,7 @@ use super::memory::{self, Source};
 use super::vcpu::{Buses, Vcpu};
 use super::{
     Config, DiskConfig, Error, Exit, Image, Machine, NetworkConfig, PortConfig, Sandbox, ShareConfig,
-    VsockConfig, cmdline, cpuid, entry, fdt, kernel, layout, mapped, metrics, probe,
+    VsockConfig, cmdline, cpuid, entry, fdt, kernel, layout, mapped, metrics, probe, supported,
 };
 use crate::backends::disk::{Segment, Worker};
 use crate::devices::bus::Bus;
@@ -31,7 +31,7 @@ use crate::devices::virtio::transport::{Transport, register};
 use crate::devices::virtio::vsock::Vsock;
 use crate::devices::virtio::{Device, SharedMemory};
 use crate::devices::vmgenid::Vmgenid;
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVM_MEM_READONLY, kvm_userspace_memory_region};
+use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::{IoEventAddress, VmFd};
 use std::io;
 use std::sync::Arc;
@@ -116,8 +116,7 @@ pub(super) fn build(config: Config) -> Result<Machine, Error> {
         memory::prefault(&memory)?;
     }
 
-    let mut supported =
-        kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("tell the supported features"))?;
+    let mut supported = supported::leaves(&kvm, config.kept.as_deref())?;
     cpuid::apply(config.cpu, &mut supported)?;
     let mut vcpus = Vec::with_capacity(config.vcpus.into());
     for id in 0..config.vcpus {

@@ -4,7 +4,7 @@ use super::entry;
 use super::layout::{self, TEST_EXIT_PORT};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{VcpuExit, VmFd};
-use std::arch::x86_64::__cpuid;
+use std::arch::x86_64::__cpuid_count;
 use std::io;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -76,12 +76,19 @@ pub(super) fn examine(kvm: &kvm_ioctls::Kvm) -> Result<Kvm, ProbeError> {
 fn has_virtualisation() -> bool {
     const VMX: u32 = 1 << 5;
     const SVM: u32 = 1 << 2;
-    leaf_ecx(1) & VMX != 0 || leaf_ecx(0x8000_0001) & SVM != 0
+    leaf(1)[2] & VMX != 0 || leaf(0x8000_0001)[2] & SVM != 0
 }
 
-/// What a CPUID leaf of features says in ECX. In a virtual machine each CPUID is an exit, so what the C library has asked for at
-/// the program's start is taken from there.
-fn leaf_ecx(leaf: u32) -> u32 {
+/// What tells this host's processor from one of another kind: its signature, and which features it says that it has.
+pub(super) fn processor() -> [u32; 9] {
+    // EBX of leaf 1 tells which of the processors it is.
+    let ([signature, _, ecx, edx], [a, b, c, d], [.., more, most]) = (leaf(1), leaf(7), leaf(0x8000_0001));
+    [signature, ecx, edx, a, b, c, d, more, most]
+}
+
+/// What a CPUID leaf of features says in EAX, EBX, ECX and EDX. In a virtual machine each CPUID is an exit, so what the C library
+/// has asked for at the program's start is taken from there.
+fn leaf(leaf: u32) -> [u32; 4] {
     #[cfg(target_env = "gnu")]
     {
         // Of glibc's `sys/platform/x86.h`, since 2.33, where the leaves have numbers: EAX, EBX, ECX and EDX, and which of their
@@ -91,15 +98,18 @@ fn leaf_ecx(leaf: u32) -> u32 {
         }
         let number = match leaf {
             1 => Some(0),
+            7 => Some(1),
             0x8000_0001 => Some(2),
             _ => None,
         };
         if let Some(number) = number {
             // SAFETY: takes a number, and returns a pointer to memory that stays as it is, for numbers that it does not know too.
-            return unsafe { (*__x86_get_cpuid_feature_leaf(number))[2] };
+            let [eax, ebx, ecx, edx, ..] = unsafe { *__x86_get_cpuid_feature_leaf(number) };
+            return [eax, ebx, ecx, edx];
         }
     }
-    __cpuid(leaf).ecx
+    let found = __cpuid_count(leaf, 0);
+    [found.eax, found.ebx, found.ecx, found.edx]
 }
 
 fn measure(kvm: &kvm_ioctls::Kvm) -> Result<Kvm, ProbeError> {
@@ -194,10 +204,13 @@ mod tests {
 
     #[test]
     fn the_c_library_knows_what_the_processor_says() {
-        // All but whether the system has switched XSAVE on (bit 27), which may be said in between.
-        for leaf in [1, 0x8000_0001] {
-            assert_eq!(leaf_ecx(leaf) | 1 << 27, __cpuid(leaf).ecx | 1 << 27, "{leaf:#x}");
+        for number in [1, 7, 0x8000_0001] {
+            let (found, said) = (leaf(number), __cpuid_count(number, 0));
+            assert_eq!([found[0], found[3]], [said.eax, said.edx], "{number:#x}");
+            // All but whether the system has switched XSAVE on (bit 27), which may be said in between.
+            assert_eq!(found[2] | 1 << 27, said.ecx | 1 << 27, "{number:#x}");
         }
+        assert_eq!(processor(), processor());
     }
 
     #[test]

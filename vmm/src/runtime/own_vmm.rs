@@ -105,6 +105,7 @@ impl Launch for OwnVmm {
             gdb: Mutex::new(None),
             is_debugged: plan.gdb.is_some(),
             starved: AtomicBool::new(false),
+            places: cgroup::Places::own(),
             child: Mutex::new(Some(child)),
             _helpers: helpers,
             end: Mutex::new(None),
@@ -112,7 +113,7 @@ impl Launch for OwnVmm {
         });
         let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
         let made = descriptors::send(&control, &sockets)
-            .and_then(|()| vm_process::line(plan))
+            .and_then(|()| vm_process::line(&(plan, &running.places)))
             .and_then(|line| control.write_all(&line))
             .map_err(|error| fault("it does not listen", error))
             .and_then(|()| running.follow(control, serial, plan.serial));
@@ -189,6 +190,8 @@ struct Running {
     /// The debugger's socket, once it is this guest's.
     gdb: Mutex<Option<PathBuf>>,
     is_debugged: bool,
+    /// Below which its cgroups are.
+    places: cgroup::Places,
     /// Set when it has ended because its cgroup had no more memory.
     starved: AtomicBool,
     /// Taken by whoever waits for its end: then there is nobody to kill any more.
@@ -329,8 +332,8 @@ impl Running {
         let mut child = lock(&self.child).take()?;
         let _ = child.kill();
         let status = child.wait().ok();
-        self.starved.store(cgroup::ran_out_of_memory(child.id()), Ordering::Relaxed);
-        cgroup::remove(child.id());
+        self.starved.store(self.places.ran_out_of_memory(child.id()), Ordering::Relaxed);
+        self.places.remove(child.id());
         // What it said last is said before it is told how it ended.
         if let Some(complaints) = lock(&self.complaints).take() {
             let _ = complaints.recv_timeout(LAST_COMPLAINT);

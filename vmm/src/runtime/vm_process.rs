@@ -1,7 +1,7 @@
 //! The process that a VM is: started by ferry for one machine, locked in as a whole before the guest's first instruction.
 //!
 //! Its standard input is a socket to the ferry that started it, which sends the sockets of the helpers that serve shared
-//! directories, a [`Plan`], and then an [`Order`] a line: when that end closes, the machine stops. What it has to say goes the
+//! directories, a [`Plan`] and the places of cgroups in a line, and then an [`Order`] a line: when that end closes, the machine stops. What it has to say goes the
 //! same way, a [`Word`] a line. Its standard output is the guest's serial port.
 
 use super::descriptors;
@@ -127,11 +127,11 @@ fn serve() -> Result<(), Box<dyn std::error::Error>> {
     let mut reader = BufReader::new(control.try_clone()?);
     let mut plan = String::new();
     reader.by_ref().take(LONGEST_LINE).read_line(&mut plan)?;
-    let plan: Plan = serde_json::from_str(&plan)?;
+    let (plan, places): (Plan, cgroup::Places) = serde_json::from_str(&plan)?;
     let words = Words(Arc::new(Mutex::new(control)));
     if is_root() || plan.memory_limit.is_some() {
         let limits = cgroup::Limits { tasks: u32::from(plan.vcpus) + TASKS, memory: plan.memory_limit };
-        let entered = cgroup::enter(limits);
+        let entered = places.enter(limits);
         if plan.memory_limit.is_some() && !entered.holds_memory {
             return Ok(words.say(&Word::Failed(NO_MEMORY_CONTROLLER.to_owned()))?);
         }
@@ -254,6 +254,7 @@ fn config(plan: &Plan, words: Words) -> Result<Config, LaunchError> {
     }
     config.cpu = plan.cpu;
     config.backing = plan.backing;
+    config.kept = machine::usual_place();
     if let Some(path) = &plan.gdb {
         let socket = gdb::Socket::bind(path)
             .map_err(|error| LaunchError(format!("the debugger's socket {}: {error}", path.display())))?;

@@ -2,10 +2,10 @@
 //! memory: so the VM is accounted for, limited with its parent, and its threads cannot multiply. Hierarchies of version 1 and 2 (the kernel's cgroup-v1 and cgroup-v2
 //! documents), each where it is mounted.
 //!
-//! The VM's process [enters](enter) it; whoever started that process [removes](remove) it afterwards.
+//! The VM's process [enters](Places::enter) it; whoever started that process [removes](Places::remove) it afterwards.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -41,12 +41,61 @@ pub struct Entered {
     pub holds_memory: bool,
 }
 
-/// Enters a cgroup of its own in every hierarchy that lets it.
-pub fn enter(limits: Limits) -> Entered {
-    enter_below(&places(), std::process::id(), limits)
+/// The cgroups below which those of VMs are: the directories of the group that ferry itself is in, one a hierarchy. Whoever starts
+/// a VM's process finds them, and tells that process, so that they are looked for once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(serde::Serialize, serde::Deserialize))]
+pub struct Places(Vec<PathBuf>);
+
+impl Places {
+    /// This process's own.
+    pub fn own() -> Self {
+        let read = |path| fs::read_to_string(path).unwrap_or_default();
+        let mut places = own_groups(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo"));
+        // Next to the room that was made for ferry's own processes, and not in it.
+        for place in &mut places {
+            if place.ends_with(OWN) {
+                place.pop();
+            }
+        }
+        Self(places)
+    }
+
+    /// Enters a cgroup of its own in every hierarchy that lets it.
+    pub fn enter(&self, limits: Limits) -> Entered {
+        enter_below(&self.0, std::process::id(), limits)
+    }
+
+    /// Whether the kernel has killed something in the groups of the process `pid` because they had no more memory.
+    pub fn ran_out_of_memory(&self, pid: u32) -> bool {
+        self.groups(pid).iter().any(|group| {
+            MEMORY_EVENTS.iter().any(|name| {
+                let text = fs::read_to_string(group.join(name)).unwrap_or_default();
+                kills(&text) > 0
+            })
+        })
+    }
+
+    /// Removes the cgroups of the process `pid`, which has ended. What it has left running in them is killed, where the system
+    /// knows how to. Groups that a killed ferry has left go with them.
+    pub fn remove(&self, pid: u32) {
+        for group in self.groups(pid) {
+            if group.exists() {
+                let _ = tell(&group.join("cgroup.kill"), "1");
+                remove_in_time(&group);
+                group.parent().into_iter().for_each(sweep);
+            }
+        }
+    }
+
+    /// The groups that the process `pid` may have entered.
+    fn groups(&self, pid: u32) -> Vec<PathBuf> {
+        let all = self.0.iter().flat_map(|place| std::iter::once(place.as_path()).chain(above(place)));
+        all.map(|place| group(place, pid)).collect()
+    }
 }
 
-/// The same for the process `pid`, whose groups are `places`.
+/// Enters the cgroups of the process `pid` below these.
 fn enter_below(places: &[PathBuf], pid: u32, limits: Limits) -> Entered {
     let mut entered = Entered::default();
     for place in places {
@@ -69,38 +118,10 @@ fn above(place: &Path) -> impl Iterator<Item = &Path> {
     place.ancestors().take_while(is_group).skip(1)
 }
 
-/// Whether the kernel has killed something in the groups of the process `pid` because they had no more memory.
-pub fn ran_out_of_memory(pid: u32) -> bool {
-    groups(pid).iter().any(|group| {
-        MEMORY_EVENTS.iter().any(|name| {
-            let text = fs::read_to_string(group.join(name)).unwrap_or_default();
-            kills(&text) > 0
-        })
-    })
-}
-
-/// The groups that the process `pid` may have entered.
-fn groups(pid: u32) -> Vec<PathBuf> {
-    let places = places();
-    let all = places.iter().flat_map(|place| std::iter::once(place.as_path()).chain(above(place)));
-    all.map(|place| group(place, pid)).collect()
-}
-
 /// How often it has, by what a group says of its memory.
 fn kills(events: &str) -> u64 {
     let count = |line: &str| line.strip_prefix("oom_kill ")?.trim().parse().ok();
     events.lines().find_map(count).unwrap_or(0)
-}
-
-/// Removes the cgroups of the process `pid`, which has ended. What it has left running in them is killed, where the system
-/// knows how to.
-pub fn remove(pid: u32) {
-    for group in groups(pid) {
-        if group.exists() {
-            let _ = fs::write(group.join("cgroup.kill"), "1");
-            remove_in_time(&group);
-        }
-    }
 }
 
 fn group(place: &Path, pid: u32) -> PathBuf {
@@ -118,35 +139,20 @@ fn remove_in_time(group: &Path) {
 
 /// Whether it holds the process to its memory there.
 fn enter_in(place: &Path, pid: u32, limits: Limits) -> io::Result<bool> {
-    let parent = place.join(PARENT);
     if limits.memory.is_some() {
         pass_memory_on(place);
     }
-    fs::create_dir_all(&parent)?;
-    // In version 2, what the parent has it passes on only if told; in version 1 there is no such file.
-    let subtree = parent.join("cgroup.subtree_control");
-    if subtree.exists() {
-        for controller in CONTROLLERS {
-            let _ = fs::write(&subtree, format!("+{controller}"));
-        }
-    }
-    sweep(&parent);
     let group = group(place, pid);
     let (mut result, mut holds_memory) = (Ok(()), false);
     // One that was made just now may have been taken for a forgotten one.
     for _ in 0..3 {
-        if !group.exists() {
-            fs::create_dir(&group)?;
-        }
-        let most = group.join("pids.max");
-        if most.exists() {
-            let _ = fs::write(most, limits.tasks.to_string());
-        }
+        make(place, &group)?;
+        hold(place, &group, "pids", "pids.max", limits.tasks.into());
         if let Some(memory) = limits.memory {
-            let limit = MEMORY_LIMITS.iter().map(|name| group.join(name)).find(|path| path.exists());
-            holds_memory = limit.is_some_and(|limit| fs::write(limit, memory.to_string()).is_ok());
+            let held = |file| hold(place, &group, "memory", file, memory);
+            holds_memory = MEMORY_LIMITS.into_iter().any(held);
         }
-        result = fs::write(group.join("cgroup.procs"), "0");
+        result = tell(&group.join("cgroup.procs"), "0");
         if !result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
             break;
         }
@@ -157,13 +163,46 @@ fn enter_in(place: &Path, pid: u32, limits: Limits) -> io::Result<bool> {
     result.map(|()| holds_memory)
 }
 
+/// Makes a group, and where it is the first of its kind there the one that holds them all. What is there already is not looked
+/// at, since this is a part of each VM's start.
+fn make(place: &Path, group: &Path) -> io::Result<()> {
+    let made = || match fs::create_dir(group) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        result => result,
+    };
+    match made() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        result => return result,
+    }
+    let parent = place.join(PARENT);
+    fs::create_dir_all(&parent)?;
+    for controller in CONTROLLERS {
+        let _ = pass_on(&parent, controller);
+    }
+    made()
+}
+
+/// Writes a limit to a group's file, which a hierarchy without the controller does not have. In version 2 the group that holds all
+/// VMs' may not have passed the controller on yet.
+fn hold(place: &Path, group: &Path, controller: &str, file: &str, limit: u64) -> bool {
+    let told = || tell(&group.join(file), &limit.to_string()).is_ok();
+    told() || pass_on(&place.join(PARENT), controller).is_ok() && told()
+}
+
+/// Has a group of version 2 give its children a controller; in version 1 there is no such file.
+fn pass_on(group: &Path, controller: &str) -> io::Result<()> {
+    tell(&group.join("cgroup.subtree_control"), &format!("+{controller}"))
+}
+
+/// Writes to a file of a group, which is there or is none of this group's: it is not made.
+fn tell(file: &Path, text: &str) -> io::Result<()> {
+    fs::OpenOptions::new().write(true).open(file)?.write_all(text.as_bytes())
+}
+
 /// Has a group of version 2 give its children the memory controller. One that was delegated to ferry, and has no processes but
 /// ferry's, is emptied for that.
 fn pass_memory_on(place: &Path) {
-    let subtree = place.join("cgroup.subtree_control");
-    let pass_on = || fs::write(&subtree, "+memory");
-    let is_busy = |error: &io::Error| error.kind() == io::ErrorKind::ResourceBusy;
-    if !subtree.exists() || pass_on().is_ok() || !pass_on().is_err_and(|error| is_busy(&error)) {
+    if !pass_on(place, "memory").is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy) {
         return;
     }
     let text = fs::read_to_string(place.join("cgroup.procs")).unwrap_or_default();
@@ -182,7 +221,7 @@ fn pass_memory_on(place: &Path) {
             // One that has ended meanwhile is out of the way as well.
             let _ = fs::write(room.join("cgroup.procs"), pid);
         }
-        let _ = pass_on();
+        let _ = pass_on(place, "memory");
     }
 }
 
@@ -195,23 +234,11 @@ fn sweep(parent: &Path) {
     }
 }
 
-/// The directories of this process's own cgroups.
-fn places() -> Vec<PathBuf> {
-    let read = |path| fs::read_to_string(path).unwrap_or_default();
-    let mut places = own_groups(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo"));
-    // Next to the room that was made for ferry's own processes, and not in it.
-    for place in &mut places {
-        if place.ends_with(OWN) {
-            place.pop();
-        }
-    }
-    places
-}
-
-/// The directories of the cgroups that a `/proc/PID/cgroup` names, by the mounts that a `/proc/PID/mountinfo` lists.
+/// The directories of the cgroups that a `/proc/PID/cgroup` names, by the mounts that a `/proc/PID/mountinfo` lists. Where all
+/// controllers are version 1's, the hierarchy of version 2 has nothing to hold a VM with, and is left out.
 fn own_groups(groups: &str, mounts: &str) -> Vec<PathBuf> {
     let mounts: Vec<Mount<'_>> = mounts.lines().filter_map(Mount::parse).collect();
-    let mut places = Vec::new();
+    let (mut places, mut old) = (Vec::new(), 0);
     for line in groups.lines() {
         let mut fields = line.splitn(3, ':');
         let (Some(number), Some(names), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
@@ -219,6 +246,7 @@ fn own_groups(groups: &str, mounts: &str) -> Vec<PathBuf> {
         };
         let has = |name: &str| names.split(',').any(|own| own == name);
         let mount = match number {
+            "0" if old == CONTROLLERS.len() => None,
             "0" => mounts.iter().find(|mount| mount.kind == "cgroup2"),
             _ => CONTROLLERS.iter().find(|name| has(name)).and_then(|name| {
                 mounts
@@ -227,6 +255,8 @@ fn own_groups(groups: &str, mounts: &str) -> Vec<PathBuf> {
             }),
         };
         if let Some(place) = mount.and_then(|mount| mount.directory_of(path)) {
+            // The line of version 2 is the last one.
+            old += CONTROLLERS.iter().filter(|name| has(name)).count();
             places.push(place);
         }
     }
@@ -282,6 +312,10 @@ mod tests {
         let wanted = ["memory/a/b", "cpu,cpuacct/", "unified/init.scope"];
         assert_eq!(found, wanted.map(|path| Path::new("/sys/fs/cgroup").join(path)));
         let new = "29 22 0:25 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw\n";
+        let all = format!("{OLD}36 31 0:32 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n");
+        let found = own_groups(&format!("6:pids:/\n{groups}"), &all);
+        let wanted = ["pids/", "memory/a/b", "cpu,cpuacct/"];
+        assert_eq!(found, wanted.map(|path| Path::new("/sys/fs/cgroup").join(path)));
         let session = "0::/user.slice/user-0.slice/session-1.scope\n";
         let found = own_groups(session, new);
         assert_eq!(found, [Path::new("/sys/fs/cgroup/user.slice/user-0.slice/session-1.scope")]);
@@ -312,16 +346,22 @@ mod tests {
         let limits = Limits { tasks: 9, memory: Some(1 << 20) };
         assert!(enter_in(place, 7, limits).unwrap());
         let read = |file| fs::read_to_string(file).unwrap();
-        // The last controller that is passed on is the last one asked for.
-        assert_eq!((read(&passed_on[0]), read(&passed_on[1])), ("+memory".to_owned(), "+cpu".to_owned()));
+        assert_eq!((read(&passed_on[0]).as_str(), read(&passed_on[1]).as_str()), ("+memory", ""));
         assert_eq!([read(&tasks), read(&memory), read(&processes)], ["9", "1048576", "0"]);
         // Without that controller nobody says that it holds.
         fs::remove_file(&memory).unwrap();
         assert!(!enter_in(place, 7, limits).unwrap());
+        assert_eq!(read(&passed_on[1]), "+memory", "it is asked for");
         // One without a limit may be where nothing is passed on.
         fs::write(&passed_on[0], "").unwrap();
         assert!(!enter_in(place, 7, Limits { tasks: 9, memory: None }).unwrap());
         assert_eq!(read(&passed_on[0]), "");
+        // The first one of a place, which cannot be entered here, since plain files do not come with a directory.
+        assert!(enter_in(place, 8, limits).is_err());
+        assert!(!group(place, 8).exists());
+        fs::remove_dir_all(place.join(PARENT)).unwrap();
+        assert!(enter_in(place, 8, limits).is_err());
+        assert!(place.join(PARENT).is_dir());
     }
 
     #[test]
@@ -334,6 +374,9 @@ mod tests {
         }
         for place in [&slice, &login] {
             fs::write(place.join("cgroup.controllers"), "memory pids").unwrap();
+        }
+        for group in [&below_slice, &below_login] {
+            fs::write(group.join("cgroup.procs"), "").unwrap();
         }
         let limits = Limits { tasks: 9, memory: Some(1 << 20) };
         assert!(!enter_below(std::slice::from_ref(&login), 7, limits).holds_memory, "nobody has it");
@@ -356,10 +399,11 @@ mod tests {
             return;
         }
         let memory = std::env::var("FERRY_CGROUP_MEMORY").ok().map(|bytes| bytes.parse().unwrap());
-        let entered = enter(Limits { tasks: 300, memory });
+        let places = Places::own();
+        let entered = places.enter(Limits { tasks: 300, memory });
         println!("entered: {}", entered.groups);
         println!("memory: {}", entered.holds_memory);
-        let place = places().into_iter().next().unwrap();
+        let place = Places::own().0.into_iter().next().unwrap();
         println!("in {}", place.display());
         if let Some(bytes) = memory {
             std::hint::black_box(vec![1u8; 2 * bytes as usize]);
@@ -385,8 +429,9 @@ mod tests {
         }
         let (pid, output) = part_with(&[("FERRY_CGROUP_MEMORY", "67108864")]);
         let text = String::from_utf8_lossy(&output.stdout);
-        let killed = ran_out_of_memory(pid);
-        remove(pid);
+        let places = Places::own();
+        let killed = places.ran_out_of_memory(pid);
+        places.remove(pid);
         if !text.contains("memory: true") {
             println!("skipped: this host has no memory controller for root: {text}");
             return;
@@ -397,7 +442,7 @@ mod tests {
             "{text}"
         );
         assert!(killed && !text.contains("took more"), "{text}");
-        assert!(!ran_out_of_memory(pid));
+        assert!(!places.ran_out_of_memory(pid));
     }
 
     /// Runs the part in a process of its own, to its end.
@@ -426,9 +471,10 @@ mod tests {
             return;
         }
         assert!(text.contains(&format!("/{PARENT}/vm-{pid}")), "{text}");
-        let groups: Vec<_> = groups(pid).into_iter().filter(|group| group.exists()).collect();
+        let places = Places::own();
+        let groups: Vec<_> = places.groups(pid).into_iter().filter(|group| group.exists()).collect();
         assert!(!groups.is_empty());
-        remove(pid);
+        places.remove(pid);
         assert!(groups.iter().all(|group| !group.exists()));
     }
 }

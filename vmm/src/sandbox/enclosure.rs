@@ -18,6 +18,11 @@ use std::path::Path;
 /// The newest landlock whose rights are asked for. An older kernel gives those that it knows.
 const NEWEST: ABI = ABI::V6;
 
+/// The version of landlock that refuses abstract sockets and signals to others, which is the newest one asked for.
+const SCOPES: libc::c_long = NEWEST as libc::c_long;
+/// The namespaces that every process here has of its own, where it may.
+const NAMESPACES: libc::c_int = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+
 /// What was put in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Enclosed {
@@ -33,16 +38,25 @@ pub struct Enclosed {
 pub fn enclose(directory: &Path, user: Option<u32>) -> Result<Enclosed, SandboxError> {
     no_core_dumps()?;
     std::env::set_current_dir(directory)?;
-    let root = unshare()? && change_root().is_ok();
+    // A network namespace takes more of a start than all the rest of this, and a lock that the host has once: of all networks,
+    // none can be made by two VMs at once. It would keep the process from abstract sockets, from TCP and from what other sockets
+    // reach. Landlock refuses the first two, and the lock of every thread has no sockets but those of the file system and
+    // no request by which a socket tells of networks. So it is made where landlock is too old for that.
+    let scoped = landlock_version() >= SCOPES;
+    let network = if scoped { 0 } else { libc::CLONE_NEWNET };
+    let root = unshare(NAMESPACES | network)? && change_root().is_ok();
     bound_capabilities();
     if let Some(id) = user {
         become_user(id)?;
     }
     not_traceable()?;
     let here = PathFd::new(".").ok();
-    let landlock = restrict(&[(here.as_ref().map(AsFd::as_fd), AccessFs::RemoveFile.into())])?;
+    let status = restrict(&[(here.as_ref().map(AsFd::as_fd), AccessFs::RemoveFile.into())])?;
+    if scoped && status != RulesetStatus::FullyEnforced {
+        return Err(io::Error::other("landlock does less than its version says").into());
+    }
     drop_capabilities()?;
-    Ok(Enclosed { root, landlock })
+    Ok(Enclosed { root, landlock: status != RulesetStatus::NotEnforced })
 }
 
 /// What a process that serves files has besides what everybody has.
@@ -64,7 +78,7 @@ pub fn enclose_with_files(
 ) -> Result<Enclosed, SandboxError> {
     no_core_dumps()?;
     std::env::set_current_dir(root)?;
-    let root = unshare()? && (pivot_root().is_ok() || change_root().is_ok());
+    let root = unshare(NAMESPACES | libc::CLONE_NEWNET)? && (pivot_root().is_ok() || change_root().is_ok());
     not_traceable()?;
     let devices = AccessFs::MakeBlock | AccessFs::MakeChar | AccessFs::IoctlDev;
     let rights = match (file, access) {
@@ -75,13 +89,13 @@ pub fn enclose_with_files(
     };
     let here = PathFd::new(".").ok();
     let here = here.as_ref().map(AsFd::as_fd);
-    let landlock = match file {
+    let status = match file {
         // The directory it is shown in can be listed, which says nothing.
         Some(_) => restrict(&[(here, AccessFs::ReadDir.into()), (file, rights)])?,
         None => restrict(&[(here, rights)])?,
     };
     keep_capabilities(FILE_CAPABILITIES)?;
-    Ok(Enclosed { root, landlock })
+    Ok(Enclosed { root, landlock: status != RulesetStatus::NotEnforced })
 }
 
 /// `CAP_CHOWN`, `CAP_DAC_OVERRIDE`, `CAP_FOWNER` and `CAP_FSETID` (linux/capability.h).
@@ -103,10 +117,18 @@ fn no_core_dumps() -> io::Result<()> {
     check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) })
 }
 
+/// Which version of landlock this kernel has; 0 for none.
+fn landlock_version() -> libc::c_long {
+    /// `LANDLOCK_CREATE_RULESET_VERSION` (linux/landlock.h).
+    const VERSION: libc::c_int = 1;
+    let none = std::ptr::null::<libc::c_void>();
+    // SAFETY: with this flag nothing is read.
+    unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, none, 0usize, VERSION) }.max(0)
+}
+
 /// Namespaces of its own; where only a user namespace brings the right to them, in one of those. False where there are
 /// none; an error when this process is left in one half-way.
-fn unshare() -> io::Result<bool> {
-    let namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWNET;
+fn unshare(namespaces: libc::c_int) -> io::Result<bool> {
     // SAFETY: `unshare` takes a number; this process has one thread.
     if check(unsafe { libc::unshare(namespaces) }).is_ok() {
         return Ok(true);
@@ -129,8 +151,10 @@ fn bound_capabilities() {
     /// More than there are (linux/capability.h).
     const CAPABILITIES: libc::c_ulong = 64;
     for capability in 0..CAPABILITIES {
-        // SAFETY: this option takes a number.
-        unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+        // SAFETY: this option takes a number. It fails behind the last one that this kernel has, and at once without the right.
+        if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } != 0 {
+            break;
+        }
     }
 }
 
@@ -161,7 +185,7 @@ fn pivot_root() -> io::Result<()> {
 }
 
 /// Nothing of the file system but these rights below these places, no TCP, no abstract sockets and no signals to others.
-fn restrict(places: &[(Option<BorrowedFd<'_>>, BitFlags<AccessFs>)]) -> Result<bool, SandboxError> {
+fn restrict(places: &[(Option<BorrowedFd<'_>>, BitFlags<AccessFs>)]) -> Result<RulesetStatus, SandboxError> {
     let ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST))?
@@ -170,7 +194,7 @@ fn restrict(places: &[(Option<BorrowedFd<'_>>, BitFlags<AccessFs>)]) -> Result<b
         .create()?;
     let rules = places.iter().filter_map(|(place, rights)| Some(PathBeneath::new((*place)?, *rights)));
     let ruleset = rules.into_iter().try_fold(ruleset, |ruleset, rule| ruleset.add_rule(rule))?;
-    Ok(ruleset.restrict_self()?.ruleset != RulesetStatus::NotEnforced)
+    Ok(ruleset.restrict_self()?.ruleset)
 }
 
 #[cfg(test)]
@@ -178,13 +202,15 @@ mod tests {
     use super::*;
     use std::io::Write;
     use std::os::linux::net::SocketAddrExt;
-    use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+    use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
     use std::process::Command;
 
     /// What a process that has turned hostile tries, with the files of another VM and of the store at `other`.
     fn attempts(other: &Path, tcp: &str, parent: u32) -> Vec<(&'static str, bool)> {
         let name = other.to_str().unwrap().replace('/', "-");
+        let abstract_datagrams = SocketAddr::from_abstract_name(format!("{name}-datagrams")).unwrap();
         let abstract_socket = SocketAddr::from_abstract_name(name).unwrap();
+        let datagram = UnixDatagram::unbound().unwrap();
         // SAFETY: none of these calls takes a pointer that is used.
         let (kill, trace) = unsafe {
             let parent = parent as libc::pid_t;
@@ -202,6 +228,7 @@ mod tests {
             ("remove a file of the store", fs::remove_file(other.join("disk")).is_ok()),
             ("connect to another's socket", UnixStream::connect(other.join("vsock")).is_ok()),
             ("connect to an abstract socket", UnixStream::connect_addr(&abstract_socket).is_ok()),
+            ("send to an abstract socket", datagram.send_to_addr(b"x", &abstract_datagrams).is_ok()),
             ("connect to TCP", std::net::TcpStream::connect(tcp).is_ok()),
             ("signal another", kill),
             ("trace another", trace),
@@ -274,6 +301,8 @@ mod tests {
         fs::write(other.path().join("disk"), "contents").unwrap();
         let _listener = UnixListener::bind(other.path().join("vsock")).unwrap();
         let name = other.path().to_str().unwrap().replace('/', "-");
+        let datagrams = SocketAddr::from_abstract_name(format!("{name}-datagrams")).unwrap();
+        let _datagrams = UnixDatagram::bind_addr(&datagrams).unwrap();
         let _abstract = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap();
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let output = Command::new(std::env::current_exe().unwrap())

@@ -318,6 +318,13 @@ mod tests {
                     )
                 }),
                 // SAFETY: `socket` takes no pointers.
+                "netlink" => drop(unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW, 0) }),
+                // SAFETY: as above; the request reads and writes a number that is not given.
+                "interfaces" => drop(unsafe {
+                    let socket = libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0);
+                    libc::ioctl(socket, libc::SIOCGIFINDEX, ptr::null_mut::<libc::c_void>())
+                }),
+                // SAFETY: as above.
                 "internet" => drop(unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0) }),
                 "work" => {
                     let mut memory = vec![1u8; 10 << 20];
@@ -353,7 +360,9 @@ mod tests {
 
     #[test]
     fn what_is_forbidden_ends_the_process_and_is_reported() {
-        for part in ["vcpu-open", "vcpu-kill", "vcpu-executable", "devices-open", "devices-internet"] {
+        let vcpu = ["vcpu-open", "vcpu-kill", "vcpu-executable"];
+        let devices = ["devices-open", "devices-internet", "devices-netlink", "devices-interfaces"];
+        for part in vcpu.into_iter().chain(devices) {
             let output = play(part);
             assert_eq!(output.status.code(), Some(STOPPED), "{part}: {output:?}");
             let text = String::from_utf8_lossy(&output.stderr);

@@ -7,7 +7,6 @@ use crate::devices::virtio::net::MAX_MTU;
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -71,13 +70,10 @@ pub(super) fn start(published: &[Published], six: bool) -> Result<UnixStream, Ne
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
-    // SAFETY: between fork and exec this only clears a flag of one descriptor.
-    unsafe {
-        command.pre_exec(move || match libc::fcntl(fd, libc::F_SETFD, 0) {
-            0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
-        });
-    }
+    // It is to have this one. What is done between fork and exec would have this process copied for it. Another thread's child that is
+    // started meanwhile has it too, which hides from the guest that passt is gone, and no more.
+    rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty())
+        .map_err(|error| fault("its socket", error.into()))?;
     // It goes into the background when it serves, and this process of it ends.
     let output = command.output().map_err(|error| fault("it cannot be run", error))?;
     if !output.status.success() {
