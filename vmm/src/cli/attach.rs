@@ -34,7 +34,7 @@ pub struct AttachArgs {
 }
 
 /// How it ended.
-enum End {
+pub(super) enum End {
     /// The container's process has ended.
     Exit(u8),
     /// The detach keys were typed.
@@ -64,34 +64,70 @@ pub fn attach(args: &AttachArgs) -> Result<u8, Fault> {
     let connection = Arc::new(request(&container, &Request::Attach)?);
     let keyboard = if made.terminal && input { Keyboard::Raw } else { Keyboard::Untouched };
     let raw = keyboard.take_over().map_err(Fault::new)?;
-    let control = Control::new();
-    interrupts.forward_to(control.remote());
-    if made.terminal
-        && let Some(window) = Window::current()
-    {
-        control.remote().resize(window);
-    }
     let (ended, end) = channel();
-    spawn("signals-out", &connection, move |connection| pass_on(connection, &control))?;
+    give_signals(&connection, &interrupts, made.terminal)?;
     if input {
-        let typed = Typed::new(detach_keys);
-        let keys = keyboard == Keyboard::Raw;
-        let ended = ended.clone();
-        spawn("input", &connection, move |connection| feed(connection, typed, keys, &ended))?;
+        give_input(&connection, (keyboard == Keyboard::Raw).then_some(detach_keys), &ended)?;
     }
-    spawn("output", &connection, move |connection| {
-        let _ = ended.send(show(connection));
-    })?;
+    take_output(&connection, Unread::Leaves, &ended)?;
     let end = end.recv().unwrap_or(End::Detached);
     drop(raw);
     match end {
         End::Exit(status) => Ok(status),
-        End::Detached => {
-            eprintln!("detached from {name}, which runs on (ferry attach {name} comes back)");
-            Ok(0)
-        }
+        End::Detached => Ok(say_that_it_runs_on(name)),
         End::Failed(fault) => Err(fault),
     }
+}
+
+/// What was left runs on; the status of having left it.
+pub(super) fn say_that_it_runs_on(name: &str) -> u8 {
+    eprintln!("detached from {name}, which runs on (ferry attach {name} comes back)");
+    0
+}
+
+/// From now on this process's signals, and the sizes of its window if that is the container's, are the container's.
+pub(super) fn give_signals(
+    connection: &Arc<Connection>,
+    interrupts: &Interrupts,
+    terminal: bool,
+) -> Result<(), Fault> {
+    let control = Control::new();
+    interrupts.forward_to(control.remote());
+    if terminal && let Some(window) = Window::current() {
+        control.remote().resize(window);
+    }
+    spawn("signals-out", connection, move |connection| pass_on(connection, &control))
+}
+
+/// From now on the container reads what is typed here, until these keys are.
+pub(super) fn give_input(
+    connection: &Arc<Connection>,
+    detach_keys: Option<DetachKeys>,
+    ended: &Sender<End>,
+) -> Result<(), Fault> {
+    let (typed, ended) = (detach_keys.map(Typed::new), ended.clone());
+    spawn("input", connection, move |connection| feed(connection, typed, &ended))
+}
+
+/// What becomes of output that nobody reads any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unread {
+    /// It is left, and the container with it.
+    Leaves,
+    /// It goes nowhere.
+    Vanishes,
+}
+
+/// From now on the container's output is this process's.
+pub(super) fn take_output(
+    connection: &Arc<Connection>,
+    unread: Unread,
+    ended: &Sender<End>,
+) -> Result<(), Fault> {
+    let ended = ended.clone();
+    spawn("output", connection, move |connection| {
+        let _ = ended.send(show(connection, unread));
+    })
 }
 
 fn spawn(
@@ -120,11 +156,13 @@ fn pass_on(connection: &Connection, control: &Control) {
 }
 
 /// What is typed. Its end is no end for the container, to which others may attach.
-fn feed(connection: &Connection, mut typed: Typed, keys: bool, ended: &Sender<End>) {
+fn feed(connection: &Connection, mut typed: Option<Typed>, ended: &Sender<End>) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(length @ 1..) = io::stdin().read(&mut buffer) {
-        let (bytes, detached) =
-            if keys { typed.take(&buffer[..length]) } else { (buffer[..length].to_vec(), false) };
+        let (bytes, detached) = match &mut typed {
+            Some(typed) => typed.take(&buffer[..length]),
+            None => (buffer[..length].to_vec(), false),
+        };
         if connection.send(Kind::Stdin, &bytes).is_err() {
             return;
         }
@@ -135,9 +173,11 @@ fn feed(connection: &Connection, mut typed: Typed, keys: bool, ended: &Sender<En
     }
 }
 
-fn show(connection: &Connection) -> End {
+fn show(connection: &Connection, unread: Unread) -> End {
+    let mut is_read = true;
     loop {
         let shown = match connection.next() {
+            Ok(News::Stdout(_) | News::Stderr(_)) if !is_read => Ok(()),
             Ok(News::Stdout(bytes)) => io::stdout().write_all(&bytes).and_then(|()| io::stdout().flush()),
             Ok(News::Stderr(bytes)) => io::stderr().write_all(&bytes),
             Ok(News::Exit(status)) => return End::Exit(status),
@@ -146,7 +186,10 @@ fn show(connection: &Connection) -> End {
         match shown {
             Ok(()) => {}
             // Nobody reads here any more; the container goes on.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return End::Detached,
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => match unread {
+                Unread::Leaves => return End::Detached,
+                Unread::Vanishes => is_read = false,
+            },
             Err(error) => {
                 return End::Failed(Fault::new(format_args!("the output cannot be written: {error}")));
             }

@@ -1,32 +1,53 @@
 //! Leaving a container behind: the command becomes two processes. The one goes on as the container's monitor, the other
-//! waits until the container runs, says its id and goes back to the shell.
+//! waits until the container runs, says its id and goes back to the shell; or shows the container's terminal until it ends or
+//! the detach keys are typed.
 //!
 //! Until then the two belong together: they share the terminal, and the monitor ends with the command.
 
 use super::{FAILED, Fault, print};
 use crate::runtime::record::Record;
 use rustix::process::{
-    Pid, Signal, WaitOptions, getpid, getppid, set_parent_process_death_signal, setsid, waitpid,
+    Pid, Signal, WaitOptions, getpid, getppid, kill_process, set_parent_process_death_signal, setsid, waitpid,
 };
 use serde::{Deserialize, Serialize};
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
-/// What the monitor tells the command.
+/// What the monitor tells the command, a line each.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Word {
+pub enum Word {
+    /// The container can be attached to, and waits for that where its terminal is the command's.
+    Listening { id: String },
+    /// It runs, or all of a pod do.
     Started { ids: Vec<String> },
+    /// It runs on without the command, which has asked for that.
+    Released,
+    /// It has ended, and everything of it that was to go is gone.
+    Ended { status: u8 },
+    /// It has failed, as [`Fault`] says.
     Failed { status: u8, message: String, detail: String },
 }
 
 /// More than any word is long.
 const LONGEST: u64 = 1 << 20;
+/// How long a monitor that is asked to end may take before it is left to the kernel.
+const ENDING: Duration = Duration::from_secs(10);
+
+/// How long the two processes belong together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bond {
+    /// Until the container runs.
+    UntilStarted,
+    /// Until the container has ended, or the command says that it leaves.
+    UntilReleased,
+}
 
 /// Which of the two processes this is.
 pub enum Side {
@@ -36,16 +57,32 @@ pub enum Side {
     Monitor(Report),
 }
 
-/// The command, waiting for its monitor's word.
+/// The command, waiting for its monitor's words.
 pub struct Waiting {
-    from: File,
+    from: BufReader<UnixStream>,
     monitor: Pid,
+    /// It has said its last word.
+    has_ended: bool,
 }
 
-/// The monitor's way to say how it went; it says one thing.
-pub struct Report(Mutex<Option<(File, Leash)>>);
+/// The monitor's way to say how it goes.
+#[derive(Clone)]
+pub struct Report(Arc<Telling>);
 
-/// What ends this process, as SIGTERM does, when the one that made it ends.
+struct Telling {
+    bond: Bond,
+    held: Mutex<Option<Held>>,
+    /// The container's, when it is made.
+    directory: OnceLock<PathBuf>,
+}
+
+/// What there is while the two belong together.
+struct Held {
+    to: UnixStream,
+    leash: Leash,
+}
+
+/// What ends this process, by a signal, when the one that made it ends.
 ///
 /// The kernel keeps that wish for each thread, until the thread ends or takes it back itself. So one thread is there for it
 /// alone, and whichever other lets go has but to end it.
@@ -55,11 +92,11 @@ struct Leash {
 }
 
 impl Leash {
-    fn to(parent: Pid) -> io::Result<Leash> {
+    fn to(parent: Pid, signal: Signal) -> io::Result<Leash> {
         let (holds, let_go) = channel();
         let (tied, is_tied) = channel();
         let thread = thread::Builder::new().name("leash".into()).spawn(move || {
-            let _ = tied.send(set_parent_process_death_signal(Some(Signal::TERM)));
+            let _ = tied.send(set_parent_process_death_signal(Some(signal)));
             let _ = let_go.recv();
         })?;
         let leash = Leash { holds: Some(holds), thread: Some(thread) };
@@ -81,89 +118,214 @@ impl Drop for Leash {
 }
 
 /// Makes the two processes of one. There must be no other threads yet.
-pub fn split() -> io::Result<Side> {
-    let (from, to) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+pub fn split(bond: Bond) -> io::Result<Side> {
+    let (ours, theirs) = UnixStream::pair()?;
     let command = getpid();
     // SAFETY: this process has one thread, so the new one is as whole as this one.
     let pid = unsafe { libc::fork() };
     match pid {
         -1 => Err(io::Error::last_os_error()),
         0 => {
-            drop(from);
-            // A command that is interrupted or killed takes a monitor with it that has nothing to show yet.
-            let leash = Leash::to(command)?;
-            Ok(Side::Monitor(Report(Mutex::new(Some((to.into(), leash))))))
+            drop(ours);
+            let leash = match bond {
+                // A command that is interrupted or killed takes a monitor with it that has nothing to show yet.
+                Bond::UntilStarted => Leash::to(command, Signal::TERM)?,
+                // What is typed and what happens to the terminal is for the command alone, which passes it on. If that is
+                // killed, it is as if the process that has the VM were.
+                Bond::UntilReleased => {
+                    setsid()?;
+                    Leash::to(command, Signal::KILL)?
+                }
+            };
+            let held = Mutex::new(Some(Held { to: theirs, leash }));
+            Ok(Side::Monitor(Report(Arc::new(Telling { bond, held, directory: OnceLock::new() }))))
         }
         pid => {
             let monitor = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidData)?;
-            Ok(Side::Command(Waiting { from: from.into(), monitor }))
+            Ok(Side::Command(Waiting { from: BufReader::new(ours), monitor, has_ended: false }))
         }
     }
 }
 
 impl Waiting {
-    /// Waits until the container runs, and prints its id; of a pod, those of its containers, one a line.
-    pub fn finish(self) -> Result<u8, Fault> {
-        let mut text = String::new();
+    /// The monitor's process.
+    pub fn monitor(&self) -> Pid {
+        self.monitor
+    }
+
+    /// The next word; a failure is the container's.
+    pub fn next(&mut self) -> Result<Word, Fault> {
+        let mut line = String::new();
         // Whatever cannot be read is not there.
-        let _ = self.from.take(LONGEST).read_to_string(&mut text);
-        match serde_json::from_str(&text) {
-            Ok(Word::Started { ids }) => print(&(ids.join("\n") + "\n")),
+        let _ = (&mut self.from).take(LONGEST).read_line(&mut line);
+        let word = serde_json::from_str(&line);
+        self.has_ended = !matches!(word, Ok(Word::Listening { .. } | Word::Started { .. } | Word::Released));
+        match word {
             Ok(Word::Failed { status, message, detail }) => Err(Fault { status, message, detail }),
+            Ok(word) => Ok(word),
             Err(_) => Err(Fault::new(match waitpid(Some(self.monitor), WaitOptions::empty()) {
                 Ok(Some((_, status))) => match status.terminating_signal() {
                     Some(signal) => format!("the container's monitor was ended by signal {signal}"),
-                    None => "the container's monitor has ended before the container ran".to_owned(),
+                    None => "the container's monitor has ended before the container".to_owned(),
                 },
                 _ => "the container's monitor is gone".to_owned(),
             })),
         }
     }
+
+    /// Waits until the container runs, and prints its id; of a pod, those of its containers, one a line.
+    pub fn finish(mut self) -> Result<u8, Fault> {
+        loop {
+            if let Word::Started { ids } = self.next()? {
+                return print(&(ids.join("\n") + "\n"));
+            }
+        }
+    }
+
+    /// Leaves the container to itself; its exit status if it has ended meanwhile.
+    pub fn leave(&mut self) -> Result<Option<u8>, Fault> {
+        // A monitor that does not hear this has said how it ended.
+        let _ = self.from.get_ref().write_all(&[1]);
+        loop {
+            match self.next()? {
+                Word::Released => return Ok(None),
+                Word::Ended { status } => return Ok(Some(status)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits until the monitor has ended too. One that has not said how the container did is asked to end it.
+    pub fn conclude(self) {
+        match self.has_ended {
+            true => has_ended_in_time(self.monitor),
+            false => end(self.monitor),
+        };
+    }
+
+    /// Waits until the container has ended; its exit status.
+    pub fn last(&mut self) -> Result<u8, Fault> {
+        loop {
+            if let Word::Ended { status } = self.next()? {
+                return Ok(status);
+            }
+        }
+    }
+}
+
+/// Asks a monitor that is this process's child to end, and waits until it has.
+pub fn end(monitor: Pid) -> bool {
+    let _ = kill_process(monitor, Signal::TERM);
+    has_ended_in_time(monitor)
+}
+
+fn has_ended_in_time(monitor: Pid) -> bool {
+    let until = Instant::now() + ENDING;
+    while matches!(waitpid(Some(monitor), WaitOptions::NOHANG), Ok(None)) {
+        if Instant::now() > until {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    true
 }
 
 impl Report {
     /// The container is made: from here on what this process and its VM have to say goes to a file in the container's
-    /// directory, for nobody may wait for the end of what they were started with.
+    /// directory, for nobody may wait for the end of what they were started with. Where its terminal is the command's, that
+    /// is so when the command has left.
     pub fn made(&self, directory: &Path) {
-        if let Err(error) = leave_streams(directory) {
-            tracing::warn!(%error, "the monitor keeps the streams that it was started with");
+        let _ = self.0.directory.set(directory.to_owned());
+        if self.0.bond == Bond::UntilStarted {
+            self.0.leave_streams();
         }
     }
 
-    /// The container runs: from here on this process is on its own.
+    /// It can be attached to.
+    pub fn listening(&self, record: &Record) {
+        self.0.tell(&Word::Listening { id: record.id.clone() });
+    }
+
+    /// The container runs: from here on this process is on its own, or hears from the command when it is.
     pub fn started(&self, records: &[Record]) {
-        let Some((mut to, leash)) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else {
-            return;
-        };
-        drop(leash);
-        if let Err(error) = setsid() {
-            tracing::warn!(%error, "the monitor stays with the terminal it was started from");
+        let word = Word::Started { ids: records.iter().map(|record| record.id.clone()).collect() };
+        if self.0.bond == Bond::UntilStarted {
+            let Some(Held { to, leash }) = self.0.take() else { return };
+            drop(leash);
+            if let Err(error) = setsid() {
+                tracing::warn!(%error, "the monitor stays with the terminal it was started from");
+            }
+            return send(&to, &word);
         }
-        let _ =
-            send(&mut to, &Word::Started { ids: records.iter().map(|record| record.id.clone()).collect() });
+        let ours = self.0.held().as_ref().map(|held| held.to.try_clone());
+        let telling = Arc::clone(&self.0);
+        let begun = ours.map(|ours| {
+            let mut ours = ours?;
+            thread::Builder::new().name("release".into()).spawn(move || {
+                if ours.read_exact(&mut [0]).is_ok() {
+                    telling.release();
+                }
+            })
+        });
+        if let Some(Err(error)) = begun {
+            tracing::warn!(%error, "the container cannot be left");
+        }
+        self.0.tell(&word);
     }
 
     /// It has come to an end; the command is told only if it still waits.
     pub fn ended(&self, result: &Result<u8, Fault>) {
-        let Some((mut to, _leash)) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() else {
-            return;
-        };
+        let Some(Held { to, leash: _leash }) = self.0.take() else { return };
         let word = match result {
             Err(Fault { status, message, detail }) => {
                 Word::Failed { status: *status, message: message.clone(), detail: detail.clone() }
             }
+            Ok(status) if self.0.bond == Bond::UntilReleased => Word::Ended { status: *status },
             Ok(_) => Word::Failed {
                 status: FAILED,
                 message: "the container has ended before it was seen to run".to_owned(),
                 detail: String::new(),
             },
         };
-        let _ = send(&mut to, &word);
+        send(&to, &word);
     }
 }
 
-fn send(to: &mut File, word: &Word) -> io::Result<()> {
-    to.write_all(&serde_json::to_vec(word)?)
+impl Telling {
+    fn held(&self) -> std::sync::MutexGuard<'_, Option<Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Option<Held> {
+        self.held().take()
+    }
+
+    fn tell(&self, word: &Word) {
+        if let Some(held) = &*self.held() {
+            send(&held.to, word);
+        }
+    }
+
+    /// The command leaves.
+    fn release(&self) {
+        let Some(Held { to, leash }) = self.take() else { return };
+        drop(leash);
+        self.leave_streams();
+        send(&to, &Word::Released);
+    }
+
+    fn leave_streams(&self) {
+        let left = self.directory.get().map(|directory| leave_streams(directory));
+        if let Some(Err(error)) = left {
+            tracing::warn!(%error, "the monitor keeps the streams that it was started with");
+        }
+    }
+}
+
+/// A command that is not there any more needs no word.
+fn send(mut to: &UnixStream, word: &Word) {
+    let line = serde_json::to_string(word).map(|word| word + "\n");
+    let _ = line.map_err(io::Error::other).and_then(|line| to.write_all(line.as_bytes()));
 }
 
 fn leave_streams(directory: &Path) -> io::Result<()> {
@@ -208,7 +370,7 @@ mod tests {
                 std::process::exit(0);
             }
             _ => {
-                let leash = Leash::to(getppid().unwrap()).unwrap();
+                let leash = Leash::to(getppid().unwrap(), Signal::TERM).unwrap();
                 if part == "child let go" {
                     // By another thread than the one that has tied it.
                     thread::spawn(move || drop(leash)).join().unwrap();

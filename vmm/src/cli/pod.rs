@@ -1,8 +1,9 @@
 //! `ferry run --pod`: the containers of a Kubernetes Pod in one VM.
 
+use super::monitored::{Milestones, in_monitor};
 use super::progress::Show;
 use super::pull::{self, When};
-use super::run::{Milestones, RunArgs, host, in_monitor, prepare};
+use super::run::{RunArgs, host, prepare};
 use super::settings::Settings;
 use super::{Fault, Global};
 use crate::runtime::cores::Cores;

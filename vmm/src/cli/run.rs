@@ -1,12 +1,13 @@
 //! `ferry run`: options as in Docker, everything after IMAGE is the command.
 
 use super::cores::CoreArgs;
-use super::detach::{self, Side};
+use super::keys::DetachKeys;
 use super::lifecycle::{parse_seconds, parse_signal};
+use super::monitored::{Milestones, in_front, in_monitor};
 use super::progress::Show;
 use super::pull::{self, When};
 use super::settings::Settings;
-use super::{FAILED, Fault, Global};
+use super::{Fault, Global};
 use crate::agent::Signal;
 use crate::machine::{Backing, Model};
 use crate::runtime::command::Entrypoint;
@@ -18,9 +19,8 @@ use crate::runtime::logs::{LEAST_BYTES, MOST_FILES};
 use crate::runtime::network::{Link, Published, Wanted, parse_network, parse_published};
 use crate::runtime::oci::{Options, Writable};
 use crate::runtime::own_vmm::OwnVmm;
-use crate::runtime::record::Record;
 use crate::runtime::restart::Restart;
-use crate::runtime::run::{self, Host, Milestone, Mode, Ready, Request, Stop};
+use crate::runtime::run::{self, Host, Mode, Ready, Request, Stop};
 use crate::runtime::shape::{Layers, Shape};
 use crate::runtime::size::{MIB, parse_size};
 use crate::runtime::state::Containers;
@@ -50,6 +50,9 @@ pub struct RunArgs {
     /// A process of its own keeps the VM, the log (ferry logs) and the way in (ferry attach, exec, stop, …).
     #[arg(short, long, help_heading = "Container")]
     detach: bool,
+    /// The keys that leave it running and give the terminal back, where -i and -t give it ours [default: ctrl-p,ctrl-q]
+    #[arg(long, value_name = "KEYS", value_parser = DetachKeys::parse, help_heading = "Container")]
+    detach_keys: Option<DetachKeys>,
     /// Start it again after its end: no, on-failure[:N], always or unless-stopped
     ///
     /// It takes -d, and lasts as long as the process that -d leaves behind: nothing starts containers with the host.
@@ -82,7 +85,7 @@ pub struct RunArgs {
     /// is called POD-CONTAINER, and is one for every other command. The VM has as much memory and as many vCPUs as the
     /// containers' limits add up to, and at least the usual, unless -m and --cpus say otherwise.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["ContainerArgs", "words", "restart", "stop_signal",
-          "stop_timeout", "name", "sig_proxy"], help_heading = "Image and command")]
+          "stop_timeout", "name", "sig_proxy", "detach_keys"], help_heading = "Image and command")]
     pod: Option<PathBuf>,
     /// When to ask the image's registry
     #[arg(
@@ -499,33 +502,17 @@ pub(super) fn run(global: &Global, mut args: RunArgs) -> Result<u8, Fault> {
     run::check(&options, &shape, args.container.interactive && !args.detach)?;
     OwnVmm.check().map_err(Fault::new)?;
     let wanted = Wanting { options, shape, cores };
-    if !args.detach {
-        return fetch_and_run(global, &settings, args, wanted, Mode::Foreground, &|_, _| {});
+    let capacity = settings.log_capacity(&args.log_opt);
+    if args.detach {
+        let mode = Mode::Detached(capacity);
+        return in_monitor(|milestone| fetch_and_run(global, &settings, args, wanted, mode, milestone));
     }
-    let mode = Mode::Detached(settings.log_capacity(&args.log_opt));
-    in_monitor(|milestone| fetch_and_run(global, &settings, args, wanted, mode, milestone))
-}
-
-/// What is told how far a run has come.
-pub(super) type Milestones<'a> = &'a (dyn Fn(Milestone, &[Record]) + Sync);
-
-/// Leaves the work to a process of its own, and returns when that has a container to show or has failed.
-pub(super) fn in_monitor(work: impl FnOnce(Milestones<'_>) -> Result<u8, Fault>) -> Result<u8, Fault> {
-    let split = detach::split().map_err(|error| Fault::new(format_args!("no process for it: {error}")))?;
-    let report = match split {
-        Side::Command(waiting) => return waiting.finish(),
-        Side::Monitor(report) => report,
-    };
-    let containers = Global::containers()?;
-    let milestone = |milestone, records: &[Record]| match (milestone, records.first()) {
-        (Milestone::Made, Some(first)) => report.made(&containers.directory_of(&first.id)),
-        (Milestone::Made, None) => {}
-        (Milestone::Started, _) => report.started(records),
-    };
-    let result = work(&milestone);
-    report.ended(&result);
-    // Whom this concerned has been told; the shell does not wait for this process.
-    result.or(Ok(FAILED))
+    // Signals that are not passed on end the VM, which then is better this process's own.
+    if args.container.interactive && args.container.tty && args.sig_proxy {
+        let (mode, keys) = (Mode::Attached(capacity), settings.detach_keys(args.detach_keys.as_ref()));
+        return in_front(keys, |milestone| fetch_and_run(global, &settings, args, wanted, mode, milestone));
+    }
+    fetch_and_run(global, &settings, args, wanted, Mode::Foreground, &|_, _| {})
 }
 
 /// What a run needs of this host.

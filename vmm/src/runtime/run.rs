@@ -30,10 +30,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The file of the scratch disk in a container's directory.
 pub(super) const SCRATCH: &str = "scratch.ext4";
+
+/// How long the command that shows a container's streams may take to attach.
+const ATTACHING: Duration = Duration::from_secs(60);
 
 /// An image, ready to run.
 #[derive(Debug, Clone)]
@@ -78,6 +81,8 @@ pub enum Mode {
     Foreground,
     /// To a log of this capacity, and to whoever attaches.
     Detached(Capacity),
+    /// The same, and it does not begin before somebody has attached: the command that the user sees.
+    Attached(Capacity),
 }
 
 /// How a container is asked to end.
@@ -121,6 +126,8 @@ impl<'a> Host<'a> {
 pub enum Milestone {
     /// The container, or every one of a pod, is there; no guest has been started.
     Made,
+    /// It can be attached to; no guest has been started. Of a pod this is not told.
+    Listening,
     /// Its process runs for the first time. Of a pod: those of all its containers but the ones that run before others.
     Started,
 }
@@ -211,7 +218,7 @@ pub fn run(request: &Request, host: &Host<'_>) -> Result<u8, Failure> {
         monitor: &monitor,
     };
     let result = match Server::start(&monitor, &sockets.path().join(SOCKET)) {
-        Ok(_server) => life.live(),
+        Ok(_server) => life.begin(),
         Err(error) => Err(Failure::early(format!("the container's socket cannot be made: {error}"))),
     };
     host.progress.end();
@@ -236,6 +243,17 @@ struct Life<'a> {
 }
 
 impl Life<'_> {
+    fn begin(&self) -> Result<u8, Failure> {
+        if let Some(record) = self.monitor.record() {
+            (self.host.milestone)(Milestone::Listening, &[record]);
+        }
+        let is_awaited = matches!(self.request.mode, Mode::Attached(_));
+        if is_awaited && !self.monitor.hub().is_owned_within(ATTACHING) {
+            return Err(Failure::early("the command that shows the container's terminal did not come"));
+        }
+        self.live()
+    }
+
     fn live(&self) -> Result<u8, Failure> {
         let plan = self.plan()?;
         let mut restarts = Restarts::default();
@@ -303,7 +321,7 @@ impl Life<'_> {
                     if options.terminal && *interactive { Keyboard::Raw } else { Keyboard::Untouched };
                 Stdio::inherited(*interactive, keyboard).map(|stdio| (stdio, None)).map_err(unusable)
             }
-            Mode::Detached(capacity) => Writer::open(&self.directory, capacity)
+            Mode::Detached(capacity) | Mode::Attached(capacity) => Writer::open(&self.directory, capacity)
                 .and_then(|log| capture(log, self.monitor.hub(), *interactive))
                 .map(|(stdio, captured)| (stdio, Some(captured)))
                 .map_err(|error| Failure::early(format!("the container's log cannot be written: {error}"))),

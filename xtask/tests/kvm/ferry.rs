@@ -1,6 +1,7 @@
 //! The `ferry` command of this checkout, as its users type it.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
@@ -45,10 +46,9 @@ impl Ferry {
         }
     }
 
-    pub fn run(&self, words: &[&str]) -> Output {
-        let began = Instant::now();
-        let output = Command::new(&self.program)
-            .args(words)
+    /// With this kernel and initrd, and in this home.
+    fn at_home<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command
             .env("FERRY_KERNEL", &self.kernel)
             .env("FERRY_INITRD", &self.initrd)
             .env("HOME", self.home.path())
@@ -56,11 +56,41 @@ impl Ferry {
             .env_remove("XDG_DATA_HOME")
             .env_remove("XDG_RUNTIME_DIR")
             .env("TMPDIR", self.home.path())
-            .stdin(Stdio::null())
-            .output()
-            .expect("ferry starts");
+    }
+
+    pub fn run(&self, words: &[&str]) -> Output {
+        let began = Instant::now();
+        let mut command = Command::new(&self.program);
+        let output = self.at_home(command.args(words)).stdin(Stdio::null()).output().expect("ferry starts");
         println!("ferry {}: {}, {:?}", words.join(" "), output.status, began.elapsed());
         output
+    }
+
+    /// Runs a command on a terminal, and leaves it by the detach keys when it has written this; what it has shown.
+    pub fn is_left(&self, words: &[&str], when: &str) -> String {
+        let quoted = |word: &str| format!("'{}'", word.replace('\'', "'\\''"));
+        let program = self.program.display().to_string();
+        let line: Vec<String> = [program.as_str()].iter().chain(words).map(|word| quoted(word)).collect();
+        let began = Instant::now();
+        let mut command = Command::new("script");
+        command.args(["--quiet", "--return", "--command", &line.join(" "), "/dev/null"]);
+        let mut terminal =
+            self.at_home(&mut command).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("script");
+        let (mut keys, mut screen) =
+            (terminal.stdin.take().expect("a pipe"), terminal.stdout.take().expect("a pipe"));
+        let (mut shown, mut piece, mut is_typed) = (Vec::new(), [0; 4096], false);
+        while let Ok(length @ 1..) = screen.read(&mut piece) {
+            shown.extend_from_slice(&piece[..length]);
+            if !is_typed && String::from_utf8_lossy(&shown).contains(when) {
+                keys.write_all(b"\x10\x11").expect("it is typed");
+                is_typed = true;
+            }
+        }
+        let (status, shown) =
+            (terminal.wait().expect("it ends"), String::from_utf8_lossy(&shown).into_owned());
+        println!("ferry {} on a terminal: {status}, {:?}", words.join(" "), began.elapsed());
+        assert!(status.success() && is_typed && shown.contains("which runs on"), "{status}: {shown}");
+        shown
     }
 
     /// Standard output of a command that must succeed.

@@ -72,7 +72,7 @@ fn what_is_shared_goes_with_its_helpers_and_memory_is_given_back_until_it_runs_o
     // The big process is a subshell with a long string, which it has twice while it makes it longer.
     let length = size(2 << 20, 256 << 20);
     let script = format!(
-        "cd /vol; read line < from-host; read setting < /etc/settings
+        "echo aboard; cd /vol; read line < from-host; read setting < /etc/settings
          echo $line $setting > a; mv a b; ln -s b l; read line < l
          exec 3<> gone; rm gone; echo \"$line, still\" >&3
          (echo no > /etc/settings) 2> refused || echo refused >> refused
@@ -83,9 +83,9 @@ fn what_is_shared_goes_with_its_helpers_and_memory_is_given_back_until_it_runs_o
     );
     let (shared, file) =
         (format!("{}:/vol", host.path().display()), format!("{}:/etc/settings:ro", settings.display()));
-    ferry.says(&[
+    let run = [
         "run",
-        "-d",
+        "-it",
         "--name",
         "shared",
         "--network",
@@ -102,7 +102,9 @@ fn what_is_shared_goes_with_its_helpers_and_memory_is_given_back_until_it_runs_o
         "sh",
         "-c",
         &script,
-    ]);
+    ];
+    // Begun at a terminal, and left to itself.
+    ferry.is_left(&run, "aboard");
     let inspected: serde_json::Value =
         serde_json::from_str(&ferry.says(&["inspect", "shared"])).expect("JSON");
     assert_eq!(inspected[0]["Mounts"][1]["Destination"], "/etc/settings");

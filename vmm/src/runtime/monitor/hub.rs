@@ -3,7 +3,7 @@
 use super::protocol::{Kind, send};
 use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How long a follower that takes nothing holds the container's output up before it is let go.
@@ -14,6 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub enum Interest {
     /// Output and the end.
     Everything,
+    /// The same, and the output waits for it for as long as it takes.
+    Own,
     /// The end.
     End,
 }
@@ -32,20 +34,32 @@ impl Follower {
 
 /// All who follow one container.
 #[derive(Default)]
-pub struct Hub(Mutex<Vec<Arc<Follower>>>);
+pub struct Hub {
+    followers: Mutex<Vec<Arc<Follower>>>,
+    came: Condvar,
+}
 
 impl Hub {
     /// Adds one. It is not heard of again: what it sends is read by somebody else.
     pub fn add(&self, stream: UnixStream, interest: Interest) -> std::io::Result<()> {
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout((interest != Interest::Own).then_some(PATIENCE))?;
         self.followers().push(Arc::new(Follower { interest, stream: Mutex::new(stream) }));
+        self.came.notify_all();
         Ok(())
+    }
+
+    /// Waits until the command that started it follows it; `false`: it did not come within this time.
+    pub fn is_owned_within(&self, time: Duration) -> bool {
+        let is_owned =
+            |followers: &[Arc<Follower>]| followers.iter().any(|one| one.interest == Interest::Own);
+        let waited = self.came.wait_timeout_while(self.followers(), time, |followers| !is_owned(followers));
+        is_owned(&waited.unwrap_or_else(PoisonError::into_inner).0)
     }
 
     /// Sends output to all who want it.
     pub fn output(&self, kind: Kind, bytes: &[u8]) {
         let followers: Vec<_> = self.followers().clone();
-        for follower in followers.iter().filter(|follower| follower.interest == Interest::Everything) {
+        for follower in followers.iter().filter(|follower| follower.interest != Interest::End) {
             let Err(error) = follower.send(kind, bytes) else { continue };
             if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) {
                 tracing::warn!(
@@ -73,7 +87,7 @@ impl Hub {
     }
 
     fn followers(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Follower>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.followers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

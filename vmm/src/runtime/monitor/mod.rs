@@ -307,7 +307,7 @@ impl Monitor {
             Request::Unpause => self.freeze(Status::Running),
             Request::Update { limits, restart } => self.update(*limits, *restart),
             Request::Drain { exec, terminal } => self.drain(exec, *terminal),
-            Request::Attach | Request::Wait => Err("this is no question".to_owned()),
+            Request::Attach | Request::Own | Request::Wait => Err("this is no question".to_owned()),
         };
         lock(&self.situation).busy -= 1;
         self.changed.notify_all();

@@ -23,6 +23,8 @@ pub enum Request {
     /// The streams of the container's process from now on: frames of output come, frames of input and window sizes go.
     /// Ends with [`Kind::Exit`].
     Attach,
+    /// The same for the command that started it, whose terminal holds the output up as it would that of a process there.
+    Own,
     /// Nothing but [`Kind::Exit`] when the container's process ends.
     Wait,
     /// Sends the process a signal.

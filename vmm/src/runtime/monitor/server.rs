@@ -93,11 +93,12 @@ fn serve(monitor: &Arc<Monitor>, stream: &UnixStream) -> io::Result<()> {
     };
     stream.set_read_timeout(None)?;
     match request {
-        Request::Attach if !monitor.record().is_some_and(|record| record.made.detached) => {
+        Request::Attach | Request::Own if !monitor.record().is_some_and(|record| record.made.detached) => {
             let reason = "it runs in the foreground: its streams are those of the command that started it";
             send_json(stream, Kind::Answer, &Answer::Refused(reason.to_owned()))
         }
         Request::Attach => follow(monitor, stream, Interest::Everything),
+        Request::Own => follow(monitor, stream, Interest::Own),
         Request::Wait => follow(monitor, stream, Interest::End),
         request => send_json(stream, Kind::Answer, &monitor.perform(&request)),
     }

@@ -16,9 +16,9 @@ use ferry_init::api::method;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A detached container `web` that runs, and what becomes of it.
 struct Detached {
@@ -29,6 +29,13 @@ struct Detached {
 }
 
 fn detached(change: impl FnOnce(&mut run::Request), scripts: Vec<Script>) -> Detached {
+    let (web, runs) = begun(change, scripts);
+    runs.recv_timeout(Duration::from_secs(20)).expect("it runs");
+    web
+}
+
+/// One that is on its way, and who tells when it runs.
+fn begun(change: impl FnOnce(&mut run::Request), scripts: Vec<Script>) -> (Detached, Receiver<String>) {
     let root = tempfile::tempdir().unwrap();
     let containers = Containers::open(root.path());
     let mut request = request();
@@ -51,8 +58,7 @@ fn detached(change: impl FnOnce(&mut run::Request), scripts: Vec<Script>) -> Det
         };
         run::run(&request, &host)
     });
-    runs.recv_timeout(Duration::from_secs(20)).expect("it runs");
-    Detached { containers, vmm, run, _root: root }
+    (Detached { containers, vmm, run, _root: root }, runs)
 }
 
 impl Detached {
@@ -129,6 +135,37 @@ fn what_it_writes_is_kept_and_told_to_those_attached_with_its_end() {
     let record = record.unwrap();
     assert_eq!((record.status, record.exit_code), (Status::Exited, Some(9)));
     assert!(record.runtime_directory.as_os_str().is_empty());
+}
+
+#[test]
+fn the_command_that_started_it_sees_its_first_word_and_hears_that_it_runs() {
+    let (web, runs) = begun(
+        |request| request.mode = Mode::Attached(Capacity::default()),
+        vec![running(|world| {
+            world.stdout.write_all(b"first");
+            until_signal(world)
+        })],
+    );
+    let until = Instant::now() + Duration::from_secs(20);
+    let ask = |request: &Request| loop {
+        // Until it listens.
+        match web.containers.find("web").map(|listed| ask(&listed, request)) {
+            Ok(Ok(connection)) => break connection,
+            _ if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+            other => panic!("{:?}", other.map(|_| ())),
+        }
+    };
+    // Somebody else is not who it waits for.
+    let other = ask(&Request::Attach);
+    assert!(runs.recv_timeout(Duration::from_millis(300)).is_err(), "it runs and nobody sees it");
+    let own = ask(&Request::Own);
+    runs.recv_timeout(Duration::from_secs(20)).expect("it runs");
+    for connection in [&own, &other] {
+        assert!(matches!(connection.next().unwrap(), News::Stdout(bytes) if bytes == b"first"));
+    }
+    web.ask(&Request::Stop { seconds: None }).unwrap();
+    assert_eq!(own.exit().unwrap(), 143);
+    assert_eq!(web.end().0.unwrap(), 143);
 }
 
 #[test]
