@@ -21,7 +21,8 @@ pub fn answer(request: &Request) -> Result<Vec<u8>> {
         method::UPDATE_INTERFACE => {
             let call: api::UpdateInterfaceRequest = decode(request)?;
             let interface = call.interface.ok_or_else(|| fault!(InvalidArgument, "no interface"))?;
-            Ok(network::update_interface(&interface)?.encode_to_vec())
+            // The answer is the interface as it is now, which is as it was to be.
+            network::update_interface(&interface).map(|()| interface.encode_to_vec())
         }
         method::UPDATE_ROUTES => {
             let call: api::UpdateRoutesRequest = decode(request)?;

@@ -80,9 +80,9 @@ impl Kernel {
         Ok(list)
     }
 
-    /// The link of this index, or all of them for 0.
-    fn links(&mut self, index: u32) -> Result<Vec<Link>> {
-        self.list(Request::get_link(index), kind!(RTM_NEWLINK), Link::parse)
+    /// The links that there are.
+    fn links(&mut self) -> Result<Vec<Link>> {
+        self.list(Request::get_links(), kind!(RTM_NEWLINK), Link::parse)
     }
 
     /// The addresses of the link of this index, or all of them for 0.
@@ -116,10 +116,10 @@ impl Kernel {
         // A gateway must be reachable when the route over it is made.
         for is_beyond in [false, true] {
             for route in new.iter().filter(|route| route.gateway.is_some() == is_beyond) {
-                let to = destination(route);
-                let to = if to.is_empty() { "default" } else { &to };
-                let doing = format_args!("add the route {to} by `{}`", address::text(route.gateway));
-                self.tell(Request::add_route(route)).context(doing)?;
+                self.tell(Request::add_route(route)).map_err(|errno| {
+                    let (to, by) = (destination(route), address::text(route.gateway));
+                    Fault::system(&format_args!("add the route to `{to}` by `{by}`"), errno)
+                })?;
             }
         }
         Ok(())
@@ -153,9 +153,9 @@ fn by_name<'a>(links: &'a [Link], name: &str) -> Result<&'a Link> {
 }
 
 /// Gives an interface its name, addresses and MTU, and brings it up. Addresses that it had go.
-pub fn update_interface(wanted: &Interface) -> Result<Interface> {
+pub fn update_interface(wanted: &Interface) -> Result {
     let mut kernel = kernel()?;
-    let links = kernel.links(0)?;
+    let links = kernel.links()?;
     let name = if wanted.device.is_empty() { &wanted.name } else { &wanted.device };
     let link = match wanted.hw_addr.as_str() {
         "" => by_name(&links, name)?,
@@ -187,21 +187,18 @@ pub fn update_interface(wanted: &Interface) -> Result<Interface> {
         change = change.with_mtu(mtu);
     }
     kernel.tell(change).context(doing)?;
-    let mut kept = kernel.addresses(link.index)?;
-    kept.retain(|old| old.link == link.index && !addresses.contains(old));
-    // Link-local addresses are the kernel's.
-    let is_kernels = |old: &Address| matches!(old.address, IpAddr::V6(ip) if ip.is_unicast_link_local());
-    for old in kept.iter().filter(|old| !is_kernels(old)) {
-        kernel.tell(Request::delete_address(old)).context(doing)?;
+    for old in kernel.addresses(link.index)? {
+        // Link-local addresses are the kernel's.
+        let is_kernels = matches!(old.address, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        if old.link == link.index && !is_kernels && !addresses.contains(&old) {
+            kernel.tell(Request::delete_address(&old)).context(doing)?;
+        }
     }
-    kept.retain(is_kernels);
     for new in &addresses {
         let doing = format_args!("give {} the address {}/{}", link.name, new.address, new.prefix);
         kernel.tell(Request::add_address(new)).context(doing)?;
     }
-    let link = kernel.links(link.index)?.pop();
-    let link = link.ok_or_else(|| fault!(Internal, "the network interface is gone"))?;
-    Ok(describe(&link, &[addresses, kept].concat()))
+    Ok(())
 }
 
 fn describe(link: &Link, addresses: &[Address]) -> Interface {
@@ -227,7 +224,7 @@ fn describe(link: &Link, addresses: &[Address]) -> Interface {
 /// Every interface.
 pub fn list_interfaces() -> Result<Interfaces> {
     let mut kernel = kernel()?;
-    let (links, addresses) = (kernel.links(0)?, kernel.addresses(0)?);
+    let (links, addresses) = (kernel.links()?, kernel.addresses(0)?);
     Ok(Interfaces { interfaces: links.iter().map(|link| describe(link, &addresses)).collect() })
 }
 
@@ -235,7 +232,7 @@ pub fn list_interfaces() -> Result<Interfaces> {
 /// were there are there again.
 pub fn update_routes(wanted: &[types::Route]) -> Result<Routes> {
     let mut kernel = kernel()?;
-    let links = kernel.links(0)?;
+    let links = kernel.links()?;
     let new = limit(wanted)?.iter().map(|route| parse(route, &links)).collect::<Result<Vec<_>>>()?;
     let old = kernel.set_routes()?;
     if let Err(fault) = kernel.exchange_routes(&old, &new) {
@@ -284,7 +281,7 @@ fn parse(route: &types::Route, links: &[Link]) -> Result<Route> {
 /// Every route of the main table.
 pub fn list_routes() -> Result<Routes> {
     let mut kernel = kernel()?;
-    let links = kernel.links(0)?;
+    let links = kernel.links()?;
     describe_routes(&kernel.routes()?, &links)
 }
 
@@ -305,7 +302,7 @@ fn describe_routes(routes: &[Route], links: &[Link]) -> Result<Routes> {
 /// Adds entries to the neighbour tables.
 pub fn add_neighbors(neighbors: &[ArpNeighbor]) -> Result {
     let mut kernel = kernel()?;
-    let links = kernel.links(0)?;
+    let links = kernel.links()?;
     let mut requests = Vec::new();
     for ArpNeighbor { to_ip_address, device, lladdr, state, flags } in limit(neighbors)? {
         let address = address::parse(to_ip_address.as_ref().map_or("", |address| &address.address))?;

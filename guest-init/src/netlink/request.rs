@@ -27,12 +27,10 @@ impl Request {
         Request::new(kind, n::NLM_F_DUMP, fixed)
     }
 
-    /// Asks for one link, or for all when the index is 0, without its counters.
-    pub fn get_link(index: u32) -> Request {
+    /// Asks for all links, without their counters.
+    pub fn get_links() -> Request {
         const SKIP_STATISTICS: u32 = 1 << 3;
-        let fixed = [0, index, 0, 0].map(u32::to_le_bytes);
-        let flags = if index == 0 { n::NLM_F_DUMP } else { n::NLM_F_ACK };
-        Request::new(kind!(RTM_GETLINK), flags, fixed.as_flattened())
+        Request::dump(kind!(RTM_GETLINK), &[0; 16])
             .attribute(n::IFLA_EXT_MASK as u16, &SKIP_STATISTICS.to_le_bytes())
     }
 
