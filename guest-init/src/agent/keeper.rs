@@ -115,9 +115,9 @@ impl<S: System> Agent<S> {
     /// Does everything that is to be done for the services now. Returns when to look again, in milliseconds.
     pub(super) fn keep_services(&mut self) -> Option<u32> {
         loop {
+            let answers = core::mem::take(&mut self.keeper.as_mut()?.answers);
             let now = self.system.now();
-            let keeper = self.keeper.as_mut()?;
-            for (number, answer) in core::mem::take(&mut keeper.answers) {
+            for (number, answer) in answers {
                 self.answered(number as usize, answer, now);
             }
             let keeper = self.keeper.as_mut()?;

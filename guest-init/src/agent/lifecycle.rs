@@ -410,18 +410,19 @@ impl<S: System> Agent<S> {
     /// Tells those who wait for a removal no longer than they wanted to. Returns when to look again, in
     /// milliseconds.
     pub(super) fn give_up_removals(&mut self) -> Option<u32> {
-        let now = self.system.now();
+        let now = || self.system.now();
         let mut late = Vec::new();
         let mut next: Option<u64> = None;
         for (_, container) in self.containers.iter_mut() {
-            let is_late = |(_, deadline): &mut (_, Option<u64>)| deadline.is_some_and(|time| time <= now);
+            let is_late = |(_, deadline): &mut (_, Option<u64>)| deadline.is_some_and(|time| time <= now());
             late.extend(container.removers.extract_if(.., is_late).map(|(caller, _)| caller));
             let first = container.removers.iter().filter_map(|(_, deadline)| *deadline).min();
             next = [next, first].into_iter().flatten().min();
         }
-        let fault = fault!(DeadlineExceeded, "processes of the container are still ending");
-        self.answer_all(late, Err(fault));
-        next.map(|deadline| u32::try_from(deadline - now).unwrap_or(u32::MAX))
+        for caller in late {
+            self.answer(caller, Err(fault!(DeadlineExceeded, "processes of the container are still ending")));
+        }
+        next.map(|deadline| u32::try_from(deadline.saturating_sub(self.system.now())).unwrap_or(u32::MAX))
     }
 
     fn begin_removal(&mut self, id: &str) {

@@ -26,7 +26,7 @@ mod verity;
 mod volumes;
 mod written;
 
-pub use space::{INITS, PID1_ANNOTATION};
+pub use space::PID1_ANNOTATION;
 use space::{Space, come_back, way_back};
 use stdio::ChildStdio;
 use storage::Disks;
@@ -166,10 +166,12 @@ impl System for Guest {
     }
 
     fn write(&mut self, stream: StreamId, data: &[u8]) -> SysResult<usize> {
-        if let Some(serial) = self.serial.as_ref().filter(|serial| serial.stream() == stream) {
-            return serial.write(data);
-        }
-        write(self.streams.get(&stream).ok_or(Errno::EBADF)?.raw(), data)
+        let fd = match self.serial.as_ref().filter(|serial| serial.stream() == stream) {
+            Some(serial) => serial.raw(),
+            None => self.streams.get(&stream).ok_or(Errno::EBADF)?.raw(),
+        };
+        // Room is an event only for who found none: after every answer there is some.
+        write(fd, data).inspect_err(|_| self.poll.rewatch(fd, stream.0).unwrap_or_default())
     }
 
     fn at_end(&mut self, stream: StreamId) -> bool {

@@ -37,8 +37,8 @@ impl SerialPort {
         }
     }
 
-    pub fn write(&self, data: &[u8]) -> SysResult<usize> {
-        write(self.fd.raw(), data)
+    pub fn raw(&self) -> i32 {
+        self.fd.raw()
     }
 
     /// A client is gone; the next one is another stream.

@@ -7,8 +7,8 @@ use super::process::SignalSet;
 use super::{Errno, Fd, Result};
 use crate::prelude::*;
 
-/// An epoll instance. Everything in it is watched for reading and writing, edge-triggered: an event says that
-/// something changed, and the reader goes on until the kernel says `EAGAIN`.
+/// An epoll instance. Everything in it is watched edge-triggered: an event says that something changed, and the reader goes
+/// on until the kernel says `EAGAIN`.
 pub struct Poll(Fd);
 
 /// struct epoll_event, packed as x86-64 has it.
@@ -20,8 +20,9 @@ struct Event {
     token: u64,
 }
 
-/// What is watched for.
-const EVERYTHING: u32 = c::EPOLLIN | c::EPOLLOUT | c::EPOLLRDHUP | c::EPOLLET;
+/// What is watched for, and also, by those who found no room to write.
+const INPUT: u32 = c::EPOLLIN | c::EPOLLRDHUP | c::EPOLLET;
+const EVERYTHING: u32 = INPUT | c::EPOLLOUT;
 
 /// Most events taken at once.
 const BATCH: usize = 32;
@@ -52,12 +53,13 @@ impl Poll {
         new_poll(c::EPOLL_CLOEXEC).map(Poll)
     }
 
-    /// Watches a descriptor until it is closed; its events carry `token`.
+    /// Watches a descriptor for something to read until it is closed; its events carry `token`.
     pub fn watch(&self, fd: i32, token: u64) -> Result<()> {
-        control(&self.0, c::EPOLL_CTL_ADD, fd, &Event { events: EVERYTHING, token })
+        control(&self.0, c::EPOLL_CTL_ADD, fd, &Event { events: INPUT, token })
     }
 
-    /// Changes the token of a watched descriptor; what is the matter with it now is an event again.
+    /// Changes the token of a watched descriptor, or watches it for room to write too; what is the matter with it now is an
+    /// event again.
     pub fn rewatch(&self, fd: i32, token: u64) -> Result<()> {
         control(&self.0, c::EPOLL_CTL_MOD, fd, &Event { events: EVERYTHING, token })
     }
