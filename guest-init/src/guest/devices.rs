@@ -44,7 +44,9 @@ pub fn make(spec: &Spec, held: &[Fd]) -> Result {
     };
     for (at, (name, major, minor)) in NODES.into_iter().enumerate() {
         let made = match held.get(at) {
-            Some(node) => reach(dev.raw(), name, Kind::File, 0o666).and_then(|file| attach(node, file.raw())),
+            Some(node) => {
+                reach(dev.raw(), name, Kind::File, 0o666).and_then(|file| attach(node, file.raw(), ""))
+            }
             None => {
                 mknod(dev.raw(), name, S_IFCHR | 0o666, file::device(major, minor)).despite(Errno::EEXIST)
             }

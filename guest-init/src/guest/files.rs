@@ -40,7 +40,7 @@ fn find(root: &Fd, path: &[u8], flags: u32) -> Result<Fd> {
 /// What a path is.
 pub fn stat(root: &Fd, call: &StatFileRequest) -> Result<FileInfo> {
     let found = find(root, &call.path, if call.follow { 0 } else { O_NOFOLLOW })?;
-    let stat = stat_fd(found.raw()).context("stat")?;
+    let stat = stat_at(found.raw(), "").context("stat")?;
     let is_link = stat.st_mode & S_IFMT == S_IFLNK;
     let (device_major, device_minor) = file::device_numbers(stat.st_rdev);
     Ok(FileInfo {
@@ -87,7 +87,7 @@ pub fn list(root: &Fd, call: &ReadDirRequest) -> Result<ReadDirResponse> {
 /// A part of a regular file.
 pub fn read(root: &Fd, call: &ReadFileRequest) -> Result<ReadFileResponse> {
     let found = find(root, &call.path, 0)?;
-    let is_file = stat_fd(found.raw()).context("stat")?.st_mode & S_IFMT == S_IFREG;
+    let is_file = stat_at(found.raw(), "").context("stat")?.st_mode & S_IFMT == S_IFREG;
     refuse_if!(!is_file, InvalidArgument, "not a regular file");
     let mut data = vec![0; READ_LIMIT.min(call.len as usize)];
     let length = reopen(&found, O_RDONLY | O_NONBLOCK)
@@ -185,7 +185,7 @@ fn begin(parent: &Fd, name: &str) -> SysResult<Fd> {
 /// A file of which a part is there.
 fn go_on(parent: &Fd, name: &str) -> SysResult<Fd> {
     let found = file::open(parent.raw(), name, O_PATH | O_NOFOLLOW, 0)?;
-    match stat_fd(found.raw())?.st_mode & S_IFMT {
+    match stat_at(found.raw(), "")?.st_mode & S_IFMT {
         S_IFREG => reopen(&found, O_WRONLY),
         _ => Err(Errno::EINVAL),
     }

@@ -56,7 +56,7 @@ fn switch_on(directory: &str, name: &str, off: &str, on: &str, most: u32) -> Sys
 
 /// Whether memory can be announced by address.
 pub fn can_probe() -> bool {
-    file::stat(PROBE).is_ok()
+    file::stat_at(CWD, PROBE).is_ok()
 }
 
 /// `MemHotplugByProbe`.

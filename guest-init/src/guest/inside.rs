@@ -15,6 +15,12 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// What is at a path below an open directory; the empty path is what is open itself.
+    pub fn of(dir: i32, path: &str) -> SysResult<Kind> {
+        let is_directory = stat_at(dir, path)?.st_mode & S_IFMT == S_IFDIR;
+        Ok(if is_directory { Kind::Directory } else { Kind::File })
+    }
+
     fn flags(self) -> u32 {
         match self {
             Kind::Directory => O_PATH | O_DIRECTORY,
@@ -76,7 +82,7 @@ fn make(root: i32, path: &str, kind: Kind, mode: u32) -> SysResult<Fd> {
             }
             other => other?,
         };
-        if stat_fd(found.raw())?.st_mode & S_IFMT != S_IFLNK {
+        if stat_at(found.raw(), "")?.st_mode & S_IFMT != S_IFLNK {
             here.push(found);
             continue;
         }
@@ -93,7 +99,7 @@ fn make(root: i32, path: &str, kind: Kind, mode: u32) -> SysResult<Fd> {
     match here.pop() {
         None => open_inside(root, b".", kind.flags(), 0),
         Some(found) => match kind {
-            Kind::Directory if stat_fd(found.raw())?.st_mode & S_IFMT != S_IFDIR => Err(Errno::ENOTDIR),
+            Kind::Directory if Kind::of(found.raw(), "")? == Kind::File => Err(Errno::ENOTDIR),
             _ => Ok(found),
         },
     }

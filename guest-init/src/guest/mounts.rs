@@ -7,9 +7,9 @@ use super::inside::{Kind, reach};
 use super::storage::make_directories;
 use crate::api::oci::{Mount, Spec};
 use crate::prelude::*;
-use crate::spec::mount_options::{FILESYSTEM, FILESYSTEM_FLAGS, Options};
+use crate::spec::mount_options::{FILESYSTEM, Options};
 use crate::spec::network_files;
-use crate::sys::file::{CWD, S_IFDIR, S_IFMT, chdir, chown, stat, stat_fd, write_file};
+use crate::sys::file::{CWD, O_PATH, chdir, chown, open, write_file};
 use crate::sys::mount::{self as m, Filesystem, Recursion, attach, clone_tree, set_attributes};
 
 /// A mount that is made, and mounted nowhere yet.
@@ -25,7 +25,7 @@ pub const BASE: &str = "/run/kata-containers";
 /// Opens [`BASE`], which is made.
 pub fn make_base() -> SysResult<Fd> {
     make_directories(BASE)?;
-    crate::sys::file::open(CWD, BASE, crate::sys::file::O_PATH, 0)
+    open(CWD, BASE, O_PATH, 0)
 }
 
 /// Where the guest keeps what it makes for a container.
@@ -115,10 +115,9 @@ pub fn enter_root(path: &str) -> Result {
 pub fn mount(prepared: &Prepared<'_>) -> Result {
     let Prepared { mount, options, tree } = prepared;
     let doing = format_args!("mount {} on {}", mount.r#type, mount.destination);
-    let is_directory = stat_fd(tree.raw()).context(doing)?.st_mode & S_IFMT == S_IFDIR;
-    let kind = if is_directory { Kind::Directory } else { Kind::File };
+    let kind = Kind::of(tree.raw(), "").context(doing)?;
     let target = reach(CWD, &mount.destination, kind, 0o755).context(doing)?;
-    attach(tree, target.raw()).context(doing)?;
+    attach(tree, target.raw(), "").context(doing)?;
     // The target's descriptor is of what lies below the new mount.
     propagate(tree, options).context(doing)
 }
@@ -158,8 +157,8 @@ fn new_filesystem(mount: &Mount, options: &Options) -> SysResult<Fd> {
                 None => filesystem.set_flag(name)?,
             }
         }
-        for (place, word) in FILESYSTEM.split(' ').enumerate() {
-            if options.superblock & FILESYSTEM_FLAGS[place] != 0 {
+        for (word, flag) in FILESYSTEM {
+            if options.superblock & flag != 0 {
                 filesystem.set_flag(word)?;
             }
         }
@@ -181,14 +180,14 @@ pub fn set_root_propagation(name: &str) -> Result {
     root.and_then(|root| propagate(&root, &options)).context("set the root's propagation")
 }
 
-/// Makes paths read-only; those that are not there need nothing.
+/// Makes paths read-only; those that are not there need nothing. Nothing is made here, and the container's root is the root:
+/// wherever a link leads, it is a mount of the container's that is copied, and one that is mounted on.
 pub fn make_read_only(paths: &[String]) -> Result {
-    for path in paths {
+    for path in paths.iter().filter(|path| !path.is_empty()) {
         let result = (|| {
-            let target = existing(path)?;
-            let tree = clone_tree(target.raw(), "", Recursion::Tree)?;
+            let tree = clone_tree(CWD, path, Recursion::Tree)?;
             set_attributes(tree.raw(), m::MOUNT_ATTR_RDONLY, 0, 0, Recursion::Tree)?;
-            attach(&tree, target.raw())
+            attach(&tree, CWD, path)
         })();
         unless_missing(result).context(format_args!("make {path} read-only"))?;
     }
@@ -199,28 +198,21 @@ pub fn make_read_only(paths: &[String]) -> Result {
 pub fn mask(paths: &[String]) -> Result {
     // One empty filesystem serves for all directories: it is mounted where it is first needed, and copied from there.
     let mut empty: Option<Fd> = None;
-    for path in paths {
+    for path in paths.iter().filter(|path| !path.is_empty()) {
         let result = (|| {
-            let target = existing(path)?;
             let cover = match &empty {
-                _ if stat_fd(target.raw())?.st_mode & S_IFMT != S_IFDIR => {
-                    clone_tree(CWD, "/dev/null", Recursion::One)?
-                }
+                _ if Kind::of(CWD, path)? == Kind::File => clone_tree(CWD, "/dev/null", Recursion::One)?,
                 Some(empty) => clone_tree(empty.raw(), "", Recursion::One)?,
                 None => {
                     let new = Filesystem::open("tmpfs")?.create(m::MOUNT_ATTR_RDONLY)?;
-                    return attach(empty.insert(new), target.raw());
+                    return attach(empty.insert(new), CWD, path);
                 }
             };
-            attach(&cover, target.raw())
+            attach(&cover, CWD, path)
         })();
         unless_missing(result).context(format_args!("mask {path}"))?;
     }
     Ok(())
-}
-
-fn existing(path: &str) -> SysResult<Fd> {
-    crate::sys::file::open_inside(CWD, path.as_bytes(), crate::sys::file::O_PATH, 0)
 }
 
 fn unless_missing(result: SysResult<()>) -> SysResult<()> {
@@ -228,9 +220,4 @@ fn unless_missing(result: SysResult<()>) -> SysResult<()> {
         Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(()),
         other => other,
     }
-}
-
-/// Whether a path is there, links followed.
-pub fn exists(path: &str) -> bool {
-    stat(path).is_ok()
 }

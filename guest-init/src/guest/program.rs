@@ -105,7 +105,7 @@ fn database(path: &str) -> Result<Vec<u8>> {
         other => other.context(format_args!("open {path}"))?,
     };
     // A pipe or a device would never end.
-    match stat_fd(file.raw()).context(path)?.st_mode & S_IFMT {
+    match stat_at(file.raw(), "").context(path)?.st_mode & S_IFMT {
         S_IFREG => read_to_end(file.raw(), FILE_LIMIT).context(format_args!("read {path}")),
         _ => Ok(Vec::new()),
     }
@@ -167,7 +167,7 @@ fn run(process: &Process, arguments: &[CString], environment: &[CString]) -> Fau
     let mut found = None;
     for candidate in candidates(program, path) {
         // To look is less than to try.
-        if let Err(Errno::ENOENT | Errno::ENOTDIR) = stat(&candidate) {
+        if let Err(Errno::ENOENT | Errno::ENOTDIR) = stat_at(CWD, &candidate) {
             continue;
         }
         match execute(&candidate, arguments, environment) {

@@ -128,7 +128,9 @@ fn end(agent: &mut Agent<Guest>, outcome: Option<(AtEnd, i32)>) -> ! {
     let (at_end, status) = outcome.unwrap_or((AtEnd::Reboot, 0));
     let (word, command) = match at_end {
         // The kernel would stand still where it cannot switch the machine off; a virtual machine ends by a reset.
-        AtEnd::PowerOff if stat("/sys/firmware/acpi").is_err() => ("poweroff", LINUX_REBOOT_CMD_RESTART),
+        AtEnd::PowerOff if stat_at(CWD, "/sys/firmware/acpi").is_err() => {
+            ("poweroff", LINUX_REBOOT_CMD_RESTART)
+        }
         AtEnd::PowerOff => ("poweroff", LINUX_REBOOT_CMD_POWER_OFF),
         AtEnd::Reboot => ("reboot", LINUX_REBOOT_CMD_RESTART),
         AtEnd::Halt => ("halt", LINUX_REBOOT_CMD_HALT),

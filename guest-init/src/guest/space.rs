@@ -19,7 +19,7 @@ use crate::api::oci::{Hooks, Linux, LinuxNamespace, Spec};
 use crate::fault::REPORT_LIMIT;
 use crate::prelude::*;
 use crate::spec::annotation::Further;
-use crate::spec::words::place;
+use crate::spec::words::{place, words};
 use crate::sys::file;
 use crate::sys::file::*;
 use crate::sys::process::*;
@@ -31,8 +31,8 @@ pub const PID1_ANNOTATION: &str = "io.ferry.pid1";
 const LAST_WORDS_ANNOTATION: &str = "io.kubernetes.container.terminationMessagePath";
 
 /// Programs that are process 1 unless [`PID1_ANNOTATION`] says no, by the last part of their path.
-pub const INITS: &str =
-    "init systemd tini tini-static dumb-init catatonit docker-init s6-svscan runit-init openrc-init";
+const INITS: &[u8] =
+    words!("init systemd tini tini-static dumb-init catatonit docker-init s6-svscan runit-init openrc-init");
 
 /// The container's process, as the holder sees it: the first that the namespace gets after process 1.
 const FIRST_PROCESS: i32 = 2;
@@ -70,7 +70,7 @@ struct Namespaces<'a> {
 }
 
 /// The specification's names of namespaces, their flags, and their files' names in /proc/PID/ns.
-const NAMES: &str = "mount pid ipc uts cgroup network time user";
+const NAMES: &[u8] = words!("mount pid ipc uts cgroup network time user");
 const KINDS: [u32; 8] = [
     CLONE_NEWNS,
     CLONE_NEWPID,
@@ -164,7 +164,7 @@ impl Space {
         let path = linux.map_or("", |linux| linux.cgroups_path.as_str());
         let cgroup = match Cgroup::make(path, id, resources) {
             // A guest whose kernel has no cgroups runs containers without limits.
-            Err(_) if resources.is_none() && !mounts::exists("/sys/fs/cgroup/cgroup.procs") => None,
+            Err(_) if resources.is_none() && stat_at(CWD, "/sys/fs/cgroup/cgroup.procs").is_err() => None,
             other => Some(other?),
         };
         let said = spec.annotations.get(LAST_WORDS_ANNOTATION).map_or("/dev/termination-log", String::as_str);
@@ -317,7 +317,7 @@ impl Space {
 
 /// Whether a directory is the guest's own root.
 fn is_ours(root: &Fd) -> bool {
-    match (file::stat_fd(root.raw()), file::stat("/")) {
+    match (file::stat_at(root.raw(), ""), file::stat_at(CWD, "/")) {
         (Ok(root), Ok(ours)) => (root.st_dev, root.st_ino) == (ours.st_dev, ours.st_ino),
         _ => true,
     }

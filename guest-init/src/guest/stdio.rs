@@ -91,5 +91,5 @@ impl ChildStdio {
 
 fn bind_console(slave: &Fd) -> SysResult<()> {
     let console = reach(CWD, "/dev/console", Kind::File, 0o600)?;
-    attach(&clone_tree(slave.raw(), "", Recursion::One)?, console.raw())
+    attach(&clone_tree(slave.raw(), "", Recursion::One)?, console.raw(), "")
 }

@@ -86,7 +86,7 @@ fn open_disks(
 /// A directory of the guest's own, for containers to share or keep. It stays when they go.
 fn make_local(storage: &Storage, options: &Options) -> Result {
     let doing = format_args!("make {}", storage.mount_point);
-    if file::stat(&storage.mount_point).is_ok() {
+    if file::stat_at(CWD, &storage.mount_point).is_ok() {
         return Ok(());
     }
     make_directories(&storage.mount_point).context(doing)?;
@@ -149,7 +149,7 @@ impl Disks {
     /// disk.
     pub fn find(&mut self, source: &str) -> Result<Option<String>> {
         if source.starts_with("/dev/") {
-            return Ok(file::stat(source).ok().map(|_| source.into()));
+            return Ok(file::stat_at(CWD, source).ok().map(|_| source.into()));
         }
         let (what, wanted) = source.split_once('=').unwrap_or_default();
         let is_known = ["serial", "partname", "pci"].contains(&what);
@@ -205,7 +205,7 @@ fn prepare_overlay(options: &Options) -> Result {
     (|| {
         make_directories(upper)?;
         make_directories(work)?;
-        let (has, wants) = (file::stat(upper)?, file::stat(lower)?);
+        let (has, wants) = (file::stat_at(CWD, upper)?, file::stat_at(CWD, lower)?);
         if (has.st_uid, has.st_gid) != (wants.st_uid, wants.st_gid) {
             file::chown(CWD, upper, wants.st_uid, wants.st_gid)?;
         }

@@ -60,7 +60,7 @@ pub fn resize(call: &ResizeVolumeRequest) -> Result {
 
 /// Bytes of the disk or partition that a file is on.
 fn disk_size(file: &Fd) -> SysResult<u64> {
-    let (major, minor) = file::device_numbers(file::stat_fd(file.raw())?.st_dev);
+    let (major, minor) = file::device_numbers(file::stat_at(file.raw(), "")?.st_dev);
     let sectors = file::read_control(CWD, &format!("/sys/dev/block/{major}:{minor}/size"))?;
     sectors.trim_ascii().parse::<u64>().map_or(Err(Errno::EINVAL), |sectors| Ok(sectors.saturating_mul(512)))
 }

@@ -46,7 +46,7 @@ impl LogFile<'_> {
         let above = self.path.rsplit_once('/').map_or("", |(above, _)| above);
         make_directories(above)?;
         let file = open(CWD, self.path, O_WRONLY | O_APPEND | O_CREAT | how, 0o640)?;
-        let size = u64::try_from(stat_fd(file.raw())?.st_size).unwrap_or(0);
+        let size = u64::try_from(stat_at(file.raw(), "")?.st_size).unwrap_or(0);
         self.open = Some((file, size));
         Ok(())
     }

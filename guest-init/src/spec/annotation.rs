@@ -5,7 +5,7 @@
 //! object there. A process that is executed later has the container's. A key that is not known, or a value that makes no
 //! sense, fails the creation.
 
-use super::words::place;
+use super::words::{place, words};
 use crate::api::oci::Spec;
 use crate::prelude::*;
 
@@ -13,17 +13,17 @@ use crate::prelude::*;
 pub const PREFIX: &str = "io.ferry.oci.";
 
 /// `SCHED_DEADLINE` and the others, policy N at place N; 4 was never given out.
-const POLICIES: &str = "OTHER FIFO RR BATCH  IDLE DEADLINE";
+const POLICIES: &[u8] = words!("OTHER FIFO RR BATCH  IDLE DEADLINE");
 
 /// Flags of a scheduling policy, flag N at bit N.
-const SCHEDULER_FLAGS: &str =
-    "RESET_ON_FORK RECLAIM DL_OVERRUN KEEP_POLICY KEEP_PARAMS UTIL_CLAMP_MIN UTIL_CLAMP_MAX";
+const SCHEDULER_FLAGS: &[u8] =
+    words!("RESET_ON_FORK RECLAIM DL_OVERRUN KEEP_POLICY KEEP_PARAMS UTIL_CLAMP_MIN UTIL_CLAMP_MAX");
 
 /// Personalities (include/uapi/linux/personality.h), personality N at place N.
-const PERSONALITIES: &str = "LINUX        LINUX32";
+const PERSONALITIES: &[u8] = words!("LINUX        LINUX32");
 
 /// Classes of I/O priority, class N at place N.
-const CLASSES: &str = "NONE RT BE IDLE";
+const CLASSES: &[u8] = words!("NONE RT BE IDLE");
 
 /// The fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -131,9 +131,9 @@ fn number<N: TryFrom<i64>>(text: &str) -> Result<N> {
 }
 
 /// The number of a word, which stands in its list without its prefix.
-fn named(list: &str, prefix: &str, word: &str) -> Result<u32> {
+fn named(list: &[u8], prefix: &str, word: &str) -> Result<u32> {
     let number = word.strip_prefix(prefix).and_then(|bare| place(list, bare));
-    number.ok_or_else(|| fault!(InvalidArgument, "`{word}` is none of {prefix}{list}"))
+    number.ok_or_else(|| fault!(InvalidArgument, "`{word}` is no {prefix} that there is"))
 }
 
 fn scheduler(value: &str) -> Result<Scheduler> {

@@ -1,15 +1,17 @@
 //! Capability names (capabilities(7)).
 
-use super::words::place;
+use super::words::{place, words};
 use crate::api::oci::LinuxCapabilities;
 use crate::prelude::*;
 
 /// Names without their `CAP_`, capability N at place N.
-const NAMES: &str = "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE \
+const NAMES: &[u8] = words!(
+    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE \
      NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT \
      SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE \
      AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ \
-     PERFMON BPF CHECKPOINT_RESTORE";
+     PERFMON BPF CHECKPOINT_RESTORE"
+);
 
 /// How many capabilities there are.
 pub const COUNT: u32 = 41;
@@ -64,7 +66,7 @@ mod tests {
         for (name, number) in [("CAP_CHOWN", 0), ("CAP_SETFCAP", 31), ("CAP_MAC_OVERRIDE", 32), ("BPF", 39)] {
             assert_eq!(bits(&[name.into()]), Ok(1 << number));
         }
-        assert_eq!(COUNT as usize, NAMES.split(' ').count());
+        assert_eq!(COUNT as usize, crate::spec::words::each(NAMES).count());
     }
 
     #[test]

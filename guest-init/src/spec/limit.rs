@@ -1,12 +1,13 @@
 //! Resource limit names (getrlimit(2)).
 
-use super::words::place;
+use super::words::{place, words};
 use crate::api::oci::PosixRlimit;
 use crate::prelude::*;
 
 /// Names without their `RLIMIT_`, limit N at place N.
-const NAMES: &str =
-    "CPU FSIZE DATA STACK CORE RSS NPROC NOFILE MEMLOCK AS LOCKS SIGPENDING MSGQUEUE NICE RTPRIO RTTIME";
+const NAMES: &[u8] = words!(
+    "CPU FSIZE DATA STACK CORE RSS NPROC NOFILE MEMLOCK AS LOCKS SIGPENDING MSGQUEUE NICE RTPRIO RTTIME"
+);
 
 /// The number of a limit.
 pub fn resource(limit: &PosixRlimit) -> Result<u32> {

@@ -1,6 +1,6 @@
 //! Mount options: mount(8)'s words, sorted into what the kernel wants to know separately.
 
-use super::words::place;
+use super::words::{place, words};
 use crate::prelude::*;
 use crate::sys::mount as m;
 
@@ -29,8 +29,8 @@ pub struct Options {
 
 /// Words that set an attribute, and words that clear it, in the attributes' order; those of the three ways to keep access
 /// times come last.
-const SETTING: &str = "ro nosuid nodev noexec nodiratime nosymfollow noatime strictatime relatime";
-const CLEARING: &str = "rw suid dev exec diratime symfollow atime nostrictatime norelatime";
+const SETTING: &[u8] = words!("ro nosuid nodev noexec nodiratime nosymfollow noatime strictatime relatime");
+const CLEARING: &[u8] = words!("rw suid dev exec diratime symfollow atime nostrictatime norelatime");
 const ATTRIBUTES: [(u32, u32); 9] = [
     (m::MOUNT_ATTR_RDONLY, m::MS_RDONLY),
     (m::MOUNT_ATTR_NOSUID, m::MS_NOSUID),
@@ -43,25 +43,21 @@ const ATTRIBUTES: [(u32, u32); 9] = [
     (m::MOUNT_ATTR_RELATIME, m::MS_RELATIME),
 ];
 
-/// Words about the filesystem itself.
-pub const FILESYSTEM: &str = "sync dirsync lazytime";
-/// What they set.
-pub const FILESYSTEM_FLAGS: [u32; 3] = [m::MS_SYNCHRONOUS, m::MS_DIRSYNC, m::MS_LAZYTIME];
+/// Words about the filesystem itself, and what they set.
+pub const FILESYSTEM: [(&str, u32); 3] =
+    [("sync", m::MS_SYNCHRONOUS), ("dirsync", m::MS_DIRSYNC), ("lazytime", m::MS_LAZYTIME)];
 
 /// Words that say what is so anyway, or what mount(8) keeps for itself.
-const IGNORED: &str = "defaults async nolazytime silent loud remount mand nomand iversion noiversion";
+const IGNORED: &[u8] =
+    words!("defaults async nolazytime silent loud remount mand nomand iversion noiversion");
 
 /// Propagations.
-const PROPAGATIONS: &str = "private shared slave unbindable";
+const PROPAGATIONS: &[u8] = words!("private shared slave unbindable");
 const PROPAGATION_FLAGS: [u32; 4] = [m::MS_PRIVATE, m::MS_SHARED, m::MS_SLAVE, m::MS_UNBINDABLE];
 
 /// The ways to keep access times are one field: setting one takes another back, and clearing one clears the field.
 fn field_of(bits: u32) -> u32 {
     if bits & !m::MOUNT_ATTR__ATIME == 0 { m::MOUNT_ATTR__ATIME } else { bits }
-}
-
-fn flag(list: &str, flags: &[u32], word: &str) -> Option<u32> {
-    flags.get(place(list, word)? as usize).copied()
 }
 
 impl Options {
@@ -78,7 +74,8 @@ impl Options {
         let recursive = word.strip_prefix('r').unwrap_or_default();
         let attribute = |list, word| Some(ATTRIBUTES.get(place(list, word)? as usize)?.0);
         let (setting, clearing) = (|word| attribute(SETTING, word), |word| attribute(CLEARING, word));
-        let propagation = |word| flag(PROPAGATIONS, &PROPAGATION_FLAGS, word);
+        let of_filesystem = || FILESYSTEM.iter().find(|(name, _)| *name == word);
+        let propagation = |word| PROPAGATION_FLAGS.get(place(PROPAGATIONS, word)? as usize).copied();
         match word {
             // A word with a value is the filesystem's, as most are.
             _ if let Some((name, value)) = word.split_once('=') => {
@@ -95,7 +92,7 @@ impl Options {
                 self.clear |= field_of(bits);
                 self.set &= !field_of(bits);
             }
-            _ if let Some(flag) = flag(FILESYSTEM, &FILESYSTEM_FLAGS, word) => self.superblock |= flag,
+            _ if let Some((_, flag)) = of_filesystem() => self.superblock |= flag,
             _ if place(IGNORED, word).is_some() => {}
             _ if let Some(flags) = propagation(word) => self.propagation = flags,
             _ if let Some(flags) = propagation(recursive) => {

@@ -144,21 +144,12 @@ pub fn read_page(dir: i32, path: &str) -> Result<Vec<u8>> {
     Ok(page)
 }
 
-/// What an open file is.
-pub fn stat_fd(fd: i32) -> Result<Stat> {
-    stat_at(fd, "", c::AT_EMPTY_PATH)
-}
-
-/// What a path is, symbolic links followed.
-pub fn stat(path: &str) -> Result<Stat> {
-    stat_at(CWD, path, 0)
-}
-
-fn stat_at(dir: i32, path: &str, flags: u32) -> Result<Stat> {
+/// What is at a path below an open directory, symbolic links followed; the empty path is what is open itself.
+pub fn stat_at(dir: i32, path: &str) -> Result<Stat> {
     let mut stat = core::mem::MaybeUninit::<Stat>::uninit();
     // SAFETY: the kernel fills the structure, whose every bit pattern is valid.
     unsafe {
-        syscall!(Sysno::newfstatat, dir, text!(path), stat.as_mut_ptr(), flags)?;
+        syscall!(Sysno::newfstatat, dir, text!(path), stat.as_mut_ptr(), c::AT_EMPTY_PATH)?;
         Ok(stat.assume_init())
     }
 }

@@ -17,7 +17,7 @@ pub use linux_raw_sys::general::{
 };
 
 const CLONE: u32 = c::OPEN_TREE_CLONE | c::OPEN_TREE_CLOEXEC | c::AT_EMPTY_PATH;
-const EMPTY_PATHS: u32 = c::MOVE_MOUNT_F_EMPTY_PATH | c::MOVE_MOUNT_T_EMPTY_PATH;
+const ATTACH: u32 = c::MOVE_MOUNT_F_EMPTY_PATH | c::MOVE_MOUNT_T_EMPTY_PATH | c::MOVE_MOUNT_T_SYMLINKS;
 
 calls! { Result<Fd>;
     open_filesystem(fstype: &str) = fsopen(text!(fstype), c::FSOPEN_CLOEXEC);
@@ -33,9 +33,8 @@ calls! { Result<()>;
     change_attributes(mount: i32, flags: u32, attributes: &c::mount_attr) =
         mount_setattr(mount, c"".as_ptr(), flags, &raw const *attributes, size_of::<c::mount_attr>());
 
-    /// Mounts a detached mount on an open directory or file.
-    pub attach(mount: &Fd, target: i32) =
-        move_mount(mount.raw(), c"".as_ptr(), target, c"".as_ptr(), EMPTY_PATHS);
+    /// Mounts a detached mount on what is at a path below an open directory; the empty path is what is open itself.
+    pub attach(mount: &Fd, dir: i32, path: &str) = move_mount(mount.raw(), c"".as_ptr(), dir, text!(path), ATTACH);
 
     /// mount(2). Of any data, even none, the kernel would copy a page.
     pub mount(source: &str, target: &str, fstype: &str, flags: u32, data: &str) =
