@@ -135,17 +135,8 @@ unsafe impl GlobalAlloc for Heap {
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         let Ok(new_layout) = Layout::from_size_align(new_size, layout.align()) else { return null_mut() };
-        match (size_class(layout), size_class(new_layout)) {
-            (Some(old), Some(new)) if old == new => return block,
-            (None, None) => {
-                let (Some(old), Some(new)) = (pages(layout.size()), pages(new_size)) else {
-                    return null_mut();
-                };
-                // SAFETY: the mapping was made for this block alone; the caller uses the new address from here.
-                return unsafe { syscall!(Sysno::mremap, block, old, new, c::MREMAP_MAYMOVE) }
-                    .map_or(null_mut(), |address| address as *mut u8);
-            }
-            _ => {}
+        if size_class(layout).is_some_and(|class| size_class(new_layout) == Some(class)) {
+            return block;
         }
         // SAFETY: the caller's promises about `block` and `layout` are those that these calls need; both blocks
         // are at least as long as what is copied.

@@ -100,10 +100,11 @@ impl Take for Vec<u8> {
 }
 
 impl Take for String {
-    fn take(&mut self, wire: Wire<'_>, left: &mut usize) -> Result<(), DecodeError> {
-        let mut bytes = core::mem::take(self).into_bytes();
-        bytes.take(wire, left)?;
-        *self = String::from_utf8(bytes).map_err(|_| DecodeError)?;
+    fn take(&mut self, wire: Wire<'_>, _: &mut usize) -> Result<(), DecodeError> {
+        let text = core::str::from_utf8(bytes(wire)?).map_err(|_| DecodeError)?;
+        self.clear();
+        self.try_reserve_exact(text.len()).map_err(|_| DecodeError)?;
+        self.push_str(text);
         Ok(())
     }
 }

@@ -126,6 +126,11 @@ fn cut<'a>(bytes: &mut &'a [u8], length: usize) -> Result<&'a [u8], DecodeError>
 
 /// Seven bits a byte, the lowest first, and the top bit says that more follow: ten bytes at most.
 fn take_varint(bytes: &mut &[u8]) -> Result<u64, DecodeError> {
+    // Most are one byte.
+    if let Some((&byte @ ..0x80, rest)) = bytes.split_first() {
+        *bytes = rest;
+        return Ok(byte.into());
+    }
     let (mut value, mut shift) = (0, 0);
     while let Some((&byte, rest)) = bytes.split_first().filter(|_| shift < 64) {
         *bytes = rest;
