@@ -89,7 +89,8 @@ pub fn figures(workshop: &mut Workshop) -> Result<Vec<Figure>> {
     figures.push(memory(FERRY_VMM, || Running::ferry_vmm(&bare, &idle, alone.path()))?);
     if workshop.tools.find("qemu-system-x86_64").is_some() {
         figures.push(memory(QEMU, || Running::qemu(workshop, place.path()))?);
-        figures.extend(seconds(QEMU, || cpu_seconds(Running::qemu(workshop, place.path())?.machine))?);
+        let [least, _] = seconds(QEMU, || cpu_seconds(Running::qemu(workshop, place.path())?.machine))?;
+        figures.push(least);
     }
     figures.extend(inside(workshop)?);
     Ok(figures)
@@ -291,7 +292,7 @@ fn seconds(subject: &'static str, start: impl Fn() -> Result<f64>) -> Result<[Fi
         least = least.min(start().context(subject)?);
     }
     let of = |metric, value| figure(subject, metric, "seconds", value);
-    Ok([of("cpu_seconds_to_first_run", least), of("cpu_seconds_to_first_run_of_all", first)])
+    Ok([of("cpu_seconds_to_first_run", least), of("cpu_seconds_to_first_run_nothing_kept", first)])
 }
 
 fn child_of(pid: u32) -> Option<u32> {

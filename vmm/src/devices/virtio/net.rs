@@ -131,7 +131,7 @@ impl Net {
             config,
             pairs,
             active: 1,
-            outgoing: vec![0; MAX_FRAME],
+            outgoing: Vec::new(),
             receive_gate: Gate::new(rates.receive, RECEIVE_TIMER)?,
             transmit_gate: Gate::new(rates.transmit, TRANSMIT_TIMER)?,
             mergeable: false,
@@ -209,6 +209,7 @@ impl Net {
     /// Moves frames from the guest until it has none or the port has no room.
     fn transmit(&mut self, number: usize, io: &mut Io<'_>) -> Result<(), Fault> {
         let queue = transmit_queue(number);
+        self.outgoing.resize(MAX_FRAME, 0);
         loop {
             io.queues[queue].suppress_kicks(io.memory)?;
             loop {
