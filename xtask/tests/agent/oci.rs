@@ -413,7 +413,8 @@ fn resources_are_the_cgroup_s() {
     let client = guest.client();
     let names = "memory.max memory.low memory.swap.max memory.high cpu.max cpu.weight cpuset.cpus pids.max hugetlb.2MB.max io.max io.weight";
     let script = format!(
-        "cd /sys/fs/cgroup; for f in {names}; do echo $f $(cat $f 2>&1); done; cat /sys/block/vda/dev"
+        "cd /sys/fs/cgroup; for f in {names}; do echo $f $(cat $f 2>&1); done; grep '^kernel ' memory.stat; \
+         cat /sys/block/vda/dev"
     );
     let text = prints(&client, &script, |spec| {
         annotate(spec, "linux.resources.unified.memory.high", "50331648");
@@ -449,6 +450,9 @@ fn resources_are_the_cgroup_s() {
     ] {
         assert!(text.lines().any(|known| known == line), "{line}: {text}");
     }
+    // What the kernel holds for it counts, since it has a limit.
+    let kernels = text.lines().find_map(|line| line.strip_prefix("kernel ")).expect("memory.stat");
+    assert!(kernels.parse::<u64>().is_ok_and(|bytes| bytes > 0), "{text}");
     let (disk, major, minor) = last_device(&text);
     let limited = prints(&client, &script, |spec| {
         let rate = |rate| vec![LinuxThrottleDevice { major, minor, rate }];
