@@ -102,11 +102,10 @@ impl Kernel {
         Ok(routes)
     }
 
-    /// Those of them that somebody has set.
-    fn set_routes(&mut self) -> Result<Vec<Route>> {
-        let mut routes = self.routes()?;
-        routes.retain(|route| u32::from(route.protocol) != n::RTPROT_KERNEL);
-        Ok(routes)
+    /// The same: those that come with addresses, and those that somebody has set.
+    fn routes_by_origin(&mut self) -> Result<(Vec<Route>, Vec<Route>)> {
+        let is_kernels = |route: &Route| u32::from(route.protocol) == n::RTPROT_KERNEL;
+        self.routes().map(|routes| routes.into_iter().partition(is_kernels))
     }
 
     fn exchange_routes(&mut self, old: &[Route], new: &[Route]) -> Result {
@@ -234,15 +233,15 @@ pub fn update_routes(wanted: &[types::Route]) -> Result<Routes> {
     let mut kernel = kernel()?;
     let links = kernel.links()?;
     let new = limit(wanted)?.iter().map(|route| parse(route, &links)).collect::<Result<Vec<_>>>()?;
-    let old = kernel.set_routes()?;
+    let (kept, old) = kernel.routes_by_origin()?;
     if let Err(fault) = kernel.exchange_routes(&old, &new) {
-        let left = kernel.set_routes()?;
+        let (_, left) = kernel.routes_by_origin()?;
         kernel
             .exchange_routes(&left, &old)
             .map_err(|again| again.while_doing(format_args!("{}", fault.message)))?;
         return Err(fault);
     }
-    describe_routes(&kernel.routes()?, &links)
+    describe_routes(&[kept, new].concat(), &links)
 }
 
 fn parse(route: &types::Route, links: &[Link]) -> Result<Route> {
