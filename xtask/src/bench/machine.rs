@@ -88,8 +88,8 @@ pub fn figures(workshop: &mut Workshop) -> Result<Vec<Figure>> {
     figures.extend(seconds(FERRY_VMM, || ferry_vmm_told(&bare, &resetting, alone.path()))?);
     figures.push(memory(FERRY_VMM, || Running::ferry_vmm(&bare, &idle, alone.path()))?);
     if workshop.tools.find("qemu-system-x86_64").is_some() {
-        figures.push(memory(QEMU, || Running::qemu(workshop, place.path()))?);
-        let [least, _] = seconds(QEMU, || cpu_seconds(Running::qemu(workshop, place.path())?.machine))?;
+        figures.push(memory(QEMU, || Running::qemu(workshop, alone.path()))?);
+        let [least, _] = seconds(QEMU, || cpu_seconds(Running::qemu(workshop, alone.path())?.machine))?;
         figures.push(least);
     }
     figures.extend(inside(workshop)?);
