@@ -137,7 +137,7 @@ impl Guest {
         come_back(way_back)?;
         match forked.context("fork")? {
             Forked::Child => Ok(None),
-            Forked::Parent(pid, _) => Ok(Some(pid)),
+            Forked::Parent(pid) => Ok(Some(pid)),
         }
     }
 
@@ -337,7 +337,7 @@ impl System for Guest {
                 let _ = write_all(writer.raw(), &answer.unwrap_or_else(|fault| fault.encode()));
                 exit(0);
             }
-            Forked::Parent(pid, _) => Ok((pid, report)),
+            Forked::Parent(pid) => Ok((pid, report)),
         }
     }
 

@@ -259,8 +259,9 @@ impl Space {
                 self.gate = gate.map(|(reader, _)| reader);
                 Ok(None)
             }
-            Forked::Parent(pid, fd) => {
-                self.inhabitant = Some((pid, fd));
+            Forked::Parent(pid) => {
+                let end = |_: &Errno| kill(pid, SIGKILL).unwrap_or_default();
+                self.inhabitant = Some((pid, process(pid).inspect_err(end).context("hold the container")?));
                 if let Some((_, writer)) = gate
                     && let Err(fault) = users::map(pid, spec.linux.as_ref(), writer)
                 {

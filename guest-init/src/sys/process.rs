@@ -21,8 +21,8 @@ pub use linux_raw_sys::general::{
 pub enum Forked {
     /// The new process.
     Child,
-    /// The old one: the child's process id and a descriptor of it.
-    Parent(i32, Fd),
+    /// The old one: the child's process id, which is the child's until it is collected.
+    Parent(i32),
 }
 
 /// Forks, into new namespaces (`CLONE_NEW*`) and into a cgroup if one is given.
@@ -30,18 +30,17 @@ pub enum Forked {
 /// # Safety
 /// The program must have a single thread, so that the child's copy of memory is consistent.
 pub unsafe fn fork(namespaces: u32, cgroup: Option<&Fd>) -> Result<Forked> {
-    let mut pidfd: i32 = -1;
     let (into, cgroup) = cgroup.map_or((0, 0), |cgroup| (c::CLONE_INTO_CGROUP, cgroup.raw() as u64));
-    let flags = u64::from(namespaces | c::CLONE_PIDFD) | into;
+    let flags = u64::from(namespaces) | into;
     // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size,
     // cgroup.
-    let arguments = [flags, &raw mut pidfd as u64, 0, 0, c::SIGCHLD.into(), 0, 0, 0, 0, 0, cgroup];
+    let arguments = [flags, 0, 0, 0, c::SIGCHLD.into(), 0, 0, 0, 0, 0, cgroup];
     // SAFETY: without CLONE_VM the child gets a copy of all memory, so returning twice is sound in a program
     // of one thread (the caller's promise); the arguments outlive the call.
     let pid = unsafe { syscall!(Sysno::clone3, arguments.as_ptr(), size_of_val(&arguments)) }?;
     match pid {
         0 => Ok(Forked::Child),
-        pid => Ok(Forked::Parent(pid as i32, Fd(pidfd))),
+        pid => Ok(Forked::Parent(pid as i32)),
     }
 }
 
