@@ -18,6 +18,13 @@ fn main() {
         println!("cargo::rustc-link-arg-bins={argument}");
     }
     println!("cargo::rerun-if-changed=discard.ld");
-    let here = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
-    println!("cargo::rustc-link-arg-bins=-Wl,-T,{here}/discard.ld");
+    // A copy of the linker script, since a target directory may outlive the checkout that it was filled from.
+    let out = std::env::var_os("OUT_DIR").expect("cargo sets it");
+    let script = std::path::Path::new(&out).join("discard.ld");
+    std::fs::copy("discard.ld", &script).expect("OUT_DIR is writable");
+    // One word to the linker each, whatever is in the path.
+    for word in ["-T", &script.display().to_string()] {
+        println!("cargo::rustc-link-arg-bins=-Xlinker");
+        println!("cargo::rustc-link-arg-bins={word}");
+    }
 }

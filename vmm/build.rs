@@ -28,10 +28,12 @@ fn main() {
             None => source += &format!("static {name}: Option<&Pages<[u8]>> = None;\n"),
         }
     }
+    let out = env::var_os("OUT_DIR").expect("cargo sets OUT_DIR");
     if env::var("CARGO_CFG_TARGET_FEATURE").is_ok_and(|features| features.contains("crt-static")) {
         println!("cargo::rerun-if-changed=static.ld");
-        let here = env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it");
-        let script = Path::new(&here).join("static.ld");
+        // A copy, since a target directory may outlive the checkout that it was filled from.
+        let script = Path::new(&out).join("static.ld");
+        fs::copy("static.ld", &script).expect("OUT_DIR is writable");
         // One word to the linker each, whatever is in the path.
         for word in ["-T", &script.display().to_string()] {
             println!("cargo::rustc-link-arg-bins=-Xlinker");
@@ -40,6 +42,5 @@ fn main() {
         println!("cargo::rustc-link-arg-bins=-Wl,--no-eh-frame-hdr");
         println!("cargo::rustc-link-arg-bins=-Wl,--icf=all");
     }
-    let out = env::var_os("OUT_DIR").expect("cargo sets OUT_DIR");
     fs::write(Path::new(&out).join("payload.rs"), source).expect("OUT_DIR is writable");
 }
