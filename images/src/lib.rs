@@ -35,3 +35,12 @@ pub use store::Store;
 /// Changes with every line of this crate's source. What is quickly made anew is kept under it, so that nothing is handed
 /// out that an older version has written.
 pub const CODE: &str = include_str!(concat!(env!("OUT_DIR"), "/code"));
+
+/// Takes everything out of a file that is to be written. One that is empty already is left alone: ext4 takes what is written
+/// to a file after it was emptied for the replacement of another, and starts writing all of it to the disk when it is closed.
+fn empty(out: &std::fs::File) -> std::io::Result<()> {
+    if out.metadata()?.len() == 0 {
+        return Ok(());
+    }
+    out.set_len(0)
+}

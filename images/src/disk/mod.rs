@@ -221,7 +221,7 @@ pub fn write(
         next += sectors;
     }
     let sectors = (next + gpt::tail(count)).next_multiple_of(aligned);
-    out.set_len(0)?;
+    crate::empty(out)?;
     out.set_len(sectors * SECTOR)?;
 
     progress.begin("disk", Some(parts.iter().map(|part| part.bytes).sum()));

@@ -98,7 +98,7 @@ fn join_and(
     finish: impl FnOnce(&mut Tree) -> io::Result<()>,
 ) -> Result<Joined, Error> {
     let count = u16::try_from(layers.len()).map_err(|_| Error::TooLarge)?;
-    out.set_len(0).map_err(Error::Write)?;
+    crate::empty(out).map_err(Error::Write)?;
     let space = Space::in_file(scratch).map_err(Error::Write)?;
     let mut tree = Tree::new(&space).map_err(Error::Write)?;
     let mut sizes = Vec::with_capacity(layers.len());

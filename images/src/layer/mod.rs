@@ -130,11 +130,7 @@ impl From<write::Error> for Error {
 /// The stream is read to its very end, so that a reader around it can check a digest; an error of the reader
 /// comes back as [`Error::Read`]. After an error `out` holds nothing of use.
 pub fn convert(tar: impl BufRead, out: &File, scratch: &File, limits: &Limits) -> Result<Layer, Error> {
-    // Not of a file that is empty already: ext4 takes what is written to a file after that for the replacement of another,
-    // and starts writing all of it to the disk when it is closed.
-    if out.metadata().map_err(Error::Write)?.len() != 0 {
-        out.set_len(0).map_err(Error::Write)?;
-    }
+    crate::empty(out).map_err(Error::Write)?;
     let mut archive = tar::Archive::new(tar, limits.archive);
     // The superblock's block is written last.
     let space = Space::in_file(scratch).map_err(Error::Write)?;

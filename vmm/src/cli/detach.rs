@@ -66,7 +66,6 @@ pub struct Waiting {
 }
 
 /// The monitor's way to say how it goes.
-#[derive(Clone)]
 pub struct Report(Arc<Telling>);
 
 struct Telling {
@@ -198,9 +197,9 @@ impl Waiting {
     /// Waits until the monitor has ended too. One that has not said how the container did is asked to end it.
     pub fn conclude(self) {
         match self.has_ended {
-            true => has_ended_in_time(self.monitor),
+            true => wait_for_end(self.monitor),
             false => end(self.monitor),
-        };
+        }
     }
 
     /// Waits until the container has ended; its exit status.
@@ -214,20 +213,16 @@ impl Waiting {
 }
 
 /// Asks a monitor that is this process's child to end, and waits until it has.
-pub fn end(monitor: Pid) -> bool {
+pub fn end(monitor: Pid) {
     let _ = kill_process(monitor, Signal::TERM);
-    has_ended_in_time(monitor)
+    wait_for_end(monitor)
 }
 
-fn has_ended_in_time(monitor: Pid) -> bool {
+fn wait_for_end(monitor: Pid) {
     let until = Instant::now() + ENDING;
-    while matches!(waitpid(Some(monitor), WaitOptions::NOHANG), Ok(None)) {
-        if Instant::now() > until {
-            return false;
-        }
+    while matches!(waitpid(Some(monitor), WaitOptions::NOHANG), Ok(None)) && Instant::now() < until {
         thread::sleep(Duration::from_millis(5));
     }
-    true
 }
 
 impl Report {

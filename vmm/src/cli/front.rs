@@ -21,9 +21,7 @@ pub fn show(mut waiting: Waiting, keys: DetachKeys) -> Result<u8, Fault> {
         .map_err(|error| Fault::new(format_args!("signals cannot be received: {error}")))
         .and_then(|interrupts| {
             // Until the container runs, a signal ends it all.
-            interrupts.at_exit(Box::new(move || {
-                detach::end(monitor);
-            }));
+            interrupts.at_exit(Box::new(move || detach::end(monitor)));
             attached(&mut waiting, keys, &interrupts)
         });
     match result {

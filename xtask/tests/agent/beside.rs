@@ -3,7 +3,7 @@
 use ferry_init::api::agent::{CreateContainerRequest, SharedMount, StringUser};
 use ferry_init::api::method;
 use ferry_init::api::ttrpc::Code;
-use ferry_vmm::agent::{Client, OutputStream, Read, Wait};
+use ferry_vmm::agent::{Client, OutputStream};
 
 use crate::guest::*;
 
@@ -29,15 +29,7 @@ fn a_user_is_named_in_words() {
     let script = "echo crew:x:77:88::/:/bin/sh >/etc/passwd; echo hands:x:99:crew >/etc/group; \
                   id -u; id -g; exec sleep 1000";
     let id = made(&client, &["sh", "-c", script], |request| request.string_user = Some(user("0", "5", &[])));
-    let mut text = String::new();
-    while text.lines().count() < 2 {
-        let read = client.begin_read(OutputStream::Stdout, &id, &id, 4096).expect("the call is made");
-        match read.wait(Wait::AtMost(LONG)).expect("data") {
-            Read::Data(data) => text += std::str::from_utf8(&data).expect("text"),
-            Read::End => panic!("it ended after {text:?}"),
-        }
-    }
-    assert_eq!(text, "0\n5\n");
+    reads(&client, &id, "0\n5\n");
     for (named, seen) in [
         (user("crew", "", &["5"]), "uid=77(crew) gid=88 groups=5,88,99(hands)"),
         (user("crew", "hands", &[]), "uid=77(crew) gid=99(hands) groups=99(hands)"),
@@ -70,7 +62,7 @@ fn the_sandbox_s_processes_are_seen_by_who_shares_them() {
     let sleepers = its(one, "ps -o args | grep -c '^[s]leep 1000'").1;
     assert!(sleepers.trim().parse::<u32>().is_ok_and(|count| count >= 2), "{sleepers:?}");
     for attempt in [
-        "ls /proc/1/root/",
+        "cd /proc/1/root",
         "readlink /proc/1/fd/3",
         "cat /proc/1/environ",
         "cat /proc/1/mem",

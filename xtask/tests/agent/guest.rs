@@ -231,6 +231,21 @@ pub fn exec(client: &Client, container: &str, command: &[&str]) -> String {
     spec.id
 }
 
+/// Fails unless exactly this comes next from a container's first process.
+#[track_caller]
+pub fn reads(client: &Client, id: &str, text: &str) {
+    let mut read = Vec::new();
+    while read.len() < text.len() {
+        let left = (text.len() - read.len()) as u32;
+        let piece = client.begin_read(OutputStream::Stdout, id, id, left).unwrap().wait(Wait::AtMost(LONG));
+        match piece.unwrap() {
+            Read::Data(data) => read.extend(data),
+            Read::End => break,
+        }
+    }
+    assert_eq!(String::from_utf8_lossy(&read), text);
+}
+
 /// Everything that a process writes to a stream.
 pub fn read_all(client: &Client, stream: OutputStream, container: &str, exec: &str) -> Vec<u8> {
     let mut all = Vec::new();

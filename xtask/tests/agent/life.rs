@@ -5,7 +5,7 @@ use ferry_init::api::method;
 use ferry_init::api::oci::{LinuxPids, LinuxResources};
 use ferry_init::api::ttrpc::Code;
 use ferry_vmm::agent::terminal::Window;
-use ferry_vmm::agent::{Client, OutputStream, Read, Signal, Wait};
+use ferry_vmm::agent::{OutputStream, Read, Signal, Wait};
 
 use crate::guest::*;
 
@@ -54,21 +54,6 @@ fn a_whole_life_with_everything_that_belongs_to_it() {
     assert_eq!(String::from_utf8_lossy(&text), "got it\r\n");
     client.remove_container(&id, LONG).unwrap();
     assert_eq!(code(&wait(&client, &id, &id).map(drop)), Code::InvalidArgument);
-}
-
-/// Fails unless exactly this comes next from a container's first process.
-#[track_caller]
-fn reads(client: &Client, id: &str, text: &str) {
-    let mut read = Vec::new();
-    while read.len() < text.len() {
-        let left = (text.len() - read.len()) as u32;
-        let piece = client.begin_read(OutputStream::Stdout, id, id, left).unwrap().wait(Wait::AtMost(LONG));
-        match piece.unwrap() {
-            Read::Data(data) => read.extend(data),
-            Read::End => break,
-        }
-    }
-    assert_eq!(String::from_utf8_lossy(&read), text);
 }
 
 #[test]

@@ -66,8 +66,8 @@ impl Ferry {
         output
     }
 
-    /// Runs a command on a terminal, and leaves it by the detach keys when it has written this; what it has shown.
-    pub fn is_left(&self, words: &[&str], when: &str) -> String {
+    /// Runs a command on a terminal, and leaves it by the detach keys when it has written this.
+    pub fn is_left(&self, words: &[&str], when: &str) {
         let quoted = |word: &str| format!("'{}'", word.replace('\'', "'\\''"));
         let program = self.program.display().to_string();
         let line: Vec<String> = [program.as_str()].iter().chain(words).map(|word| quoted(word)).collect();
@@ -90,7 +90,6 @@ impl Ferry {
             (terminal.wait().expect("it ends"), String::from_utf8_lossy(&shown).into_owned());
         println!("ferry {} on a terminal: {status}, {:?}", words.join(" "), began.elapsed());
         assert!(status.success() && is_typed && shown.contains("which runs on"), "{status}: {shown}");
-        shown
     }
 
     /// Standard output of a command that must succeed.
