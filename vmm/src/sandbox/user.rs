@@ -1,7 +1,8 @@
 //! A user of its own for each VM that root starts: one VM that breaks out is then as much a stranger to another's files and
 //! processes as it is to everybody's.
 //!
-//! Which users are taken is told by locks on files in one directory of the host: a lock lasts as long as the process.
+//! Which users are taken is told by locks on one file of the host, each on the byte at the user's number, where the file need not
+//! have one: a lock lasts as long as the process.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -9,8 +10,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Where the locks are, for every ferry of this host.
-pub const LOCKS: &str = "/run/ferry/uids";
+/// The file that is locked, by every ferry of this host.
+pub const LOCKS: &str = "/run/ferry/users";
 
 /// User ids for VMs, each also a group's: first and last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,30 +69,41 @@ pub struct Claim {
     _lock: File,
 }
 
-/// Claims a user of `range` that no VM of this host has; none if all are taken.
+/// Claims a user of `range` that no VM of this host has, by a lock on the file `locks`; none if all are taken.
 pub fn claim(range: UserRange, locks: &Path) -> io::Result<Option<Claim>> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(locks)?;
+    let lock = match open(locks) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let directory = locks.parent().unwrap_or(Path::new("/"));
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+            open(locks)?
+        }
+        opened => opened?,
+    };
     // Beginning anywhere keeps two that start at once out of each other's way.
     let begin = std::process::id() % range.length();
     for step in 0..range.length() {
         let id = range.first + ((u64::from(begin) + u64::from(step)) % u64::from(range.length())) as u32;
-        let lock = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(locks.join(id.to_string()))?;
-        // SAFETY: takes no pointer; the descriptor is open.
-        if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+        // SAFETY: an all-zero structure is a valid one.
+        let mut wanted: libc::flock = unsafe { std::mem::zeroed() };
+        wanted.l_type = libc::F_WRLCK as libc::c_short;
+        wanted.l_whence = libc::SEEK_SET as libc::c_short;
+        (wanted.l_start, wanted.l_len) = (id.into(), 1);
+        // SAFETY: the structure is complete, and the descriptor open.
+        if unsafe { libc::fcntl(lock.as_raw_fd(), libc::F_OFD_SETLK, &wanted) } == 0 {
             return Ok(Some(Claim { id, _lock: lock }));
         }
         let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::WouldBlock {
+        if !matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) {
             return Err(error);
         }
     }
     Ok(None)
+}
+
+/// Opens the file of the locks, and makes it where it is not yet.
+fn open(locks: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(locks)
 }
 
 /// Becomes this user, for good, in its group alone. This process has one thread.
@@ -133,7 +145,7 @@ mod tests {
     #[test]
     fn no_two_have_the_same_user_and_one_that_ends_gives_it_back() {
         let place = tempfile::tempdir().unwrap();
-        let locks = place.path().join("run/uids");
+        let locks = place.path().join("run/users");
         let range = UserRange::parse("1000-1002").unwrap();
         let mut claims: Vec<_> = (0..3).map(|_| claim(range, &locks).unwrap().unwrap()).collect();
         let mut ids: Vec<_> = claims.iter().map(|claim| claim.id).collect();
