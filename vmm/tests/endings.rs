@@ -118,6 +118,19 @@ fn a_vms_process_that_is_killed_is_told_from_one_that_failed() {
     assert_eq!((&state["Status"], &state["Reason"]), (&"dead".into(), &"vmm-killed".into()), "{state}");
 }
 
+/// It is made before anything is known of the image.
+#[test]
+fn a_vms_process_that_no_vm_comes_of_ends_with_its_ferry_and_says_nothing() {
+    if !kvm() {
+        return;
+    }
+    let home = Home::new();
+    let missing = format!("dir:{}", home.path("missing"));
+    assert!(home.refuses(&["run", &missing, "/bin/true"]).contains("missing"));
+    assert!(home.refuses(&["run", "-d", &missing, "/bin/true"]).contains("missing"));
+    until("the end of both", || home::processes(|words| words.contains(&missing)).is_empty().then_some(()));
+}
+
 #[test]
 fn a_ferry_that_is_killed_takes_its_vm_with_it_and_leaves_a_dead_container_that_can_be_removed() {
     if !kvm() {

@@ -2,7 +2,7 @@
 
 use ferry_vmm::backends::net::{HEADER, MAX_FRAME};
 use ferry_vmm::machine::NetworkConfig;
-use ferry_vmm::runtime::network::{Link, NetworkError, Wanted, open, parse_published, plan};
+use ferry_vmm::runtime::network::{Link, NetworkError, Plan, Wanted, open, parse_published, plan, start};
 use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
@@ -11,13 +11,18 @@ use std::time::{Duration, Instant};
 fn card(published: &[&str]) -> Option<Result<NetworkConfig, NetworkError>> {
     let published = published.iter().map(|text| parse_published(text).unwrap()).collect();
     match plan(&Wanted { link: Link::User(Default::default()), published }, "0123456789abcdef", true) {
-        Ok(plan) => Some(open(&plan.unwrap(), |line| panic!("{line}"))),
+        Ok(plan) => Some(card_of(&plan.unwrap())),
         Err(error @ NetworkError::NoPasst) => {
             println!("skipped: {error}");
             None
         }
         Err(error) => panic!("{error}"),
     }
+}
+
+fn card_of(plan: &Plan) -> Result<NetworkConfig, NetworkError> {
+    let socket = start(plan)?.map(|process| process.wait()).transpose()?;
+    open(plan, socket, |line| panic!("{line}"))
 }
 
 #[test]

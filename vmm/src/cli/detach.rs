@@ -6,6 +6,7 @@
 
 use super::{FAILED, Fault, print};
 use crate::runtime::record::Record;
+use crate::runtime::stand_by;
 use rustix::process::{
     Pid, Signal, WaitOptions, getpid, getppid, kill_process, set_parent_process_death_signal, setsid, waitpid,
 };
@@ -126,16 +127,19 @@ pub fn split(bond: Bond) -> io::Result<Side> {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             drop(ours);
-            let leash = match bond {
+            let signal = match bond {
                 // A command that is interrupted or killed takes a monitor with it that has nothing to show yet.
-                Bond::UntilStarted => Leash::to(command, Signal::TERM)?,
+                Bond::UntilStarted => Signal::TERM,
                 // What is typed and what happens to the terminal is for the command alone, which passes it on. If that is
                 // killed, it is as if the process that has the VM were.
                 Bond::UntilReleased => {
                     setsid()?;
-                    Leash::to(command, Signal::KILL)?
+                    Signal::KILL
                 }
             };
+            // The leash is a thread.
+            stand_by();
+            let leash = Leash::to(command, signal)?;
             let held = Mutex::new(Some(Held { to: theirs, leash }));
             Ok(Side::Monitor(Report(Arc::new(Telling { bond, held, directory: OnceLock::new() }))))
         }

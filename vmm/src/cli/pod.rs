@@ -14,6 +14,7 @@ use crate::runtime::pod::document::{Container, Pull};
 use crate::runtime::pod::{self, LONGEST, Output, Pod, Request};
 use crate::runtime::run::Ready;
 use crate::runtime::shape::{Layers, Shape};
+use crate::runtime::stand_by;
 use crate::runtime::supervise::{Afterwards, Failure};
 use ferry_images::source::{self, Access, Keep};
 use ferry_images::{Grammar, Progress, Reference};
@@ -34,7 +35,10 @@ pub(super) fn run(global: &Global, settings: &Settings, args: &RunArgs, file: &P
     }
     OwnVmm.check().map_err(Fault::new)?;
     match args.detaches() {
-        false => fetch_and_run(global, settings, args, pod, (shape, cores), Output::Shown, &|_, _| {}),
+        false => {
+            stand_by();
+            fetch_and_run(global, settings, args, pod, (shape, cores), Output::Shown, &|_, _| {})
+        }
         true => in_monitor(|milestone| {
             fetch_and_run(global, settings, args, pod, (shape, cores), Output::Quiet, milestone)
         }),

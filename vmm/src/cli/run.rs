@@ -23,6 +23,7 @@ use crate::runtime::restart::Restart;
 use crate::runtime::run::{self, Host, Mode, Ready, Request, Stop};
 use crate::runtime::shape::{Layers, Shape};
 use crate::runtime::size::{MIB, parse_size};
+use crate::runtime::stand_by;
 use crate::runtime::state::Containers;
 use crate::runtime::supervise::{Afterwards, Failure};
 use crate::runtime::volume::{Volume, parse_volume};
@@ -512,6 +513,7 @@ pub(super) fn run(global: &Global, mut args: RunArgs) -> Result<u8, Fault> {
         let (mode, keys) = (Mode::Attached(capacity), settings.detach_keys(args.detach_keys.as_ref()));
         return in_front(keys, |milestone| fetch_and_run(global, &settings, args, wanted, mode, milestone));
     }
+    stand_by();
     fetch_and_run(global, &settings, args, wanted, Mode::Foreground, &|_, _| {})
 }
 

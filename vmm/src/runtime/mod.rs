@@ -35,10 +35,13 @@ pub mod run;
 pub mod shape;
 mod share_process;
 pub mod size;
+mod standby;
 pub mod state;
 pub mod supervise;
 mod vm_process;
 pub mod volume;
+
+pub use standby::stand_by;
 
 /// Does what this process was started for by another of the same program, a VM or something a VM needs; the first question of
 /// every `main`. Its exit status, if it was.

@@ -1,6 +1,6 @@
 //! A guest's network as users ask for it: `passt` without privileges, a tap with rights, or none.
 //!
-//! A [`Wanted`] becomes a [`Plan`], from which the machine gets its card ([`open`]) and the guest its addresses
+//! A [`Wanted`] becomes a [`Plan`], from which the machine gets its card ([`start`], [`open`]) and the guest its addresses
 //! ([`Plan::guest`]). What a guest may send at all is the frame path's to decide ([`crate::backends::net::filter`]).
 
 mod inspect;
@@ -18,6 +18,7 @@ use crate::machine::NetworkConfig;
 use ferry_init::api::types::{Interface, IpAddress, IpFamily, Route};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 /// What is asked for.
@@ -173,15 +174,49 @@ fn mac(id: &str) -> [u8; 6] {
     mac
 }
 
-/// Makes the card's other end: starts `passt`, or attaches to the tap. `on_lost` is told, in a line for people, when it
-/// ends while the guest runs.
+/// A process at the other end of a card, which may still be starting.
+#[derive(Debug)]
+pub struct Starting {
+    socket: UnixStream,
+    passt: user::Starting,
+}
+
+impl Starting {
+    /// The socket that the process serves. What is sent before it does waits for it.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Waits until it serves its socket. It ends with it.
+    pub fn wait(self) -> Result<UnixStream, NetworkError> {
+        self.passt.wait()?;
+        Ok(self.socket)
+    }
+}
+
+/// Starts the process that the plan takes at the other end of the card, if it takes one.
+pub fn start(plan: &Plan) -> Result<Option<Starting>, NetworkError> {
+    match &plan.way {
+        Way::User { published, six, .. } => {
+            let (socket, passt) = user::start(published, *six)?;
+            Ok(Some(Starting { socket, passt }))
+        }
+        Way::Tap(_) => Ok(None),
+    }
+}
+
+/// Makes a card: with the socket of the process that [`start`] has started, or attached to the tap. `on_lost` is told, in a
+/// line for people, when the other end is gone while the guest runs.
 pub fn open(
     plan: &Plan,
+    socket: Option<UnixStream>,
     on_lost: impl FnOnce(String) + Send + 'static,
 ) -> Result<NetworkConfig, NetworkError> {
     let (what, mtu, rates, ports): (_, _, _, Vec<Box<dyn Port>>) = match &plan.way {
-        Way::User { published, rates, six } => {
-            let passt = Passt::new(user::start(published, *six)?).map_err(NetworkError::Socket)?;
+        Way::User { rates, .. } => {
+            let socket =
+                socket.ok_or_else(|| NetworkError::Socket(std::io::ErrorKind::NotConnected.into()))?;
+            let passt = Passt::new(socket).map_err(NetworkError::Socket)?;
             ("passt".to_owned(), MAX_MTU, *rates, vec![Box::new(passt)])
         }
         Way::Tap(options) => {
@@ -207,7 +242,11 @@ pub enum OtherEnd {
 /// Makes the other end as [`open`] does, without ferry's own frame path.
 pub fn other_end(plan: &Plan) -> Result<OtherEnd, NetworkError> {
     match &plan.way {
-        Way::User { published, six, .. } => user::start(published, *six).map(OtherEnd::Stream),
+        Way::User { published, six, .. } => {
+            let (socket, passt) = user::start(published, *six)?;
+            passt.wait()?;
+            Ok(OtherEnd::Stream(socket))
+        }
         Way::Tap(options) => Ok(OtherEnd::Tap(options.name.clone())),
     }
 }

@@ -7,7 +7,9 @@
 use super::descriptors;
 use super::ended;
 use super::guest::{End, Guest, Launch, LaunchError, Plan, Reason, Serial, Tell};
+use super::network;
 use super::share_process::{self, Helper};
+use super::standby::{self, Fresh, Process};
 use super::vm_process::{self, LONGEST_LINE, Order, SOCKET, Word};
 use crate::agent::{Transport, printable};
 use crate::devices::serial::Tail;
@@ -17,12 +19,12 @@ use crate::sandbox::{STOPPED, cgroup};
 use ferry_init::api::VSOCK_PORT;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -32,6 +34,14 @@ use std::time::{Duration, Instant};
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long it may take over an order.
 const ANSWER: Duration = Duration::from_secs(20);
+
+/// The most processes and threads that root's VM may have besides its vCPUs: the devices', and those of the kernel that
+/// serve them.
+const TASKS: u32 = 256;
+/// What is said where a VM cannot be held to an amount of memory.
+const NO_MEMORY_CONTROLLER: &str = "--memory-limit: no cgroup with the memory controller can be made for the VM: start ferry \
+                                    as root, or where that controller is delegated to it (systemd-run --user --scope -p \
+                                    Delegate=yes ferry run …), or leave the limit out";
 
 /// How many warnings of one machine are passed on.
 const WARNINGS: usize = 64;
@@ -79,22 +89,16 @@ impl Launch for OwnVmm {
         // A container that is started again finds the socket of its guest before.
         let _ = std::fs::remove_file(&socket);
         let (helpers, sockets): (Vec<_>, Vec<_>) = share(plan)?.into_iter().unzip();
-        let (mut control, theirs) = UnixStream::pair().map_err(|error| fault("no socket", error))?;
-        let (serial, serial_end) = io::pipe().map_err(|error| fault("no pipe", error))?;
-        let mut child = Command::new(this_program())
-            .arg0(vm_process::NAME)
-            .stdin(OwnedFd::from(theirs))
-            .stdout(serial_end)
-            .stderr(Stdio::piped())
-            // Keys that interrupt ferry are for the container, not for its machine.
-            .process_group(0)
-            .spawn()
-            .map_err(|error| fault("it cannot be started", error))?;
-        let complaints = child.stderr.take().map(pass_on).transpose();
-        let complaints = complaints.map_err(|error| fault("no thread for its words", error))?;
+        // What takes longest is begun first, and is on its way while the VM's process makes its machine.
+        let network = plan.network.as_ref().map(network::start).transpose();
+        let network = network.map_err(|error| LaunchError(error.to_string()))?.flatten();
+        let fresh = standby::take().map_err(|error| fault("it cannot be started", error))?;
+        let Fresh { process, mut control, serial, complaints } = fresh;
+        let pid = process.id();
+        let complaints = pass_on(complaints).map_err(|error| fault("no thread for its words", error))?;
         let running = Arc::new(Running {
             socket,
-            complaints: Mutex::new(complaints),
+            complaints: Mutex::new(Some(complaints)),
             warned: AtomicUsize::new(0),
             tail: Tail::default(),
             tell: plan.tell.clone(),
@@ -106,17 +110,23 @@ impl Launch for OwnVmm {
             is_debugged: plan.gdb.is_some(),
             starved: AtomicBool::new(false),
             places: cgroup::Places::own(),
-            child: Mutex::new(Some(child)),
+            process: Mutex::new(Some(process)),
             _helpers: helpers,
             end: Mutex::new(None),
             ended: Condvar::new(),
         });
-        let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-        let made = descriptors::send(&control, &sockets)
-            .and_then(|()| vm_process::line(&(plan, &running.places)))
-            .and_then(|line| control.write_all(&line))
-            .map_err(|error| fault("it does not listen", error))
-            .and_then(|()| running.follow(control, serial, plan.serial));
+        let behind_card = network.as_ref().map(network::Starting::socket);
+        let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).chain(behind_card).collect();
+        let told = running.hold(pid, plan).and_then(|()| {
+            descriptors::send(&control, &sockets)
+                .and_then(|()| vm_process::line(plan))
+                .and_then(|line| control.write_all(&line))
+                .map_err(|error| fault("it does not listen", error))
+        });
+        // Whatever has become of the VM: this is not left behind. Where it is the cause of all, the VM says less than it.
+        let network = network.map_or(Ok(()), |process| process.wait().map(drop));
+        let told = told.and(network.map_err(|error| LaunchError(error.to_string())));
+        let made = told.and_then(|()| running.follow(control, serial, plan.serial));
         match made {
             Ok(()) => {
                 if let Some(path) = &plan.gdb {
@@ -147,18 +157,8 @@ fn share(plan: &Plan) -> Result<Vec<(Helper, UnixStream)>, LaunchError> {
         }
         _ => {}
     }
-    let program = this_program();
+    let program = standby::this_program();
     plan.shares.iter().map(|share| share_process::start(&program, share, &empty, plan.sandboxed)).collect()
-}
-
-/// This very program, also when its file has been replaced meanwhile.
-fn this_program() -> PathBuf {
-    let own = PathBuf::from("/proc/self/exe");
-    match own.exists() {
-        true => own,
-        // An empty root has no /proc.
-        false => std::env::args_os().next().unwrap_or_default().into(),
-    }
 }
 
 /// The socket of the guest's vsock, in the directory of its run.
@@ -195,7 +195,7 @@ struct Running {
     /// Set when it has ended because its cgroup had no more memory.
     starved: AtomicBool,
     /// Taken by whoever waits for its end: then there is nobody to kill any more.
-    child: Mutex<Option<Child>>,
+    process: Mutex<Option<Process>>,
     /// The processes that serve what is shared. They end with the VM's, whose sockets they are at the other end of.
     _helpers: Vec<Helper>,
     end: Mutex<Option<End>>,
@@ -207,6 +207,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Running {
+    /// Puts the VM's process in cgroups of its own, where it is to have some, before it takes any of the guest's memory.
+    fn hold(&self, pid: u32, plan: &Plan) -> Result<(), LaunchError> {
+        if !vm_process::is_root() && plan.memory_limit.is_none() {
+            return Ok(());
+        }
+        let limits = cgroup::Limits { tasks: u32::from(plan.vcpus) + TASKS, memory: plan.memory_limit };
+        let held = self.places.enter(pid, limits);
+        match plan.memory_limit {
+            Some(_) if !held.holds_memory => Err(LaunchError(NO_MEMORY_CONTROLLER.to_owned())),
+            _ => Ok(()),
+        }
+    }
+
     /// Waits until the machine is made, and leaves threads behind that listen to it.
     fn follow(
         self: &Arc<Self>,
@@ -329,11 +342,11 @@ impl Running {
         if let Some(path) = lock(&self.gdb).take() {
             let _ = std::fs::remove_file(path);
         }
-        let mut child = lock(&self.child).take()?;
-        let _ = child.kill();
-        let status = child.wait().ok();
-        self.starved.store(self.places.ran_out_of_memory(child.id()), Ordering::Relaxed);
-        self.places.remove(child.id());
+        let process = lock(&self.process).take()?;
+        let pid = process.id();
+        let status = process.end().ok();
+        self.starved.store(self.places.ran_out_of_memory(pid), Ordering::Relaxed);
+        self.places.remove(pid);
         // What it said last is said before it is told how it ended.
         if let Some(complaints) = lock(&self.complaints).take() {
             let _ = complaints.recv_timeout(LAST_COMPLAINT);
@@ -343,7 +356,7 @@ impl Running {
 
     /// Why a process ended that did not say why.
     fn end_without_a_word(&self) -> End {
-        let was_stopped = lock(&self.child).is_none();
+        let was_stopped = lock(&self.process).is_none();
         match self.reap() {
             _ if was_stopped => End { reason: Reason::VmmKilled, detail: String::new() },
             Some(_) if self.starved.load(Ordering::Relaxed) => {
@@ -384,7 +397,7 @@ impl Dump {
 
 /// Shows what a VM's process says on its standard error, as far as anybody wants to read it. The receiver's other end closes
 /// with that.
-fn pass_on(stderr: ChildStderr) -> io::Result<Receiver<()>> {
+fn pass_on(stderr: impl Read + Send + 'static) -> io::Result<Receiver<()>> {
     let (open, closes) = mpsc::channel();
     let show = move || {
         let _open: mpsc::Sender<()> = open;
@@ -481,6 +494,7 @@ impl Drop for Running {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::process::{Command, Stdio};
 
     #[test]
     fn a_process_that_dies_without_a_word_is_explained_by_its_status() {

@@ -10,7 +10,7 @@ use crate::sandbox::{Access, Lock, Role, enclose_with_files, install_report};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
-use std::ffi::CString;
+use std::ffi::{CStr, CString, OsStr};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -19,8 +19,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// What such a process is called: its first argument.
-const NAME: &str = "ferry-share";
+/// What such a process is called: its first argument and its name.
+const NAME: &CStr = c"ferry-share";
 /// Descriptors that are not for files: the socket, and some in passing.
 const SPARE_DESCRIPTORS: u64 = 32;
 
@@ -45,7 +45,7 @@ struct Task {
 
 /// Serves a share, if this process was started for that.
 pub(super) fn take_over() -> Option<u8> {
-    if std::env::args_os().next()? != NAME {
+    if std::env::args_os().next()?.as_encoded_bytes() != NAME.to_bytes() {
         return None;
     }
     // As the guest has it: its kernel has applied the masks of its processes.
@@ -62,6 +62,7 @@ pub(super) fn take_over() -> Option<u8> {
 fn run() -> Result<(), Box<dyn std::error::Error>> {
     // SAFETY: nothing in this process has opened one yet.
     unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+    rustix::thread::set_name(NAME)?;
     let task: Task = serde_json::from_str(&std::env::args().nth(1).unwrap_or_default())?;
     let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let (mut server, enclosed) = match make(&task) {
@@ -150,7 +151,7 @@ pub(super) fn start(
     let task = Task { share: share.clone(), empty: empty.to_owned(), sandboxed };
     let task = serde_json::to_string(&task).map_err(|error| fault(&error))?;
     let child = Command::new(program)
-        .arg0(NAME)
+        .arg0(OsStr::from_bytes(NAME.to_bytes()))
         .arg(task)
         .stdin(OwnedFd::from(theirs))
         .stdout(Stdio::null())

@@ -1,8 +1,9 @@
 //! The process that a VM is: started by ferry for one machine, locked in as a whole before the guest's first instruction.
 //!
 //! Its standard input is a socket to the ferry that started it, which sends the sockets of the helpers that serve shared
-//! directories, a [`Plan`] and the places of cgroups in a line, and then an [`Order`] a line: when that end closes, the machine stops. What it has to say goes the
-//! same way, a [`Word`] a line. Its standard output is the guest's serial port.
+//! directories, that of the process behind the network card, a [`Plan`] in a line, and then an [`Order`] a line: when that end
+//! closes, the machine stops. What it has to say goes the same way, a [`Word`] a line. Its standard output is the guest's serial
+//! port. It starts no processes, and is in its cgroups before it hears of its plan.
 
 use super::descriptors;
 use super::guest::{Contents, End, LaunchError, Plan, PlannedShare, Reason};
@@ -13,8 +14,9 @@ use crate::machine::{
     gdb,
 };
 use crate::payload;
-use crate::sandbox::{self, Claim, Lock, Role, UserRange, cgroup, enclose};
+use crate::sandbox::{self, Claim, Lock, Role, UserRange, enclose};
 use serde::{Deserialize, Serialize};
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,21 +24,16 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
-/// What such a process is called: its first argument.
-pub(super) const NAME: &str = "ferry-vm";
+/// What such a process is called: its first argument, where it was started, and its name.
+pub(super) const NAME: &CStr = c"ferry-vm";
+/// Its exit status where it has failed without a word.
+pub(super) const FAILED: u8 = 1;
 /// The name of the vsock's socket in the directory of its run.
 pub(super) const SOCKET: &str = "vsock";
 /// The guest's context id on its vsock.
 const GUEST_CID: u64 = 3;
-/// The most processes and threads that root's VM may have besides its vCPUs: the devices', and those of the kernel that
-/// serve them.
-const TASKS: u32 = 256;
 /// The longest line that either end reads.
 pub(super) const LONGEST_LINE: u64 = 1 << 20;
-/// What is said where a VM cannot be held to an amount of memory.
-const NO_MEMORY_CONTROLLER: &str = "--memory-limit: no cgroup with the memory controller can be made for the VM: start ferry \
-                                    as root, or where that controller is delegated to it (systemd-run --user --scope -p \
-                                    Delegate=yes ferry run …), or leave the limit out";
 /// What a guest without a kernel is told.
 const NO_PAYLOAD: &str = "this ferry was built without a guest kernel: name one with --kernel and --initrd, or with \
                           FERRY_KERNEL and FERRY_INITRD in the environment";
@@ -105,37 +102,37 @@ pub(super) fn line(message: &impl Serialize) -> io::Result<Vec<u8>> {
 
 /// Runs a machine, if this process was started for that.
 pub(super) fn take_over() -> Option<u8> {
-    if std::env::args_os().next()? != NAME {
-        return None;
-    }
-    Some(match serve() {
+    (std::env::args_os().next()?.as_encoded_bytes() == NAME.to_bytes()).then(run)
+}
+
+/// Runs a machine; this process's exit status.
+pub(super) fn run() -> u8 {
+    match serve() {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("ferry: the VM's process: {error}");
-            1
+            FAILED
         }
-    })
+    }
 }
 
 fn serve() -> Result<(), Box<dyn std::error::Error>> {
-    // Whoever started ferry may have left descriptors open that are none of the guest's business.
-    // SAFETY: nothing in this process has opened one yet.
+    // Whoever started ferry may have left descriptors open that are none of the guest's business, and so may have ferry.
+    // SAFETY: nothing in this process uses one yet.
     unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+    rustix::thread::set_name(NAME)?;
     // As a file, so that reading and writing are the system calls that every lock allows.
     let control = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let helpers = descriptors::receive(&control)?;
+    let sockets = match descriptors::receive(&control) {
+        // No VM has come of what this process was at hand for.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+        received => received?,
+    };
     let mut reader = BufReader::new(control.try_clone()?);
     let mut plan = String::new();
     reader.by_ref().take(LONGEST_LINE).read_line(&mut plan)?;
-    let (plan, places): (Plan, cgroup::Places) = serde_json::from_str(&plan)?;
+    let plan: Plan = serde_json::from_str(&plan)?;
     let words = Words(Arc::new(Mutex::new(control)));
-    if is_root() || plan.memory_limit.is_some() {
-        let limits = cgroup::Limits { tasks: u32::from(plan.vcpus) + TASKS, memory: plan.memory_limit };
-        let entered = places.enter(limits);
-        if plan.memory_limit.is_some() && !entered.holds_memory {
-            return Ok(words.say(&Word::Failed(NO_MEMORY_CONTROLLER.to_owned()))?);
-        }
-    }
     let user = match own_user(&plan) {
         Ok(user) => user,
         Err(error) if plan.users.is_some() => return Ok(words.say(&Word::Failed(error.0))?),
@@ -145,7 +142,7 @@ fn serve() -> Result<(), Box<dyn std::error::Error>> {
             None
         }
     };
-    let machine = match make(&plan, helpers, words.clone()) {
+    let machine = match make(&plan, sockets, words.clone()) {
         Ok(machine) => machine,
         Err(error) => return Ok(words.say(&Word::Failed(error.to_string()))?),
     };
@@ -169,7 +166,7 @@ fn serve() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn is_root() -> bool {
+pub(super) fn is_root() -> bool {
     // SAFETY: takes nothing.
     unsafe { libc::geteuid() == 0 }
 }
@@ -203,15 +200,12 @@ fn hand_over(directory: &Path, id: Option<u32>) -> io::Result<()> {
 }
 
 /// Everything that has to be opened is opened here.
-fn make(plan: &Plan, helpers: Vec<OwnedFd>, words: Words) -> Result<Machine, LaunchError> {
-    let mut config = config(plan, words.clone())?;
-    config.shares = plan
-        .shares
-        .iter()
-        .zip(helpers)
-        .map(|(share, helper)| share_config(share, helper, &words))
-        .collect::<Result<_, _>>()
-        .map_err(|error| LaunchError(error.to_string()))?;
+fn make(plan: &Plan, sockets: Vec<OwnedFd>, words: Words) -> Result<Machine, LaunchError> {
+    let mut sockets = sockets.into_iter().map(UnixStream::from);
+    let shares = plan.shares.iter().zip(sockets.by_ref());
+    let shares = shares.map(|(share, helper)| share_config(share, helper, &words)).collect();
+    let mut config = config(plan, sockets.next(), words)?;
+    config.shares = shares;
     let device_tree = plan.tell.device_tree.as_deref().map(whole).transpose()?;
     // The socket is reached by a path that stays right when the directory becomes the root.
     std::env::set_current_dir(&plan.directory)
@@ -225,7 +219,7 @@ fn make(plan: &Plan, helpers: Vec<OwnedFd>, words: Words) -> Result<Machine, Lau
     Ok(machine)
 }
 
-fn config(plan: &Plan, words: Words) -> Result<Config, LaunchError> {
+fn config(plan: &Plan, network: Option<UnixStream>, words: Words) -> Result<Config, LaunchError> {
     let refused = |error: &dyn std::fmt::Display| LaunchError(error.to_string());
     let kernel = plan.kernel.clone().map(Image::File).or_else(payload::kernel);
     let initrd = plan.initrd.clone().map(Image::File).or_else(payload::initrd);
@@ -250,7 +244,7 @@ fn config(plan: &Plan, words: Words) -> Result<Config, LaunchError> {
     }
     if let Some(plan) = &plan.network {
         let on_lost = move |text| drop(words.say(&Word::Warning(text)));
-        config.networks.push(network::open(plan, on_lost).map_err(|error| refused(&error))?);
+        config.networks.push(network::open(plan, network, on_lost).map_err(|error| refused(&error))?);
     }
     config.cpu = plan.cpu;
     config.backing = plan.backing;
@@ -269,14 +263,14 @@ fn config(plan: &Plan, words: Words) -> Result<Config, LaunchError> {
 }
 
 /// A share, whose end is told of.
-fn share_config(share: &PlannedShare, helper: OwnedFd, words: &Words) -> io::Result<ShareConfig> {
+fn share_config(share: &PlannedShare, helper: UnixStream, words: &Words) -> ShareConfig {
     let (words, name) = (words.clone(), share.source.display().to_string());
     let on_lost = move |error| {
         let text =
             format!("the process that shares {name} has ended ({error}): the container gets errors there");
         drop(words.say(&Word::Warning(text)));
     };
-    Ok(ShareConfig { tag: share.tag.clone(), helper: UnixStream::from(helper), on_lost: Box::new(on_lost) })
+    ShareConfig { tag: share.tag.clone(), helper, on_lost: Box::new(on_lost) }
 }
 
 /// A file's path that stays right when the working directory changes.

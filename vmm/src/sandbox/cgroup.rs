@@ -2,7 +2,7 @@
 //! memory: so the VM is accounted for, limited with its parent, and its threads cannot multiply. Hierarchies of version 1 and 2 (the kernel's cgroup-v1 and cgroup-v2
 //! documents), each where it is mounted.
 //!
-//! The VM's process [enters](Places::enter) it; whoever started that process [removes](Places::remove) it afterwards.
+//! Whoever starts the VM's process has it [enter](Places::enter), and [removes](Places::remove) the cgroup afterwards.
 
 use std::fs;
 use std::io::{self, Write};
@@ -37,14 +37,12 @@ pub struct Limits {
 pub struct Entered {
     /// In how many hierarchies there is a group now.
     pub groups: usize,
-    /// Whether one of them holds this process to its memory.
+    /// Whether one of them holds the process to its memory.
     pub holds_memory: bool,
 }
 
-/// The cgroups below which those of VMs are: the directories of the group that ferry itself is in, one a hierarchy. Whoever starts
-/// a VM's process finds them, and tells that process, so that they are looked for once.
+/// The cgroups below which those of VMs are: the directories of the group that ferry itself is in, one a hierarchy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "cli", derive(serde::Serialize, serde::Deserialize))]
 pub struct Places(Vec<PathBuf>);
 
 impl Places {
@@ -61,9 +59,9 @@ impl Places {
         Self(places)
     }
 
-    /// Enters a cgroup of its own in every hierarchy that lets it.
-    pub fn enter(&self, limits: Limits) -> Entered {
-        enter_below(&self.0, std::process::id(), limits)
+    /// Has the process `pid`, this one or a child of it, enter a cgroup of its own in every hierarchy that lets it.
+    pub fn enter(&self, pid: u32, limits: Limits) -> Entered {
+        enter_below(&self.0, pid, limits)
     }
 
     /// Whether the kernel has killed something in the groups of the process `pid` because they had no more memory.
@@ -152,7 +150,7 @@ fn enter_in(place: &Path, pid: u32, limits: Limits) -> io::Result<bool> {
             let held = |file| hold(place, &group, "memory", file, memory);
             holds_memory = MEMORY_LIMITS.into_iter().any(held);
         }
-        result = tell(&group.join("cgroup.procs"), "0");
+        result = tell(&group.join("cgroup.procs"), &pid.to_string());
         if !result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
             break;
         }
@@ -347,7 +345,7 @@ mod tests {
         assert!(enter_in(place, 7, limits).unwrap());
         let read = |file| fs::read_to_string(file).unwrap();
         assert_eq!((read(&passed_on[0]).as_str(), read(&passed_on[1]).as_str()), ("+memory", ""));
-        assert_eq!([read(&tasks), read(&memory), read(&processes)], ["9", "1048576", "0"]);
+        assert_eq!([read(&tasks), read(&memory), read(&processes)], ["9", "1048576", "7"]);
         // Without that controller nobody says that it holds.
         fs::remove_file(&memory).unwrap();
         assert!(!enter_in(place, 7, limits).unwrap());
@@ -400,7 +398,7 @@ mod tests {
         }
         let memory = std::env::var("FERRY_CGROUP_MEMORY").ok().map(|bytes| bytes.parse().unwrap());
         let places = Places::own();
-        let entered = places.enter(Limits { tasks: 300, memory });
+        let entered = places.enter(std::process::id(), Limits { tasks: 300, memory });
         println!("entered: {}", entered.groups);
         println!("memory: {}", entered.holds_memory);
         let place = Places::own().0.into_iter().next().unwrap();

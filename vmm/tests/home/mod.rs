@@ -144,7 +144,8 @@ pub fn children(parent: u32, name: &str) -> Vec<u32> {
     let all: Vec<u32> = lists
         .flat_map(|list| list.split_whitespace().map(|n| n.parse().unwrap()).collect::<Vec<_>>())
         .collect();
-    all.into_iter().filter(|process| words(*process).first().is_some_and(|own| own == name)).collect()
+    let name_of = |process| fs::read_to_string(format!("/proc/{process}/comm"));
+    all.into_iter().filter(|process| name_of(*process).is_ok_and(|own| own.trim_end() == name)).collect()
 }
 
 fn words(process: u32) -> Vec<String> {

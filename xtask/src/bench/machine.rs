@@ -301,8 +301,8 @@ fn child_of(pid: u32) -> Option<u32> {
         let children = fs::read_to_string(task.path().join("children")).ok()?;
         children.split_whitespace().find_map(|child| {
             let child = child.parse().ok()?;
-            let words = fs::read(format!("/proc/{child}/cmdline")).ok()?;
-            words.starts_with(b"ferry-vm").then_some(child)
+            let name = fs::read_to_string(format!("/proc/{child}/comm")).ok()?;
+            (name.trim_end() == "ferry-vm").then_some(child)
         })
     })
 }

@@ -154,8 +154,7 @@ pub fn children(parent: u32, name: &str) -> Vec<u32> {
     let pids: Vec<u32> = lists
         .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
         .collect();
-    let is_called = |pid: &u32| {
-        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(name.as_bytes()))
-    };
+    let is_called =
+        |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|own| own.trim_end() == name);
     pids.into_iter().filter(is_called).collect()
 }

@@ -7,8 +7,9 @@ use crate::devices::virtio::net::MAX_MTU;
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 /// The guest's address, in a network that it is alone in.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
@@ -57,9 +58,27 @@ pub(super) fn network(six: bool) -> Network {
     Network { addresses, gateways, dns: vec![DNS.into()], mtu: MAX_MTU }
 }
 
-/// Starts it and waits until it serves; the socket is its.
-pub(super) fn start(published: &[Published], six: bool) -> Result<UnixStream, NetworkError> {
-    let fault = |what: &str, error: std::io::Error| NetworkError::Passt(format!("{what}: {error}"));
+/// It, on its way to serving a socket.
+#[derive(Debug)]
+pub(super) struct Starting(Child);
+
+impl Starting {
+    /// Waits until it serves: it goes into the background then, and this process of it ends.
+    pub(super) fn wait(self) -> Result<(), NetworkError> {
+        let output = self.0.wait_with_output().map_err(|error| fault("it cannot be waited for", error))?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(NetworkError::Passt(last_line(&output.stderr))),
+        }
+    }
+}
+
+fn fault(what: &str, error: std::io::Error) -> NetworkError {
+    NetworkError::Passt(format!("{what}: {error}"))
+}
+
+/// Starts it; the socket is its.
+pub(super) fn start(published: &[Published], six: bool) -> Result<(UnixStream, Starting), NetworkError> {
     let program = program().ok_or(NetworkError::NoPasst)?;
     let (ours, theirs) = UnixStream::pair().map_err(|error| fault("no socket", error))?;
     let fd = theirs.as_raw_fd();
@@ -69,17 +88,15 @@ pub(super) fn start(published: &[Published], six: bool) -> Result<UnixStream, Ne
         .args(arguments(fd, published, six))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::piped());
+        .stderr(Stdio::piped())
+        // Keys that interrupt ferry are for the container.
+        .process_group(0);
     // It is to have this one. What is done between fork and exec would have this process copied for it. Another thread's child that is
     // started meanwhile has it too, which hides from the guest that passt is gone, and no more.
     rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty())
         .map_err(|error| fault("its socket", error.into()))?;
-    // It goes into the background when it serves, and this process of it ends.
-    let output = command.output().map_err(|error| fault("it cannot be run", error))?;
-    if !output.status.success() {
-        return Err(NetworkError::Passt(last_line(&output.stderr)));
-    }
-    Ok(ours)
+    let child = command.spawn().map_err(|error| fault("it cannot be run", error))?;
+    Ok((ours, Starting(child)))
 }
 
 /// Lets what is written to a socket wait to be read: so much of it, or as much as the host allows ordinary users

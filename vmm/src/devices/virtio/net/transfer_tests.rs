@@ -224,7 +224,9 @@ fn sums(to: SocketAddr, bytes: u64) -> [Vec<u8>; 2] {
 /// Moves it through the card of a network.
 fn moves(wanted: &Wanted, [address, gateway]: [Ipv4Addr; 2], to: SocketAddr, bytes: u64) {
     let plan = network::plan(wanted, "0123456789abcdef", true).expect("a plan").expect("a network");
-    let card = network::open(&plan, |line| panic!("{line}")).expect("a card");
+    let process = network::start(&plan).expect("a process that starts");
+    let socket = process.map(|process| process.wait().expect("one that serves"));
+    let card = network::open(&plan, socket, |line| panic!("{line}")).expect("a card");
     let (mac, mtu) = (card.mac, card.mtu);
     let net = Net::new(mac, mtu, card.ports, card.rates, card.on_lost).expect("a card");
     let began = std::time::Instant::now();
