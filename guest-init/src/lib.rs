@@ -1,6 +1,7 @@
 //! PID 1 of a Ferry guest, as a library that the host can test.
 //!
-//! [`api`] is what both ends of the control channel share; it is always there. The rest is PID 1 itself.
+//! [`api`] is what both ends of the control channel share, and [`network_files`] what either may write; they are always
+//! there. The rest is PID 1 itself.
 #![cfg_attr(not(test), no_std)]
 
 extern crate alloc;
@@ -18,6 +19,7 @@ pub mod guest;
 pub mod heap;
 #[cfg(feature = "pid1")]
 pub mod netlink;
+pub mod network_files;
 mod prelude;
 #[cfg(feature = "pid1")]
 pub mod spec;

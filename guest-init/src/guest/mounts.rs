@@ -6,9 +6,9 @@
 use super::inside::{Kind, reach};
 use super::storage::make_directories;
 use crate::api::oci::{Mount, Spec};
+use crate::network_files;
 use crate::prelude::*;
 use crate::spec::mount_options::{FILESYSTEM, Options};
-use crate::spec::network_files;
 use crate::sys::file::{CWD, O_PATH, chdir, chown, open, write_file};
 use crate::sys::mount::{self as m, Filesystem, Recursion, attach, clone_tree, set_attributes};
 

@@ -399,7 +399,7 @@ pub(super) fn hold(space: &Space, spec: &Spec, report: Fd) -> ! {
 /// Removes what the guest made for a container.
 pub(super) fn clear(id: &str) {
     let directory = mounts::directory(id);
-    for path in crate::spec::network_files::PATHS {
+    for path in crate::network_files::PATHS {
         let name = path.rsplit('/').next().unwrap_or_default();
         let _ = file::unlink(CWD, &format!("{directory}/{name}"));
     }

@@ -8,7 +8,6 @@ pub mod device_filter;
 pub mod environment;
 pub mod limit;
 pub mod mount_options;
-pub mod network_files;
 pub mod seccomp;
 pub mod syscall_name;
 pub mod user;

@@ -10,6 +10,7 @@ use super::terminal::{RawMode, Window};
 use ferry_init::api::agent::{
     CreateContainerRequest, CreateSandboxRequest, Empty, ExecProcessRequest, Storage,
 };
+use ferry_init::api::guest::CopyFileRequest;
 use ferry_init::api::oci::{self, Spec};
 use ferry_init::api::ttrpc::Code;
 use std::io;
@@ -20,7 +21,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 /// A container as the agent is told of it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ContainerSpec {
     /// Its id, also that of the sandbox it is alone in.
     pub id: String,
@@ -30,6 +31,10 @@ pub struct ContainerSpec {
     pub oci: Spec,
     /// The sandbox's network, if it has one.
     pub network: Option<GuestNetwork>,
+    /// What its resolv.conf is made of: lines, and addresses of name servers.
+    pub dns: Vec<String>,
+    /// Files that are to be in the guest before it is made.
+    pub files: Vec<CopyFileRequest>,
 }
 
 impl ContainerSpec {
@@ -356,12 +361,17 @@ fn prepare(client: &Client, spec: &ContainerSpec) -> Result<(), RunError> {
     let sandbox = CreateSandboxRequest {
         hostname: spec.oci.hostname.clone(),
         sandbox_id: spec.id.clone(),
-        dns: spec.network.as_ref().map(|network| network.dns.clone()).unwrap_or_default(),
+        dns: spec.dns.clone(),
         ..Default::default()
     };
     let sandbox = client.begin_sandbox(&sandbox).map_err(&of_sandbox)?;
     let network =
         spec.network.as_ref().map(|network| network.begin(client)).transpose().map_err(&of_network)?;
+    // A file has to be there before it is asked for, and the guest does several things at once.
+    spec.files
+        .iter()
+        .try_for_each(|file| client.copy_file(file))
+        .map_err(RunError::refused("take a file"))?;
     let container = begin_container(client, spec)?;
     sandbox.wait(Wait::Forever).map_err(&of_sandbox)?;
     network.map_or(Ok(()), Configuring::wait).map_err(&of_network)?;

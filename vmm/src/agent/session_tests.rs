@@ -11,7 +11,7 @@ use std::time::Instant;
 fn spec(terminal: bool) -> ContainerSpec {
     let process = oci::Process { terminal, args: vec!["prog".into()], ..Default::default() };
     let oci = Spec { process: Some(process), hostname: "box".into(), ..Default::default() };
-    ContainerSpec { id: "c1".into(), storages: vec![], oci, network: None }
+    ContainerSpec { id: "c1".into(), oci, ..Default::default() }
 }
 
 fn pipe() -> (File, OwnedFd) {

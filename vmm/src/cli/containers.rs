@@ -10,6 +10,7 @@ use crate::runtime::monitor::protocol::Request;
 use crate::runtime::state::{Containers, Error, Force, Listed, Status, short};
 use crate::runtime::supervise::SHUTDOWN_LIMIT;
 use clap::Args;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Options of `ferry ps`.
@@ -24,7 +25,7 @@ pub struct PsArgs {
     /// Do not shorten anything
     #[arg(long)]
     no_trunc: bool,
-    /// Only those that fit: id=, name=, status=, exited=, ancestor= or pod= and a value; may be given several times
+    /// Only those that fit: id=, name=, status=, exited=, ancestor=, pod= or label= and a value; may be given several times
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = Filter::parse)]
     filter: Vec<Filter>,
     /// Show them by a template, such as '{{.Names}} {{.Status}}', as a 'table {{.ID}}\t{{.Names}}', or as json
@@ -114,7 +115,13 @@ fn fields(one: &Listed, whole: bool) -> serde_json::Value {
         "Status": status,
         "Names": names,
         "Pod": record.pod,
+        "Labels": listed_labels(&record.made.details.labels),
+        "Mounts": record.made.volumes.iter().map(|volume| volume.source.display().to_string()).collect::<Vec<_>>().join(","),
     })
+}
+
+fn listed_labels(labels: &BTreeMap<String, String>) -> String {
+    labels.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",")
 }
 
 /// As Docker says it: `Up 5 minutes`, `Exited (0) 2 hours ago`.

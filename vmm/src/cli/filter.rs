@@ -18,6 +18,8 @@ pub enum Filter {
     Ancestor(String),
     /// A pod.
     Pod(String),
+    /// A label, perhaps with its value.
+    Label(String, Option<String>),
 }
 
 /// The words for statuses.
@@ -27,7 +29,7 @@ const STATUSES: [Status; 6] =
 impl Filter {
     /// Reads `KEY=VALUE`.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let known = || "it is id=, name=, status=, exited=, ancestor= or pod= and a value".to_owned();
+        let known = || "it is id=, name=, status=, exited=, ancestor=, pod= or label= and a value".to_owned();
         let (key, value) = text.split_once('=').ok_or_else(known)?;
         let value = value.to_owned();
         Ok(match key {
@@ -42,6 +44,10 @@ impl Filter {
             "exited" => Self::Exited(value.parse().map_err(|_| format!("'{value}' is no exit status"))?),
             "ancestor" => Self::Ancestor(value),
             "pod" => Self::Pod(value),
+            "label" => match value.split_once('=') {
+                Some((name, value)) => Self::Label(name.to_owned(), Some(value.to_owned())),
+                None => Self::Label(value, None),
+            },
             _ => return Err(known()),
         })
     }
@@ -65,6 +71,10 @@ impl Filter {
                 whole == image || tag.is_some_and(|length| &whole[..whole.len() - length] == image)
             }
             Self::Pod(pod) => record.pod == *pod,
+            Self::Label(name, value) => match record.made.details.labels.get(name) {
+                Some(there) => value.as_ref().is_none_or(|value| there == value),
+                None => false,
+            },
         }
     }
 }
@@ -88,6 +98,7 @@ mod tests {
         let made = Made { image: "registry.example:5000/web:1".into(), ..Made::default() };
         let mut record = Record::new("0123abcd", "shop-web", made);
         record.pod = "shop".into();
+        record.made.details.labels.insert("tier".into(), "front".into());
         change(&mut record);
         let containers = Containers::open(root.path());
         let _entry = containers.create(record).unwrap();
@@ -111,6 +122,8 @@ mod tests {
             &["ancestor=registry.example:5000/web"],
             &["ancestor=registry.example:5000/web:1"],
             &["pod=shop", "name=web"],
+            &["label=tier"],
+            &["label=tier=back", "label=tier=front"],
             &[],
         ] {
             assert!(fits(filters, &one), "{filters:?}");
@@ -121,6 +134,8 @@ mod tests {
             &["status=exited"],
             &["pod=shop", "name=db"],
             &["ancestor=registry.example"],
+            &["label=tier=back"],
+            &["label=colour"],
         ] {
             assert!(!fits(filters, &one), "{filters:?}");
         }

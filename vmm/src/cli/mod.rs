@@ -2,12 +2,14 @@
 //! [`crate::runtime`] and by `ferry_images`.
 
 mod attach;
+mod cid_file;
 mod completions;
 mod containers;
 pub mod cores;
 mod cp;
 mod debug;
 mod detach;
+pub mod details;
 mod dump;
 mod exec;
 mod filter;

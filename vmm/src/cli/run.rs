@@ -1,6 +1,8 @@
 //! `ferry run`: options as in Docker, everything after IMAGE is the command.
 
+use super::cid_file::CidFile;
 use super::cores::CoreArgs;
+use super::details::DetailArgs;
 use super::keys::DetachKeys;
 use super::lifecycle::{parse_seconds, parse_signal};
 use super::monitored::{Milestones, in_front, in_monitor};
@@ -19,8 +21,9 @@ use crate::runtime::logs::{LEAST_BYTES, MOST_FILES};
 use crate::runtime::network::{Link, Published, Wanted, parse_network, parse_published};
 use crate::runtime::oci::{Options, Writable};
 use crate::runtime::own_vmm::OwnVmm;
+use crate::runtime::record::Record;
 use crate::runtime::restart::Restart;
-use crate::runtime::run::{self, Host, Mode, Ready, Request, Stop};
+use crate::runtime::run::{self, Host, Milestone, Mode, Ready, Request, Stop};
 use crate::runtime::shape::{Layers, Shape};
 use crate::runtime::size::{MIB, parse_size};
 use crate::runtime::stand_by;
@@ -42,6 +45,8 @@ use std::path::{Path, PathBuf};
 pub struct RunArgs {
     #[command(flatten)]
     container: ContainerArgs,
+    #[command(flatten)]
+    details: DetailArgs,
     #[command(flatten)]
     cores: CoreArgs,
     #[command(flatten)]
@@ -73,6 +78,9 @@ pub struct RunArgs {
     /// Name the container
     #[arg(long, help_heading = "Container")]
     name: Option<String>,
+    /// Write the container's id to a file, which must not be there yet
+    #[arg(long, value_name = "FILE", help_heading = "Container")]
+    cidfile: Option<PathBuf>,
     /// Remove the container and what it wrote when it ends
     #[arg(long, help_heading = "Container")]
     rm: bool,
@@ -85,7 +93,7 @@ pub struct RunArgs {
     /// The fields are those that podman kube play knows; one that is not supported is an error that names it. Each container
     /// is called POD-CONTAINER, and is one for every other command. The VM has as much memory and as many vCPUs as the
     /// containers' limits add up to, and at least the usual, unless -m and --cpus say otherwise.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["ContainerArgs", "words", "restart", "stop_signal",
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["ContainerArgs", "DetailArgs", "words", "cidfile", "platform", "restart", "stop_signal",
           "stop_timeout", "name", "sig_proxy", "detach_keys"], help_heading = "Image and command")]
     pod: Option<PathBuf>,
     /// When to ask the image's registry
@@ -97,6 +105,9 @@ pub struct RunArgs {
         help_heading = "Image and command"
     )]
     pull: When,
+    /// The platform of the image: linux/amd64 is the only one that runs
+    #[arg(long, value_name = "PLATFORM", value_parser = parse_platform, help_heading = "Image and command")]
+    platform: Option<()>,
     /// The image, and the command to run in it instead of the image's own
     ///
     /// IMAGE is an archive or directory (what docker save, skopeo or podman write), or oci:DIR, oci-archive:FILE,
@@ -192,7 +203,7 @@ pub struct MachineArgs {
     ///
     /// user and tap take limits: rx-rate and tx-rate (bytes a second to and from the guest, as in tx-rate=10m), rx-burst and
     /// tx-burst (bytes that may pass at once), rx-packets and tx-packets (frames a second).
-    #[arg(long, value_name = "NETWORK", value_parser = parse_network, help_heading = "Network")]
+    #[arg(long, visible_alias = "net", value_name = "NETWORK", value_parser = parse_network, help_heading = "Network")]
     pub network: Option<Link>,
     /// Let a port of the host lead to one of the guest's: [ADDRESS:]HOST:GUEST[/udp]
     #[arg(short, long, value_name = "PORTS", value_parser = parse_published, help_heading = "Network")]
@@ -262,6 +273,14 @@ pub enum LogOption {
     Size(u64),
     /// Number of files.
     Files(u32),
+}
+
+/// Reads the value of `--platform`.
+fn parse_platform(text: &str) -> Result<(), String> {
+    match text.to_ascii_lowercase().as_str() {
+        "linux" | "amd64" | "x86_64" | "linux/amd64" | "linux/x86_64" => Ok(()),
+        _ => Err("the machine is an x86-64 one: only images for linux/amd64 run".to_owned()),
+    }
 }
 
 /// Reads the value of `--log-opt`.
@@ -405,6 +424,7 @@ impl ContainerArgs {
             vsock: false,
             volumes: self.volume.clone(),
             core_limit: cores.map(|cores| cores.limit),
+            ..Options::default()
         })
     }
 }
@@ -463,7 +483,7 @@ pub(super) fn environment(files: &[PathBuf], options: &[String]) -> Result<Vec<S
 }
 
 /// A small text file; more than a MiB of variables is a mistake.
-fn read_text(path: &Path) -> std::io::Result<String> {
+pub(super) fn read_text(path: &Path) -> std::io::Result<String> {
     use std::io::Read;
     let mut text = String::new();
     let read = std::fs::File::open(path)?.take(MIB + 1).read_to_string(&mut text)?;
@@ -500,6 +520,7 @@ pub(super) fn run(global: &Global, mut args: RunArgs) -> Result<u8, Fault> {
     let shape = args.machine.shape(args.container.overlay, defaults);
     let cores = args.cores.cores()?;
     let options = args.container.options(args.words.split_off(1), cores.as_ref())?;
+    let options = args.details.complete(options)?;
     run::check(&options, &shape, args.container.interactive && !args.detach)?;
     OwnVmm.check().map_err(Fault::new)?;
     let wanted = Wanting { options, shape, cores };
@@ -555,6 +576,13 @@ fn fetch_and_run(
     }
     let registries = pull::registries(settings);
     let access = Access { registries: &registries, pull: args.pull.into(), keep: Keep::Converted };
+    let id_file = args.cidfile.map(CidFile::create).transpose()?;
+    let milestone = |at, records: &[Record]| {
+        if let (Milestone::Made, Some(file)) = (at, &id_file) {
+            file.write(records);
+        }
+        milestone(at, records);
+    };
     let image = prepare(&global.store()?, &name, &reference, &access, &progress)?;
     progress.end();
     let request = Request {
@@ -570,5 +598,5 @@ fn fetch_and_run(
         cores,
     };
     let containers = Global::containers()?;
-    Ok(run::run(&request, &host(&containers, &interrupts, &progress, milestone))?)
+    Ok(run::run(&request, &host(&containers, &interrupts, &progress, &milestone))?)
 }

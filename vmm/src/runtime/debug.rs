@@ -189,7 +189,7 @@ fn spec(target: &str, id: &str, image: &Ready, options: &Options) -> Result<Cont
     });
     // Process 1 is the container's.
     oci.annotations.insert(oci::PID1_ANNOTATION.to_owned(), "false".to_owned());
-    Ok(ContainerSpec { id: id.to_owned(), storages, oci, network: None })
+    Ok(ContainerSpec { id: id.to_owned(), storages, oci, ..Default::default() })
 }
 
 #[cfg(test)]

@@ -273,6 +273,14 @@ impl Plan {
         GuestNetwork { interface, routes: routes.collect(), dns: dns.iter().map(IpAddr::to_string).collect() }
     }
 
+    /// The host as the guest reaches it. Behind `passt` no address leads to it.
+    pub fn host(&self) -> Option<IpAddr> {
+        match &self.way {
+            Way::User { .. } => None,
+            Way::Tap(options) => options.gateway,
+        }
+    }
+
     fn network(&self) -> Network {
         match &self.way {
             Way::User { six, .. } => user::network(*six),

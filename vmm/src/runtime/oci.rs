@@ -8,9 +8,11 @@
 use super::capabilities::{UnknownCapability, capabilities};
 use super::command::{self, Entrypoint, NoCommand};
 use super::cores;
+use super::details::Details;
 use super::environment;
 use super::init_system::{self, is_init_system};
 use super::record::Made;
+use super::resolver::Resolver;
 use super::volume::Volume;
 use crate::agent::session::ContainerSpec;
 use crate::agent::terminal::Window;
@@ -51,7 +53,7 @@ pub enum Writable {
 }
 
 /// What a run's options say of the container.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Options {
     /// The words after the image; none: the image's own command.
     pub command: Vec<String>,
@@ -83,6 +85,10 @@ pub struct Options {
     pub volumes: Vec<Volume>,
     /// The most bytes of a core that a process of it leaves when it crashes; none: it leaves none.
     pub core_limit: Option<u64>,
+    /// What else is said of it.
+    pub details: Details,
+    /// How it finds others by their names.
+    pub resolver: Resolver,
 }
 
 /// The annotation by which the guest's PID 1 lets a container use vsock.
@@ -116,7 +122,7 @@ pub fn container_for(id: &str, image: &ImageConfig, options: &Options) -> Result
     // Whatever is mounted last is the root.
     let root = storages.last().map(|storage| storage.mount_point.clone()).unwrap_or_default();
     let oci = spec_for(id, &root, image, options)?;
-    Ok(ContainerSpec { id: id.to_owned(), storages, oci, network: None })
+    Ok(ContainerSpec { id: id.to_owned(), storages, oci, ..Default::default() })
 }
 
 /// The specification alone, of a container whose root the guest has mounted at `root`.
@@ -158,6 +164,7 @@ pub fn spec_for(id: &str, root: &str, image: &ImageConfig, options: &Options) ->
             .collect(),
         ..Default::default()
     };
+    options.details.apply(&mut spec);
     if is_init_system {
         init_system::prepare(&mut spec);
     }
@@ -231,6 +238,7 @@ pub fn exec_for(made: &Made, options: &Options) -> Result<Process, SpecError> {
         core_limit: made.core_limit,
         cap_add: made.cap_add.clone(),
         cap_drop: made.cap_drop.clone(),
+        details: made.details.clone(),
         ..options.clone()
     };
     process(&made.hostname, &container, &options)
@@ -259,7 +267,7 @@ fn process(hostname: &str, image: &ImageConfig, options: &Options) -> Result<Pro
             return Err(SpecError::Nul(what));
         }
     }
-    Ok(Process {
+    let mut process = Process {
         terminal: options.terminal,
         console_size: options
             .window
@@ -274,7 +282,9 @@ fn process(hostname: &str, image: &ImageConfig, options: &Options) -> Result<Pro
             .chain(options.core_limit.into_iter().flat_map(|most| limit("RLIMIT_CORE", most, most)))
             .collect(),
         ..Default::default()
-    })
+    };
+    options.details.apply_to(&mut process);
+    Ok(process)
 }
 
 fn limit(kind: &str, soft: u64, hard: u64) -> std::option::IntoIter<PosixRlimit> {
@@ -396,6 +406,12 @@ pub fn find_mapped_layers(storages: &mut [Storage]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shared_memory_is_as_large_as_is_said_of_it() {
+        let shm = mounts(false).into_iter().find(|mount| mount.destination == "/dev/shm").unwrap();
+        assert!(shm.options.contains(&format!("size={}", crate::runtime::details::SHM_BYTES)));
+    }
 
     #[test]
     fn a_further_process_is_like_the_first_unless_said_otherwise() {

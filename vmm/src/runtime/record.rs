@@ -1,12 +1,15 @@
 //! What is remembered of a container: how it was made, and how far it has come. `state.json` is this, written down.
 
 use super::clock;
+use super::details::{Details, SHM_BYTES};
 use super::limits::Limits;
 use super::network;
 use super::oci::Writable;
+use super::resolver::Resolver;
 use super::restart::Restart;
 use super::volume::Volume;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// The format of `state.json` written here, the only one read.
@@ -58,7 +61,7 @@ impl Status {
 }
 
 /// How a container was made. What nobody said is empty.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Made {
     /// The image as the user named it.
     pub image: String,
@@ -95,6 +98,12 @@ pub struct Made {
     /// The most bytes of a core that a process of it leaves.
     #[serde(default)]
     pub core_limit: Option<u64>,
+    /// What else was said of it; its labels with the image's.
+    #[serde(default)]
+    pub details: Details,
+    /// How it finds others by their names.
+    #[serde(default)]
+    pub resolver: Resolver,
     /// Number of vCPUs of its machine.
     pub vcpus: u8,
     /// Memory of its machine in MiB.
@@ -116,7 +125,7 @@ pub struct Made {
 }
 
 /// A container's record.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// The format, [`VERSION`].
     pub version: u32,
@@ -191,7 +200,7 @@ impl Record {
             some => clock::rfc3339(some),
         };
         let made = &self.made;
-        let network = made.network.as_ref();
+        let (network, details) = (made.network.as_ref(), &made.details);
         let ports = network.map(network::Plan::inspect_ports).unwrap_or_default();
         serde_json::json!({
             "Id": self.id,
@@ -226,6 +235,7 @@ impl Record {
                 "WorkingDir": made.working_dir,
                 "StopSignal": made.stop_signal.to_string(),
                 "StopTimeout": made.stop_timeout,
+                "Labels": made.details.labels,
             },
             "Mounts": made.volumes.iter().map(|volume| serde_json::json!({
                 "Type": "bind",
@@ -240,10 +250,24 @@ impl Record {
                 "Privileged": made.privileged,
                 "CapAdd": made.cap_add,
                 "CapDrop": made.cap_drop,
+                "GroupAdd": details.groups.iter().map(u32::to_string).collect::<Vec<_>>(),
+                "Tmpfs": details.tmpfs.iter().map(|one| (one.target.clone(), one.options.join(","))).collect::<BTreeMap<_, _>>(),
+                "ShmSize": details.shm_bytes.unwrap_or(SHM_BYTES),
+                "Ulimits": details.ulimits.iter().map(|limit| serde_json::json!({
+                    "Name": limit.name, "Soft": limit.soft as i64, "Hard": limit.hard as i64,
+                })).collect::<Vec<_>>(),
+                "Sysctls": details.sysctls,
+                "OomScoreAdj": details.oom_score.unwrap_or(0),
+                "Init": details.init,
+                "SecurityOpt": details.security.words(),
+                "ExtraHosts": made.resolver.hosts.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "Dns": made.resolver.servers,
+                "DnsSearch": made.resolver.search,
+                "DnsOptions": made.resolver.options,
                 "NanoCpus": self.limits.cpu_millis.unwrap_or(u64::from(made.vcpus) * 1000) * 1_000_000,
                 "CpuShares": self.limits.cpu_shares.unwrap_or(0),
                 "Memory": self.limits.memory.unwrap_or(made.memory_mib << 20),
-                "PidsLimit": self.limits.pids,
+                "PidsLimit": self.limits.pids.or(details.pids),
                 "NetworkMode": network.map_or("none".to_owned(), network::Plan::mode),
                 "PortBindings": ports,
             },

@@ -3,6 +3,7 @@
 
 use super::clock;
 use super::cores::Cores;
+use super::details::Details;
 use super::directory;
 use super::guest::{Contents, Launch, Plan, PlannedDisk, PlannedShare, Reason};
 use super::init_system;
@@ -24,6 +25,7 @@ use crate::agent::Signal;
 use crate::agent::session::{ContainerSpec, Control, Keyboard, Progress as Steps, Stdio};
 use crate::agent::terminal::Window;
 use ferry_images::{Image, Progress, Segment, ext4};
+use ferry_init::api::oci::Mount;
 use std::fs::OpenOptions;
 use std::io::IsTerminal;
 use std::os::unix::fs::OpenOptionsExt;
@@ -140,6 +142,7 @@ pub fn check(options: &oci::Options, shape: &Shape, interactive: bool) -> Result
         ));
     }
     volume::check(&options.volumes).map_err(Failure::early)?;
+    options.details.check(&options.volumes).map_err(Failure::early)?;
     shape.check(options.writable == Writable::Disk)
 }
 
@@ -177,9 +180,25 @@ pub fn run(request: &Request, host: &Host<'_>) -> Result<u8, Failure> {
         container.storages.insert(0, storage);
         container.oci.mounts.push(mount);
     }
+    // What was asked for comes after the usual, and what lies in something else after that.
+    let asked_for = |mount: &Mount| {
+        let is_there = |target: &String| *target == mount.destination;
+        options.volumes.iter().any(|volume| is_there(&volume.target))
+            || options.details.tmpfs.iter().any(|tmpfs| is_there(&tmpfs.target))
+    };
+    container.oci.mounts.sort_by_key(|mount| match asked_for(mount) {
+        true => mount.destination.matches('/').count(),
+        false => 0,
+    });
     let network = network::plan(&request.shape.network, &id, host.launch.has_network())
         .map_err(|error| fault(&error))?;
     container.network = network.as_ref().map(network::Plan::guest);
+    let of_network = container.network.as_ref().map(|network| &network.dns[..]).unwrap_or_default();
+    container.dns = options.resolver.lines(of_network);
+    let gateway = network.as_ref().and_then(network::Plan::host);
+    let hosts = oci::guest_path(&id, "hosts");
+    let hosts = options.resolver.hosts_file(&mut container.oci, hosts, gateway).map_err(Failure::early)?;
+    container.files.extend(hosts);
     let made = made(request, &container, network.clone())?;
     let sockets = directory::make(&host.containers.root().join("run"))
         .map_err(|error| Failure::early(format!("no place for the run's sockets: {error}")))?;
@@ -485,6 +504,11 @@ pub(super) fn made_of(
             .collect(),
         writable: options.writable,
         core_limit: options.core_limit,
+        details: Details {
+            labels: config.labels.clone().into_iter().chain(options.details.labels.clone()).collect(),
+            ..options.details.clone()
+        },
+        resolver: options.resolver.clone(),
         vcpus: shape.vcpus,
         memory_mib: shape.memory_mib,
         most_memory_mib: shape.most_memory_mib,

@@ -230,7 +230,7 @@ mod tests {
             end,
             stopped: Mutex::new(false),
         });
-        let spec = ContainerSpec { id: "c".into(), storages: vec![], oci: Default::default(), network: None };
+        let spec = ContainerSpec { id: "c".into(), ..Default::default() };
         let stdio = Stdio::inherited(false, session::Keyboard::Untouched).unwrap();
         let as_guest: Arc<dyn Guest> = guest.clone();
         let failure = supervise(Job {

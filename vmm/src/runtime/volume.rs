@@ -1,6 +1,8 @@
 //! The value of `-v`: what of the host a container sees where.
 
+use super::details::{Tmpfs, tmpfs};
 use super::guest::PlannedShare;
+use super::size::parse_size;
 use ferry_init::api::agent::Storage;
 use ferry_init::api::oci::Mount;
 use std::path::{Component, Path, PathBuf};
@@ -44,7 +46,59 @@ pub fn parse_volume(text: &str) -> Result<Volume, String> {
     Ok(Volume { source: source.into(), target: absolute(target)?, read_only })
 }
 
-fn absolute(target: &str) -> Result<String, String> {
+/// The value of `--mount`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mounted {
+    /// What of the host a container sees.
+    Bind(Volume),
+    /// Memory.
+    Tmpfs(Tmpfs),
+}
+
+/// Reads the value of `--mount`: `type=bind,source=HOST,target=CONTAINER[,readonly]` or
+/// `type=tmpfs,target=DIR[,tmpfs-size=SIZE][,tmpfs-mode=MODE]`.
+pub fn parse_mount(text: &str) -> Result<Mounted, String> {
+    let (mut kind, mut source, mut target, mut read_only, mut options) =
+        ("volume", "", "", false, Vec::new());
+    for word in text.split(',') {
+        let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        match (key, value) {
+            ("type", value) => kind = value,
+            ("source" | "src", value) => source = value,
+            ("target" | "destination" | "dst", value) => target = value,
+            ("readonly" | "ro", "" | "true" | "1") => read_only = true,
+            ("readonly" | "ro", "false" | "0") => read_only = false,
+            ("tmpfs-size", size) => {
+                options.push(format!("size={}", parse_size(size).map_err(|error| error.to_string())?));
+            }
+            ("tmpfs-mode", mode) => options.push(format!("mode={mode}")),
+            // What is mounted on the host later reaches no guest, whatever is said of it.
+            ("bind-propagation" | "bind-nonrecursive" | "consistency", _) => {}
+            _ => {
+                return Err(format!(
+                    "'{word}' is no word of a mount: there are type=, source=, target= and readonly"
+                ));
+            }
+        }
+    }
+    if target.is_empty() {
+        return Err("it says nothing of where: target=DIR".to_owned());
+    }
+    match kind {
+        "bind" if source.is_empty() => Err("it names nothing of the host: source=PATH".to_owned()),
+        "bind" if !options.is_empty() => Err(format!("{} is for a tmpfs", options.join(" and "))),
+        "bind" => Ok(Mounted::Bind(Volume { source: source.into(), target: absolute(target)?, read_only })),
+        "tmpfs" if !source.is_empty() => Err("a tmpfs has no source".to_owned()),
+        "tmpfs" => {
+            options.extend(read_only.then(|| "ro".to_owned()));
+            tmpfs(target, options.iter().map(String::as_str)).map(Mounted::Tmpfs)
+        }
+        _ => Err(format!("there is no type={kind} here: the types are bind and tmpfs")),
+    }
+}
+
+/// An absolute path of a container, without `.` and `..`.
+pub(super) fn absolute(target: &str) -> Result<String, String> {
     let path = Path::new(target);
     if !path.is_absolute() {
         return Err(format!("'{target}' is not an absolute path of the container"));
@@ -173,6 +227,31 @@ mod tests {
             ("/a:/b:nocopy", "'nocopy' is no option"),
         ] {
             let error = parse_volume(text).unwrap_err();
+            assert!(error.contains(words), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn mounts_are_written_as_in_docker() {
+        let bind = |source: &str, target: &str, read_only| {
+            Ok(Mounted::Bind(Volume { source: source.into(), target: target.into(), read_only }))
+        };
+        assert_eq!(parse_mount("type=bind,source=/srv,target=/data"), bind("/srv", "/data", false));
+        assert_eq!(parse_mount("type=bind,src=srv,dst=/data,readonly"), bind("srv", "/data", true));
+        let memory = parse_mount("type=tmpfs,destination=/run,tmpfs-size=1m,tmpfs-mode=1777,ro").unwrap();
+        let Mounted::Tmpfs(memory) = memory else { panic!("{memory:?}") };
+        assert_eq!(memory.options, ["noexec", "nosuid", "nodev", "size=1048576", "mode=1777", "ro"]);
+        for (text, words) in [
+            ("type=bind,source=/srv", "target=DIR"),
+            ("type=bind,target=/data", "source=PATH"),
+            ("type=bind,source=/srv,target=/data,tmpfs-size=1m", "for a tmpfs"),
+            ("type=volume,source=data,target=/data", "no type=volume"),
+            ("source=data,target=/data", "no type=volume"),
+            ("type=tmpfs,target=/run,size=1", "'size=1' is no word"),
+            ("type=tmpfs,target=/run,tmpfs-size=much", "not a size"),
+            ("type=tmpfs,source=x,target=/run", "no source"),
+        ] {
+            let error = parse_mount(text).unwrap_err();
             assert!(error.contains(words), "{text}: {error}");
         }
     }

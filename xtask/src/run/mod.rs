@@ -17,6 +17,7 @@ use clap::{Args, ValueEnum};
 use ferry_images::source::{Access, Keep, Pull};
 use ferry_images::{Grammar, Reference, Registries, Store, disk, recipe};
 use ferry_vmm::cli::cores::CoreArgs;
+use ferry_vmm::cli::details::DetailArgs;
 use ferry_vmm::cli::run::{ContainerArgs, MachineArgs, prepare};
 use ferry_vmm::machine;
 use ferry_vmm::runtime::guest::Launch;
@@ -54,7 +55,7 @@ pub struct Run {
     #[arg(required_unless_present = "pod", default_value = "", hide_default_value = true)]
     image: String,
     /// Run the containers of a Kubernetes Pod, described in a YAML file, in one virtual machine
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["ContainerArgs", "image", "command", "name"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["ContainerArgs", "DetailArgs", "image", "command", "name"])]
     pod: Option<PathBuf>,
     /// The command and its arguments, instead of the image's own
     #[arg(last = true)]
@@ -74,6 +75,8 @@ pub struct Run {
     #[command(flatten)]
     container: ContainerArgs,
     #[command(flatten)]
+    details: DetailArgs,
+    #[command(flatten)]
     cores: CoreArgs,
     #[command(flatten)]
     machine: MachineArgs,
@@ -86,7 +89,10 @@ pub fn run(workshop: &mut Workshop, run: Run) -> Result<ExitCode> {
     }
     let shape = run.machine.shape(run.container.overlay, Shape::default());
     let cores = run.cores.cores();
-    let with_options = |cores| Ok((run.container.options(run.command, Option::as_ref(&cores))?, cores));
+    let with_options = |cores| {
+        let options = run.container.options(run.command, Option::as_ref(&cores))?;
+        Ok((run.details.complete(options)?, cores))
+    };
     let (options, cores) = match cores.and_then(with_options) {
         Ok(both) => both,
         Err(failure) => return Ok(failed(&failure)),

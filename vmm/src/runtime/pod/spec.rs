@@ -7,6 +7,7 @@ use super::document::{Container, EmptyDir, EnvSource, Medium, Pod, Security, Sou
 use super::host_path::HostPaths;
 use crate::agent::session::ContainerSpec;
 use crate::runtime::command::Entrypoint;
+use crate::runtime::details::SHM_BYTES;
 use crate::runtime::limits::Limits;
 use crate::runtime::oci::{self, Options, SpecError, Writable, guest_path, memory, scratch_disk};
 use crate::runtime::volume::{self, Volume};
@@ -17,8 +18,6 @@ use ferry_init::api::oci::{
     Linux, LinuxDeviceCgroup, LinuxMemory, LinuxNamespace, LinuxResources, Mount, Process, Root, Spec,
 };
 
-/// Bytes of the memory that a pod's containers share at /dev/shm: Docker's default.
-const SHARED_MEMORY: u64 = 64 << 20;
 /// What a volume that anybody may write to has for a mode.
 const VOLUME_MODE: u32 = 0o777;
 /// A directory's type among the bits of its mode.
@@ -54,7 +53,7 @@ pub struct Sandbox {
 /// The sandbox of the pod `id`, which sees this of the host and whose name servers are these.
 pub fn sandbox(pod: &Pod, id: &str, host_paths: &HostPaths, dns: Vec<String>) -> Sandbox {
     let mut storages =
-        vec![memory(guest_path(id, "shm"), vec!["mode=1777".to_owned(), format!("size={SHARED_MEMORY}")])];
+        vec![memory(guest_path(id, "shm"), vec!["mode=1777".to_owned(), format!("size={SHM_BYTES}")])];
     let mut directories = Vec::new();
     for volume in &pod.volumes {
         match volume.source {
@@ -187,7 +186,11 @@ pub fn member(
     mount(pod, pod_id, host_paths, container, &mut oci.mounts);
     // Which the record of the container shows.
     options.volumes = of_host(pod, container);
-    Ok(Member { spec: ContainerSpec { id: id.to_owned(), storages, oci, network: None }, options, limits })
+    Ok(Member {
+        spec: ContainerSpec { id: id.to_owned(), storages, oci, ..Default::default() },
+        options,
+        limits,
+    })
 }
 
 fn limits(container: &Container) -> Limits {
@@ -299,6 +302,7 @@ fn options(
         vsock: false,
         volumes: Vec::new(),
         core_limit: None,
+        ..Options::default()
     })
 }
 

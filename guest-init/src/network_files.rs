@@ -21,7 +21,8 @@ fn hostname_file(hostname: &str) -> String {
     text
 }
 
-fn hosts(hostname: &str) -> String {
+/// `/etc/hosts` of a container of this host name.
+pub fn hosts(hostname: &str) -> String {
     let mut text = String::from(
         "127.0.0.1\tlocalhost\n\
          ::1\tlocalhost ip6-localhost ip6-loopback\n\
