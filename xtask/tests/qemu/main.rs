@@ -8,6 +8,7 @@ mod errors;
 mod hello;
 mod hostile;
 mod makes;
+mod options;
 mod pod;
 mod python;
 mod redis;
