@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use oci_spec::image::ImageConfiguration;
+use serde::{Deserialize, Deserializer};
 
 /// How to run an image. Everything is as written in the image; empty where the image says nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,6 +27,56 @@ pub struct ImageConfig {
     pub exposed_ports: Vec<String>,
     /// Free-form labels.
     pub labels: BTreeMap<String, String>,
+    /// How it is told whether its container is well.
+    pub health: Option<HealthCheck>,
+}
+
+/// Docker's `HEALTHCHECK` (docker-image-spec, `config.Healthcheck`). Times are in nanoseconds, and 0 like everything that the
+/// image leaves out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct HealthCheck {
+    /// `NONE`, `CMD` and the words of a command, or `CMD-SHELL` and a line for a shell.
+    #[serde(default, deserialize_with = "or_nothing")]
+    pub test: Vec<String>,
+    /// From the end of one check to the next.
+    #[serde(default, deserialize_with = "or_nothing")]
+    pub interval: i64,
+    /// How long a check may take.
+    #[serde(default, deserialize_with = "or_nothing")]
+    pub timeout: i64,
+    /// How long after its start failures do not count.
+    #[serde(default, deserialize_with = "or_nothing")]
+    pub start_period: i64,
+    /// From the end of one check to the next meanwhile.
+    #[serde(default, deserialize_with = "or_nothing")]
+    pub start_interval: i64,
+    /// Failures in a row that make it unhealthy.
+    #[serde(default, deserialize_with = "or_nothing")]
+    pub retries: u32,
+}
+
+/// What is `null` is left out.
+fn or_nothing<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(value: D) -> Result<T, D::Error> {
+    Option::deserialize(value).map(Option::unwrap_or_default)
+}
+
+impl ImageConfig {
+    /// What the configuration `json` says, which has been understood as `parsed`.
+    pub(crate) fn of(parsed: &ImageConfiguration, json: &[u8]) -> Result<Self, serde_json::Error> {
+        #[derive(Deserialize)]
+        struct Docker {
+            config: Option<Further>,
+        }
+        #[derive(Deserialize)]
+        struct Further {
+            #[serde(rename = "Healthcheck")]
+            health: Option<HealthCheck>,
+        }
+        // The OCI's specification, and so its library, does not know it.
+        let docker: Docker = serde_json::from_slice(json)?;
+        Ok(Self { health: docker.config.and_then(|config| config.health), ..Self::from(parsed) })
+    }
 }
 
 impl From<&ImageConfiguration> for ImageConfig {
@@ -47,6 +98,7 @@ impl From<&ImageConfiguration> for ImageConfig {
             volumes: sorted(config.volumes()),
             exposed_ports: sorted(config.exposed_ports()),
             labels: config.labels().clone().unwrap_or_default().into_iter().collect(),
+            health: None,
         }
     }
 }
@@ -56,7 +108,8 @@ mod tests {
     use super::*;
 
     fn parsed(json: &str) -> ImageConfig {
-        ImageConfig::from(&ImageConfiguration::from_reader(json.as_bytes()).unwrap())
+        let parsed = ImageConfiguration::from_reader(json.as_bytes()).unwrap();
+        ImageConfig::of(&parsed, json.as_bytes()).unwrap()
     }
 
     #[test]
@@ -67,8 +120,15 @@ mod tests {
                 "config":{"Hostname":"","User":"redis:999","Env":["PATH=/bin","A=b=c"],"Entrypoint":["/e.sh"],
                 "Cmd":["redis-server"],"WorkingDir":"/data","StopSignal":"SIGINT","ArgsEscaped":true,"OnBuild":null,
                 "Volumes":{"/data":{}},"ExposedPorts":{"6379/tcp":{},"53/udp":{}},"Labels":{"a":"b"},
-                "Healthcheck":{"Test":["CMD","x"]}}}"#,
+                "Healthcheck":{"Test":["CMD","x"],"Interval":5000000000,"StartPeriod":null,"Retries":2}}}"#,
         );
+        let health = HealthCheck {
+            test: vec!["CMD".into(), "x".into()],
+            interval: 5_000_000_000,
+            retries: 2,
+            ..HealthCheck::default()
+        };
+        assert_eq!(config.health, Some(health));
         assert_eq!(config.user, "redis:999");
         assert_eq!(config.env, ["PATH=/bin", "A=b=c"]);
         assert_eq!(

@@ -163,7 +163,8 @@ pub(crate) fn understand(configuration: &[u8]) -> Result<(ImageConfig, Vec<DiffI
     }
     let diff_ids = parsed.rootfs().diff_ids().iter().map(|text| text.parse().map(DiffId));
     let diff_ids = diff_ids.collect::<Result<Vec<_>, _>>().map_err(|error| malformed(&error))?;
-    Ok((ImageConfig::from(&parsed), diff_ids))
+    let config = ImageConfig::of(&parsed, configuration).map_err(|error| malformed(&error))?;
+    Ok((config, diff_ids))
 }
 
 /// An image that has that name here.

@@ -6,6 +6,7 @@ use super::target::{expand, request};
 use super::{FAILED, Fault, Global, print};
 use crate::agent::printable;
 use crate::runtime::clock;
+use crate::runtime::health::{Health, State};
 use crate::runtime::monitor::protocol::Request;
 use crate::runtime::state::{Containers, Error, Force, Listed, Status, short};
 use crate::runtime::supervise::SHUTDOWN_LIMIT;
@@ -25,7 +26,8 @@ pub struct PsArgs {
     /// Do not shorten anything
     #[arg(long)]
     no_trunc: bool,
-    /// Only those that fit: id=, name=, status=, exited=, ancestor=, pod= or label= and a value; may be given several times
+    /// Only those that fit: id=, name=, status=, exited=, ancestor=, pod=, label= or health= and a
+    /// value; may be given several times
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = Filter::parse)]
     filter: Vec<Filter>,
     /// Show them by a template, such as '{{.Names}} {{.Status}}', as a 'table {{.ID}}\t{{.Names}}', or as json
@@ -132,8 +134,14 @@ fn status(one: &Listed) -> String {
         Status::Created => "Starting".to_owned(),
         Status::Running | Status::Paused => {
             let up = Duration::from_nanos(clock::now().saturating_sub(record.started));
-            let paused = if record.status == Status::Paused { " (Paused)" } else { "" };
-            format!("Up {}{paused}", clock::roughly(up))
+            let note = match &record.health {
+                _ if record.status == Status::Paused => " (Paused)",
+                Some(Health { state: State::Starting, .. }) => " (health: starting)",
+                Some(Health { state: State::Healthy, .. }) => " (healthy)",
+                Some(Health { state: State::Unhealthy, .. }) => " (unhealthy)",
+                None => "",
+            };
+            format!("Up {}{note}", clock::roughly(up))
         }
         Status::Restarting => format!("Restarting ({code}) {}", clock::ago(record.finished)),
         Status::Exited => format!("Exited ({code}) {}", clock::ago(record.finished)),

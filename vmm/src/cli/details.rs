@@ -5,6 +5,7 @@ use crate::runtime::details::{
     Details, Security, Tmpfs, Ulimit, parse_group, parse_label, parse_pids, parse_shm, parse_sysctl,
     parse_tmpfs, parse_ulimit,
 };
+use crate::runtime::health::Wanted;
 use crate::runtime::oci::Options;
 use crate::runtime::resolver::{HostEntry, Resolver, parse_host, parse_option, parse_search};
 use crate::runtime::seccomp_profile::Profile;
@@ -14,6 +15,7 @@ use clap::Args;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The options.
 #[derive(Debug, Clone, Default, Args)]
@@ -60,6 +62,27 @@ pub struct DetailArgs {
     /// Read labels from a file, one a line
     #[arg(long, value_name = "FILE")]
     label_file: Vec<PathBuf>,
+    /// Look at whether it is well by this line of a shell, and not as the image says
+    #[arg(long, value_name = "COMMAND", conflicts_with = "no_healthcheck")]
+    health_cmd: Option<String>,
+    /// How long from one look to the next [default: the image's, or 30s]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    health_interval: Option<Duration>,
+    /// How long a look may take [default: the image's, or 30s]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    health_timeout: Option<Duration>,
+    /// How many failures in a row make it unhealthy [default: the image's, or 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    health_retries: Option<u32>,
+    /// How long after its start failures do not count [default: the image's, or none]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    health_start_period: Option<Duration>,
+    /// How long from one look to the next meanwhile [default: the image's, or 5s]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    health_start_interval: Option<Duration>,
+    /// Do not look at whether it is well
+    #[arg(long)]
+    no_healthcheck: bool,
     /// A line of its /etc/hosts: NAME:ADDRESS; the address host-gateway is the host's end of a tap
     #[arg(long, value_name = "HOST", value_parser = parse_host, help_heading = "Network")]
     add_host: Vec<HostEntry>,
@@ -80,6 +103,7 @@ impl DetailArgs {
         options.volumes.extend(self.volumes());
         options.details = self.details()?;
         options.resolver = self.resolver();
+        options.health = self.health();
         Ok(options)
     }
 
@@ -119,6 +143,19 @@ impl DetailArgs {
         })
     }
 
+    /// What they say of how it is looked at whether it is well.
+    fn health(&self) -> Wanted {
+        Wanted {
+            never: self.no_healthcheck || self.health_cmd.as_deref() == Some("none"),
+            command: self.health_cmd.clone(),
+            interval: self.health_interval,
+            timeout: self.health_timeout,
+            start_period: self.health_start_period,
+            start_interval: self.health_start_interval,
+            retries: self.health_retries,
+        }
+    }
+
     /// What they say of names.
     fn resolver(&self) -> Resolver {
         Resolver {
@@ -128,6 +165,30 @@ impl DetailArgs {
             options: self.dns_option.clone(),
         }
     }
+}
+
+/// Reads a length of time as Docker writes it: `90s`, `1m30s`, `500ms`.
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let fault =
+        || format!("'{text}' is no length of time: write a number and a unit, as in 500ms, 30s or 1m30s");
+    let mut rest = text;
+    let mut whole = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(fault)?;
+        let number: u32 = rest[..digits].parse().map_err(|_| fault())?;
+        let end = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |at| digits + at);
+        let unit = match &rest[digits..end] {
+            "ms" => Duration::from_millis(1),
+            "s" => Duration::from_secs(1),
+            "m" => Duration::from_secs(60),
+            "h" => Duration::from_secs(3600),
+            _ => return Err(fault()),
+        };
+        whole = unit.checked_mul(number).and_then(|part| whole.checked_add(part)).ok_or_else(fault)?;
+        rest = &rest[end..];
+    }
+    // Less would keep the guest busy with nothing else.
+    if whole < Duration::from_millis(1) { Err(fault()) } else { Ok(whole) }
 }
 
 /// The labels in a file: one a line, empty lines and those that begin with `#` left out.
@@ -198,6 +259,21 @@ mod tests {
         let resolver = args.resolver();
         assert_eq!((resolver.hosts[0].name.as_str(), resolver.search[0].as_str()), ("a", "example"));
         assert_eq!((resolver.servers.len(), resolver.options.len()), (1, 1));
+    }
+
+    #[test]
+    fn times_are_written_as_in_docker() {
+        for (text, ms) in [("500ms", 500), ("30s", 30_000), ("1m30s", 90_000), ("1h", 3_600_000)] {
+            assert_eq!(parse_time(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["", "0s", "30", "s", "1d", "-1s", "1.5s", "4294967295h4294967295h99999999999h"] {
+            assert!(parse_time(text).is_err(), "{text}");
+        }
+        let some = args("run --health-cmd x --health-interval 2s --health-retries 1").unwrap();
+        let health = some.complete(Options::default()).unwrap().health;
+        assert_eq!((health.command.as_deref(), health.retries), (Some("x"), Some(1)));
+        assert_eq!(health.interval, Some(Duration::from_secs(2)));
+        assert!(self::args("run --no-healthcheck").unwrap().health().never);
     }
 
     #[test]

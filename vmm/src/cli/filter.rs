@@ -1,6 +1,7 @@
 //! `ferry ps --filter`: which containers are listed. Several filters of one key are alternatives, those of different keys must
 //! all fit, as in Docker.
 
+use crate::runtime::health::State;
 use crate::runtime::state::{Listed, Status};
 
 /// One filter.
@@ -18,9 +19,14 @@ pub enum Filter {
     Ancestor(String),
     /// A pod.
     Pod(String),
+    /// Whether it is well; none: nobody looks.
+    Health(Option<State>),
     /// A label, perhaps with its value.
     Label(String, Option<String>),
 }
+
+/// The word for the health of a container that nobody looks at.
+const NOBODY_LOOKS: &str = "none";
 
 /// The words for statuses.
 const STATUSES: [Status; 6] =
@@ -29,7 +35,9 @@ const STATUSES: [Status; 6] =
 impl Filter {
     /// Reads `KEY=VALUE`.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let known = || "it is id=, name=, status=, exited=, ancestor=, pod= or label= and a value".to_owned();
+        let known = || {
+            "it is id=, name=, status=, exited=, ancestor=, pod=, label= or health= and a value".to_owned()
+        };
         let (key, value) = text.split_once('=').ok_or_else(known)?;
         let value = value.to_owned();
         Ok(match key {
@@ -44,6 +52,11 @@ impl Filter {
             "exited" => Self::Exited(value.parse().map_err(|_| format!("'{value}' is no exit status"))?),
             "ancestor" => Self::Ancestor(value),
             "pod" => Self::Pod(value),
+            "health" if value == NOBODY_LOOKS => Self::Health(None),
+            "health" => {
+                let state = State::ALL.into_iter().find(|state| state.word() == value);
+                Self::Health(Some(state.ok_or("it is starting, healthy, unhealthy or none")?))
+            }
             "label" => match value.split_once('=') {
                 Some((name, value)) => Self::Label(name.to_owned(), Some(value.to_owned())),
                 None => Self::Label(value, None),
@@ -71,6 +84,7 @@ impl Filter {
                 whole == image || tag.is_some_and(|length| &whole[..whole.len() - length] == image)
             }
             Self::Pod(pod) => record.pod == *pod,
+            Self::Health(state) => record.health.as_ref().map(|health| health.state) == *state,
             Self::Label(name, value) => match record.made.details.labels.get(name) {
                 Some(there) => value.as_ref().is_none_or(|value| there == value),
                 None => false,
@@ -123,6 +137,7 @@ mod tests {
             &["ancestor=registry.example:5000/web:1"],
             &["pod=shop", "name=web"],
             &["label=tier"],
+            &["health=none", "health=healthy"],
             &["label=tier=back", "label=tier=front"],
             &[],
         ] {
@@ -136,6 +151,7 @@ mod tests {
             &["ancestor=registry.example"],
             &["label=tier=back"],
             &["label=colour"],
+            &["health=unhealthy"],
         ] {
             assert!(!fits(filters, &one), "{filters:?}");
         }
@@ -143,7 +159,7 @@ mod tests {
 
     #[test]
     fn what_is_no_filter_is_said() {
-        for text in ["", "name", "colour=red", "status=odd", "exited=x"] {
+        for text in ["", "name", "colour=red", "status=odd", "health=odd", "exited=x"] {
             assert!(Filter::parse(text).is_err(), "{text}");
         }
         assert!(Filter::parse("status=dead").unwrap().is_about_all());

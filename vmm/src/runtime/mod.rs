@@ -6,6 +6,7 @@
 
 pub mod appliance;
 pub mod capabilities;
+mod check;
 pub mod clock;
 pub mod command;
 pub mod copy;
@@ -19,6 +20,7 @@ pub mod environment;
 #[cfg(test)]
 pub(crate) mod fake_guest;
 pub mod guest;
+pub mod health;
 pub mod init_system;
 pub mod interrupt;
 pub mod limits;

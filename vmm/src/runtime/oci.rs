@@ -10,6 +10,7 @@ use super::command::{self, Entrypoint, NoCommand};
 use super::cores;
 use super::details::Details;
 use super::environment;
+use super::health;
 use super::init_system::{self, is_init_system};
 use super::record::Made;
 use super::resolver::Resolver;
@@ -89,6 +90,8 @@ pub struct Options {
     pub details: Details,
     /// How it finds others by their names.
     pub resolver: Resolver,
+    /// How it is looked at whether it is well.
+    pub health: health::Wanted,
 }
 
 /// The annotation by which the guest's PID 1 lets a container use vsock.

@@ -2,6 +2,7 @@
 
 use super::clock;
 use super::details::{Details, SHM_BYTES};
+use super::health::{Check, Health};
 use super::limits::Limits;
 use super::network;
 use super::oci::Writable;
@@ -101,6 +102,9 @@ pub struct Made {
     /// What else was said of it; its labels with the image's.
     #[serde(default)]
     pub details: Details,
+    /// How it is looked at whether it is well.
+    #[serde(default)]
+    pub check: Option<Check>,
     /// How it finds others by their names.
     #[serde(default)]
     pub resolver: Resolver,
@@ -148,6 +152,9 @@ pub struct Record {
     /// Whether a process of it was killed for want of memory.
     #[serde(default)]
     pub oom_killed: bool,
+    /// Whether it is well, where that is looked at.
+    #[serde(default)]
+    pub health: Option<Health>,
     /// The same in a line for people.
     pub error: String,
     /// How often it has been started again.
@@ -182,6 +189,7 @@ impl Record {
             exit_code: None,
             reason: String::new(),
             oom_killed: false,
+            health: None,
             error: String::new(),
             restarts: 0,
             created: clock::now(),
@@ -202,7 +210,7 @@ impl Record {
         let made = &self.made;
         let (network, details) = (made.network.as_ref(), &made.details);
         let ports = network.map(network::Plan::inspect_ports).unwrap_or_default();
-        serde_json::json!({
+        let mut shown = serde_json::json!({
             "Id": self.id,
             "Name": format!("/{}", self.name),
             "Created": clock::rfc3339(self.created),
@@ -272,7 +280,15 @@ impl Record {
                 "PortBindings": ports,
             },
             "NetworkSettings": network.map(network::Plan::inspect).unwrap_or_else(|| serde_json::json!({})),
-        })
+        });
+        // Docker leaves both out where nothing is looked at.
+        if let Some(health) = &self.health {
+            shown["State"]["Health"] = health.inspect();
+        }
+        if let Some(check) = &made.check {
+            shown["Config"]["Healthcheck"] = check.inspect();
+        }
+        shown
     }
 }
 

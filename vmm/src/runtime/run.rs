@@ -6,6 +6,7 @@ use super::cores::Cores;
 use super::details::Details;
 use super::directory;
 use super::guest::{Contents, Launch, Plan, PlannedDisk, PlannedShare, Reason};
+use super::health::{self, Check};
 use super::init_system;
 use super::interrupt::Interrupts;
 use super::logs::{Capacity, Writer};
@@ -379,6 +380,10 @@ impl Life<'_> {
                     let stdin = lock(captured).as_mut().and_then(|captured| captured.stdin.take());
                     self.monitor.started(&client, remote.clone(), stdin);
                     oom::follow(&client, vec![Arc::clone(self.monitor)]);
+                    let made = self.monitor.record().map(|record| record.made);
+                    if let Some(check) = made.and_then(|made| made.check) {
+                        health::follow(&client, self.monitor, &check);
+                    }
                 }
                 if first && let Some(record) = self.monitor.record() {
                     milestone(Milestone::Started, &[record]);
@@ -509,6 +514,7 @@ pub(super) fn made_of(
             ..options.details.clone()
         },
         resolver: options.resolver.clone(),
+        check: Check::of(config.health.as_ref(), &options.health),
         vcpus: shape.vcpus,
         memory_mib: shape.memory_mib,
         most_memory_mib: shape.most_memory_mib,

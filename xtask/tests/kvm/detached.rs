@@ -16,21 +16,48 @@ fn a_detached_container_lives_through_all_commands() {
     image.exits(0);
     let image = format!("oci:{}", image.text().trim());
     let script = "trap 'echo bye; exit 3' TERM; echo one; echo two >&2; while :; do sleep 1; done";
-    let id = ferry.says(&["run", "-d", "--name", "web", "--network", "none", &image, "sh", "-c", script]);
+    let id_file = ferry.home.path().join("id");
+    let id_option = format!("--cidfile={}", id_file.display());
+    let looked_at =
+        ["--health-cmd", "test -e /tmp/well", "--health-interval", "5s", "--health-timeout", "5m"];
+    let options = ["run", "-d", "--name", "web", "--network", "none", "--label", "tier=front", &id_option];
+    let id = ferry.says(&[&options[..], &looked_at, &[&image, "sh", "-c", script]].concat());
     assert_eq!(id.trim().len(), 64, "{id}");
+    assert_eq!(fs::read_to_string(&id_file).expect("its id"), id.trim());
     let other = ferry.refuses(&["run", "-d", "--name", "web", "--network", "none", &image, "true"]);
     assert!(other.contains("in use"), "{other}");
 
     let ps = ferry.says(&["ps"]);
-    assert!(ps.contains("web") && ps.contains("Up "), "{ps}");
+    assert!(ps.contains("web") && ps.contains("Up ") && ps.contains("(health: starting)"), "{ps}");
     let state = ferry.inspect("web")["State"].clone();
     assert_eq!((&state["Status"], &state["Running"]), (&"running".into(), &true.into()));
 
-    let exec = ferry.run(&["exec", "-w", "/tmp", "-e", "A=1", "web", "sh", "-c", "pwd; echo $A; exit 9"]);
+    let exec = ferry.run(&[
+        "exec",
+        "-w",
+        "/tmp",
+        "-e",
+        "A=1",
+        "web",
+        "sh",
+        "-c",
+        "pwd; echo $A; touch well; exit 9",
+    ]);
     assert_eq!((exec.status.code(), exec.stdout.as_slice()), (Some(9), &b"/tmp\n1\n"[..]));
     assert_eq!(ferry.run(&["exec", "web", "no-such-program"]).status.code(), Some(127));
 
     stranger::whole_life(&over_vsock(ferry.home.path()), "foreign");
+
+    // It was begun before the first look; each takes an emulated kernel some seconds.
+    let health = || ferry.inspect("web")["State"]["Health"]["Status"].clone();
+    let is_well = (0..600).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        health() == "healthy"
+    });
+    assert!(is_well, "{}", ferry.inspect("web"));
+    let well =
+        ferry.says(&["ps", "-q", "--no-trunc", "--filter", "health=healthy", "--filter", "label=tier=front"]);
+    assert_eq!(well, id);
 
     let stats = ferry.says(&["stats", "--no-stream", "--format", "json", "web"]);
     let stats: serde_json::Value = serde_json::from_str(&stats).expect("JSON");

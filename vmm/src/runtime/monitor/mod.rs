@@ -231,6 +231,13 @@ impl Monitor {
         });
     }
 
+    /// Waits; `false`: its process does not run, or has ended meanwhile.
+    pub(super) fn runs_for(&self, pause: Duration) -> bool {
+        let runs = |situation: &mut Situation| matches!(situation.phase, Phase::Running(_));
+        let waited = self.changed.wait_timeout_while(lock(&self.situation), pause, runs);
+        runs(&mut waited.unwrap_or_else(PoisonError::into_inner).0)
+    }
+
     /// Waits before it is started again; `false`: it is not, somebody has asked for its end.
     pub fn wait_to_restart(&self, pause: Duration, count: u32, status: u8) -> bool {
         if lock(&self.situation).stopping {

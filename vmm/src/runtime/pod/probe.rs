@@ -3,19 +3,13 @@
 
 use super::document::{Check, Probe};
 use super::life::One;
-use crate::agent::session::{Control, ExecSpec, RunError, Stdio, run_exec};
-use crate::agent::{CallError, Client, Signal, Wait};
-use crate::runtime::command::Entrypoint;
-use crate::runtime::{name, oci};
+use crate::agent::{CallError, Client, Wait};
+use crate::runtime::check::{self, SLACK};
 use ferry_init::api::agent::Empty;
 use ferry_init::api::appliance::{HttpCheck, ProbeRequest};
 use ferry_init::api::method;
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
-
-/// How long the guest may take over a probe's process beyond the time that the process itself has.
-const SLACK: Duration = Duration::from_secs(20);
 
 /// One life of a container, as its probes see it.
 #[derive(Default)]
@@ -79,7 +73,7 @@ fn is_well(
     let mut pause = probe.delay;
     while watching.pause(pause) {
         pause = probe.period;
-        match check(client, one, probe) {
+        match ask(client, one, probe) {
             Ok(()) if stop_at_success => return true,
             Ok(()) => failures = 0,
             Err(why) => {
@@ -98,7 +92,7 @@ fn is_well(
     false
 }
 
-fn check(client: &Client, one: &One<'_>, probe: &Probe) -> Result<(), String> {
+fn ask(client: &Client, one: &One<'_>, probe: &Probe) -> Result<(), String> {
     match &probe.check {
         Check::Exec(command) => exec(client, one, command, probe.timeout),
         Check::Tcp(port) => {
@@ -127,38 +121,8 @@ fn connect(client: &Client, one: &One<'_>, probe: &Probe, request: ProbeRequest)
 /// Runs a command in the container; it has so long, and has to end with 0.
 fn exec(client: &Client, one: &One<'_>, command: &[String], limit: Duration) -> Result<(), String> {
     let record = one.monitor.record().ok_or("it has ended")?;
-    let options = oci::Options {
-        command: command.to_vec(),
-        entrypoint: Entrypoint::Cleared,
-        ..oci::Options::default()
-    };
-    let spec = ExecSpec {
-        container: one.spec.id.clone(),
-        id: format!("probe-{}", name::id()),
-        process: oci::exec_for(&record.made, &options).map_err(|error| error.to_string())?,
-    };
-    let control = Control::new();
-    let remote = control.remote();
-    let (ended, end) = channel();
-    let status = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let status = run_exec(client, &spec, &Stdio::none(), control, &|_| {});
-            let _ = ended.send(status);
-        });
-        match end.recv_timeout(limit) {
-            Err(RecvTimeoutError::Timeout) => {
-                remote.signal(Signal::KILL);
-                let _ = end.recv_timeout(SLACK);
-                None
-            }
-            other => other.ok(),
-        }
-    });
-    match status {
-        Some(Ok(0)) => Ok(()),
-        Some(Ok(status)) => Err(format!("its command has ended with {status}")),
-        Some(Err(RunError::Lost(_))) => Err("the guest is gone".to_owned()),
-        Some(Err(error)) => Err(error.to_string()),
-        None => Err(format!("its command has not ended within {} s", limit.as_secs())),
+    match check::run(client, &one.spec.id, &record.made, command, limit)? {
+        (0, _) => Ok(()),
+        (status, _) => Err(format!("its command has ended with {status}")),
     }
 }
