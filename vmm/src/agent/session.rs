@@ -367,11 +367,6 @@ fn prepare(client: &Client, spec: &ContainerSpec) -> Result<(), RunError> {
     let sandbox = client.begin_sandbox(&sandbox).map_err(&of_sandbox)?;
     let network =
         spec.network.as_ref().map(|network| network.begin(client)).transpose().map_err(&of_network)?;
-    // A file has to be there before it is asked for, and the guest does several things at once.
-    spec.files
-        .iter()
-        .try_for_each(|file| client.copy_file(file))
-        .map_err(RunError::refused("take a file"))?;
     let container = begin_container(client, spec)?;
     sandbox.wait(Wait::Forever).map_err(&of_sandbox)?;
     network.map_or(Ok(()), Configuring::wait).map_err(&of_network)?;
@@ -384,6 +379,11 @@ pub fn create(client: &Client, spec: &ContainerSpec) -> Result<(), RunError> {
 }
 
 fn begin_container(client: &Client, spec: &ContainerSpec) -> Result<Pending<Empty>, RunError> {
+    // A file has to be there before it is asked for, and the guest does several things at once.
+    spec.files
+        .iter()
+        .try_for_each(|file| client.copy_file(file))
+        .map_err(RunError::refused("take a file"))?;
     let container = CreateContainerRequest {
         container_id: spec.id.clone(),
         exec_id: spec.id.clone(),

@@ -73,7 +73,7 @@ pub fn parse_option(text: &str) -> Result<String, String> {
 }
 
 /// A name that breaks out of no line of a file.
-fn host_name(text: &str) -> Result<String, String> {
+pub(super) fn host_name(text: &str) -> Result<String, String> {
     let is_part = |c: char| c.is_alphanumeric() || "-_.".contains(c);
     if text.is_empty() || text.len() > LONGEST_NAME || !text.chars().all(is_part) {
         return Err(format!("'{text}' is no name of a host"));

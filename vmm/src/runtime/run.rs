@@ -468,6 +468,7 @@ fn made(
         auto_remove: request.afterwards == Afterwards::ThrowAway,
         restart: *restart,
         stop_timeout: stop.seconds,
+        check: Check::of(image.image.config.health.as_ref(), &options.health),
         ..Made::default()
     };
     made_of(image, options, shape, container, stop.signal, rest)
@@ -514,7 +515,6 @@ pub(super) fn made_of(
             ..options.details.clone()
         },
         resolver: options.resolver.clone(),
-        check: Check::of(config.health.as_ref(), &options.health),
         vcpus: shape.vcpus,
         memory_mib: shape.memory_mib,
         most_memory_mib: shape.most_memory_mib,

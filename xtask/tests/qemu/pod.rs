@@ -24,6 +24,9 @@ fn of(text: &str, name: &str) -> Vec<String> {
 fn containers_of_a_pod_share_network_name_memory_and_volumes() {
     let spec = r#"
   restartPolicy: Never
+  hostAliases: [{ip: 192.0.2.7, hostnames: [db]}]
+  dnsConfig: {nameservers: [192.0.2.53], options: [{name: ndots, value: "2"}]}
+  securityContext: {sysctls: [{name: net.core.somaxconn, value: "99"}]}
   volumes:
   - {name: data, emptyDir: {}}
   - {name: cache, emptyDir: {medium: Memory, sizeLimit: 4Mi}}
@@ -36,7 +39,8 @@ fn containers_of_a_pod_share_network_name_memory_and_volumes() {
   - name: server
     image: hello
     command: [sh, -c, "cat /data/ready; hostname; df /cache | tail -1; touch /data/x || echo read-only;
-      cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max; touch /dev/shm/seen; echo served | nc -l -p 8000"]
+      cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max /proc/sys/net/core/somaxconn /etc/resolv.conf;
+      tail -n 1 /etc/hosts; touch /dev/shm/seen; echo served | nc -l -p 8000"]
     resources: {limits: {cpu: 500m, memory: 64Mi}}
     volumeMounts:
     - {name: data, mountPath: /data, readOnly: true}
@@ -58,7 +62,19 @@ fn containers_of_a_pod_share_network_name_memory_and_volumes() {
     let server = of(&text, "server");
     assert_eq!(server[..2], ["prepared", "shop"], "{text}");
     assert!(server[2].starts_with("tmpfs") && server[2].contains("4096"), "{text}");
-    assert_eq!(server[3..], ["read-only", "67108864", "50000 100000"], "{text}");
+    assert_eq!(
+        server[3..],
+        [
+            "read-only",
+            "67108864",
+            "50000 100000",
+            "99",
+            "nameserver 192.0.2.53",
+            "options ndots:2",
+            "192.0.2.7\tdb"
+        ],
+        "{text}"
+    );
     let client = of(&text, "client");
     assert_eq!(client[..3], ["front door", "served", "1000"], "{text}");
     assert!(client[3].ends_with('1'), "{text}");

@@ -2,6 +2,7 @@
 //! and an error for every other.
 
 mod container;
+mod names;
 mod volume;
 
 pub use container::{Check, Container, EnvSource, EnvVar, Mount, Port, Probe, Pull, Resources};
@@ -9,6 +10,8 @@ pub use volume::{EmptyDir, Expected, HostPath, Medium, Source, Volume};
 
 use super::fields::{DocumentError, Field, Fields};
 use super::yaml::{self, YamlError};
+use crate::runtime::details::parse_sysctl;
+use crate::runtime::resolver::Resolver;
 use crate::runtime::restart::Restart;
 use std::collections::BTreeMap;
 
@@ -58,6 +61,10 @@ pub struct Pod {
     pub volumes: Vec<Volume>,
     /// Whether a container is started again after its end.
     pub restart: Restart,
+    /// How its containers find others by their names.
+    pub resolver: Resolver,
+    /// Settings of its kernel.
+    pub sysctls: BTreeMap<String, String>,
     /// Whether its containers see each other's processes.
     pub shares_processes: bool,
     /// Seconds a container has to end before it is killed.
@@ -141,7 +148,10 @@ fn pod(fields: &mut Fields) -> Result<Pod, DocumentError> {
             return Err(field.unsupported("there is no cluster: false is the only answer"));
         }
     }
-    let security = security(spec.map("securityContext")?)?;
+    let resolver = names::resolver(&mut spec)?;
+    let mut security_fields = spec.map("securityContext")?;
+    let sysctls = sysctls(&mut security_fields)?;
+    let security = security(security_fields)?;
     let volumes: Vec<Volume> =
         spec.list("volumes")?.into_iter().map(volume::volume).collect::<Result<_, _>>()?;
     unique("volume", volumes.iter().map(|volume| volume.name.as_str()), &spec)?;
@@ -169,6 +179,8 @@ fn pod(fields: &mut Fields) -> Result<Pod, DocumentError> {
         annotations,
         hostname,
         restart,
+        resolver,
+        sysctls,
         shares_processes: spec.truth("shareProcessNamespace")?.unwrap_or(false),
         grace_seconds: spec.number("terminationGracePeriodSeconds", 0, LONGEST_GRACE)?.unwrap_or(30) as u32,
         init,
@@ -177,6 +189,16 @@ fn pod(fields: &mut Fields) -> Result<Pod, DocumentError> {
     };
     spec.end()?;
     Ok(pod)
+}
+
+fn sysctls(security: &mut Fields) -> Result<BTreeMap<String, String>, DocumentError> {
+    let each = |field: Field| {
+        let mut setting = field.clone().fields()?;
+        let (name, value) = (setting.need("name")?.text()?, setting.need("value")?.text()?);
+        setting.end()?;
+        parse_sysctl(&format!("{name}={value}")).map_err(|error| field.wrong(error))
+    };
+    security.list("sysctls")?.into_iter().map(each).collect()
 }
 
 fn security(mut fields: Fields) -> Result<Security, DocumentError> {

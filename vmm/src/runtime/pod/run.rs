@@ -122,7 +122,7 @@ pub fn run(request: &Request, host: &Host<'_>) -> Result<u8, Failure> {
     let records: Vec<Record> = ones.iter().filter_map(|one| one.monitor.record()).collect();
     (host.milestone)(Milestone::Made, &records);
     let dns = network.as_ref().map(|plan| plan.guest().dns).unwrap_or_default();
-    let sandbox = spec::sandbox(pod, &pod_id, &host_paths, dns);
+    let sandbox = spec::sandbox(pod, &pod_id, &host_paths, pod.resolver.lines(&dns));
     let guest = launch(request, host, &host_paths, network.clone(), sockets.path(), &ones);
     let result = guest.and_then(|guest| {
         ones.iter().for_each(|one| one.monitor.shares(Arc::clone(&guest)));

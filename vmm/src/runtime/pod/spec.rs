@@ -7,7 +7,7 @@ use super::document::{Container, EmptyDir, EnvSource, Medium, Pod, Security, Sou
 use super::host_path::HostPaths;
 use crate::agent::session::ContainerSpec;
 use crate::runtime::command::Entrypoint;
-use crate::runtime::details::SHM_BYTES;
+use crate::runtime::details::{Details, SHM_BYTES};
 use crate::runtime::limits::Limits;
 use crate::runtime::oci::{self, Options, SpecError, Writable, guest_path, memory, scratch_disk};
 use crate::runtime::volume::{self, Volume};
@@ -178,7 +178,10 @@ pub fn member(
             }
         }
         linux.resources = Some(resources(container, &limits));
+        linux.sysctl.extend(pod.sysctls.clone());
     }
+    // Every alias has its address, so nobody asks for the host's.
+    let hosts = pod.resolver.hosts_file(&mut oci, guest_path(id, "hosts"), None).ok().flatten();
     if pod.shares_processes {
         // Process 1 is the holder's.
         oci.annotations.insert(oci::PID1_ANNOTATION.to_owned(), "false".to_owned());
@@ -186,11 +189,9 @@ pub fn member(
     mount(pod, pod_id, host_paths, container, &mut oci.mounts);
     // Which the record of the container shows.
     options.volumes = of_host(pod, container);
-    Ok(Member {
-        spec: ContainerSpec { id: id.to_owned(), storages, oci, ..Default::default() },
-        options,
-        limits,
-    })
+    let files = hosts.into_iter().collect();
+    let spec = ContainerSpec { id: id.to_owned(), storages, oci, files, ..Default::default() };
+    Ok(Member { spec, options, limits })
 }
 
 fn limits(container: &Container) -> Limits {
@@ -302,6 +303,7 @@ fn options(
         vsock: false,
         volumes: Vec::new(),
         core_limit: None,
+        details: Details { labels: pod.labels.clone(), ..Details::default() },
         ..Options::default()
     })
 }

@@ -149,6 +149,34 @@ fn with(after: &str, line: &str) -> String {
 }
 
 #[test]
+fn names_and_settings_of_the_kernel_are_the_pods() {
+    let pod = |after: &str, line: &str| parse(&with(after, line));
+    let aliases = "  hostAliases: [{ip: 192.0.2.7, hostnames: [db, db.example]}, {ip: \"2001:db8::1\", hostnames: [six]}]";
+    let hosts = pod("  hostname: front", aliases).unwrap().resolver.hosts;
+    let hosts: Vec<_> = hosts.iter().map(ToString::to_string).collect();
+    assert_eq!(hosts, ["db:192.0.2.7", "db.example:192.0.2.7", "six:2001:db8::1"]);
+    let dns = "  dnsConfig: {nameservers: [192.0.2.53], searches: [a.example],
+      options: [{name: ndots, value: \"2\"}, {name: edns0}]}";
+    let resolver = pod("  hostname: front", dns).unwrap().resolver;
+    assert_eq!(resolver.lines(&[]), ["192.0.2.53", "search a.example", "options ndots:2 edns0"]);
+    let sysctls = "    sysctls: [{name: net.core.somaxconn, value: \"99\"}]";
+    assert_eq!(pod("    runAsUser: 1000", sysctls).unwrap().sysctls["net.core.somaxconn"], "99");
+    for (after, line, words) in [
+        ("  hostname: front", "  hostAliases: [{ip: there, hostnames: [db]}]", "'there' is no IP address"),
+        ("  hostname: front", "  hostAliases: [{ip: 192.0.2.7, hostnames: [\"a b\"]}]", "no name of a host"),
+        (
+            "  hostname: front",
+            "  dnsConfig: {nameserver: [192.0.2.53]}",
+            "dnsConfig.nameserver is not supported",
+        ),
+        ("    runAsUser: 1000", "    sysctls: [{name: \"../x\", value: \"1\"}]", "no name of a setting"),
+    ] {
+        let error = pod(after, line).unwrap_err().to_string();
+        assert!(error.contains(words), "{line}: {error}");
+    }
+}
+
+#[test]
 fn every_field_that_is_not_done_is_named_with_its_path() {
     let web = "    image: example/web:1";
     for (after, line, words) in [
