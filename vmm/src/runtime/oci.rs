@@ -396,13 +396,19 @@ pub(super) fn memory(mount_point: String, options: Vec<String>) -> Storage {
     }
 }
 
-/// Lets the guest find the layers in its address space instead of on a disk.
-pub fn find_mapped_layers(storages: &mut [Storage]) {
-    let on_disk = format!("serial={LAYERS_SERIAL}");
-    for storage in storages.iter_mut().filter(|storage| storage.source == on_disk) {
-        storage.driver = "nvdimm".to_owned();
-        storage.source = "/dev/pmem0".to_owned();
-        storage.options.push("dax=always".to_owned());
+/// Tells the guest the names of its disks, which it gives them in their order, as Kata does: by their serial numbers it
+/// would have to look at every disk first. Layers that are mapped are in its address space instead of on a disk.
+pub fn name_disks(storages: &mut [Storage], are_mapped: bool) {
+    let layers = format!("serial={LAYERS_SERIAL}");
+    let mut names = ('a'..='z').map(|letter| format!("/dev/vd{letter}"));
+    for storage in storages.iter_mut().filter(|storage| storage.source.starts_with("serial=")) {
+        if are_mapped && storage.source == layers {
+            storage.driver = "nvdimm".to_owned();
+            storage.source = "/dev/pmem0".to_owned();
+            storage.options.push("dax=always".to_owned());
+        } else if let Some(name) = names.next() {
+            storage.source = name;
+        }
     }
 }
 
@@ -545,12 +551,18 @@ mod tests {
     }
 
     #[test]
-    fn mapped_layers_are_found_by_their_device() {
-        let mut storages = storages("c", Writable::Disk);
-        find_mapped_layers(&mut storages);
-        assert_eq!((storages[0].driver.as_str(), storages[0].source.as_str()), ("nvdimm", "/dev/pmem0"));
-        assert_eq!(storages[0].options, ["ro", "dax=always"]);
-        assert_eq!(storages[1].source, "serial=scratch");
+    fn disks_are_named_in_their_order_and_mapped_layers_are_none() {
+        let named = |are_mapped| {
+            let mut storages = storages("c", Writable::Disk);
+            name_disks(&mut storages, are_mapped);
+            storages
+        };
+        let sources = |storages: &[Storage]| [0, 1, 2].map(|at| storages[at].source.clone());
+        assert_eq!(sources(&named(false)), ["/dev/vda", "/dev/vdb", "overlay"]);
+        let mapped = named(true);
+        assert_eq!(sources(&mapped), ["/dev/pmem0", "/dev/vda", "overlay"]);
+        assert_eq!((mapped[0].driver.as_str(), mapped[1].driver.as_str()), ("nvdimm", "mmioblk"));
+        assert_eq!(mapped[0].options, ["ro", "dax=always"]);
     }
 
     #[test]

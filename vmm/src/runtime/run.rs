@@ -169,9 +169,7 @@ pub fn run(request: &Request, host: &Host<'_>) -> Result<u8, Failure> {
     let shape = &request.shape;
     let image_bytes = request.image.segments.iter().map(|segment| segment.bytes).sum();
     let are_mapped = shape.layers.are_mapped(host.launch, image_bytes, shape.memory_mib)?;
-    if are_mapped {
-        oci::find_mapped_layers(&mut container.storages);
-    }
+    oci::name_disks(&mut container.storages, are_mapped);
     let mut shares = Vec::new();
     let volumes =
         volume::plan(&id, &request.options.volumes).map_err(|error| fault(&format_args!("-v: {error}")))?;
