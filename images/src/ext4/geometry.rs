@@ -67,13 +67,14 @@ pub(super) enum Backups {
 const FEWEST_DATA_BLOCKS: u32 = 50;
 
 /// The numbers that decide where everything is. Every group has the same layout: (in the first one, and where there is a
-/// backup of them, the superblock and the descriptors,) block bitmap, inode bitmap, inode table, data.
+/// backup of them, the superblock and the descriptors, in the first one the directories,) block bitmap, inode bitmap, inode
+/// table, data. So whatever a mount and the first looks at it need is in the first blocks, which one read gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Geometry {
     pub blocks: u32,
     pub groups: u32,
     pub inodes_per_group: u32,
-    /// Blocks of the journal, which follow the directories; 0: there is none.
+    /// Blocks of the journal, which follows the first inode table; 0: there is none.
     pub journal_blocks: u32,
     /// Which groups have a superblock.
     pub backups: Backups,
@@ -158,7 +159,8 @@ impl Geometry {
     }
 
     pub fn block_bitmap(&self, group: u32) -> u32 {
-        self.first_block(group) + self.superblock_blocks(group)
+        let directories = if group == 0 { self.directories() } else { 0 };
+        self.first_block(group) + self.superblock_blocks(group) + directories
     }
 
     pub fn inode_bitmap(&self, group: u32) -> u32 {
@@ -171,7 +173,7 @@ impl Geometry {
 
     /// The root directory's one block.
     pub fn root_directory(&self) -> u32 {
-        self.inode_table(0) + self.inode_table_blocks()
+        self.superblock_blocks(0)
     }
 
     /// The one block of a directory: 0 is the root.
@@ -186,7 +188,7 @@ impl Geometry {
 
     /// The journal's first block.
     pub fn journal(&self) -> u32 {
-        self.root_directory() + self.directories()
+        self.inode_table(0) + self.inode_table_blocks()
     }
 
     /// Blocks of `group` in use: its metadata and, in the first group, the directories and the journal.
