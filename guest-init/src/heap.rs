@@ -10,8 +10,8 @@ use syscalls::{Sysno, syscall};
 /// The smallest block, in bytes; the others double from here.
 const SMALLEST: usize = 16;
 
-/// How many sizes there are: 16 bytes to 32 KiB. Anything larger has pages of its own.
-const SIZES: usize = 12;
+/// How many sizes there are: 16 bytes to 64 KiB. Anything larger has pages of its own.
+const SIZES: usize = 13;
 
 /// What the kernel is asked for at once, for small blocks. In bytes.
 const CHUNK: usize = 64 << 10;
@@ -33,20 +33,21 @@ pub struct Heap(UnsafeCell<Lists>);
 unsafe impl Sync for Heap {}
 
 impl Heap {
-    /// An empty heap.
+    /// A heap whose first chunk is there already. Beside the program it has the program's page tables, of which each fork
+    /// makes new ones.
     ///
     /// # Safety
-    /// Only one thread may ever use it.
-    pub const unsafe fn new() -> Heap {
-        Heap(UnsafeCell::new(Lists { free: [null_mut(); SIZES], fresh: null_mut(), left: 0 }))
+    /// Only one thread may ever use it, and nobody else its first chunk.
+    pub const unsafe fn new(first: *mut [u8]) -> Heap {
+        Heap(UnsafeCell::new(Lists { free: [null_mut(); SIZES], fresh: first.cast(), left: first.len() }))
     }
 }
 
 /// Which size a layout gets, or `None` for pages of its own.
 fn size_class(layout: Layout) -> Option<usize> {
     // How many times the smallest must double; the largest sizes that there are do not overflow here.
-    let above = layout.size().max(layout.align()).saturating_sub(1) / SMALLEST;
-    let class = (usize::BITS - above.leading_zeros()) as usize;
+    let above = (layout.size().max(layout.align()) - 1) / SMALLEST;
+    let class = ((above * 2) | 1).ilog2() as usize;
     (class < SIZES).then_some(class)
 }
 
@@ -91,6 +92,10 @@ impl Lists {
     }
 
     fn give(&mut self, block: *mut u8, class: usize) {
+        if class == SIZES - 1 {
+            // SAFETY: these are whole pages, of what nobody needs any more. The kernel has them till they are used again.
+            let _ = unsafe { syscall!(Sysno::madvise, block, SMALLEST << class, c::MADV_DONTNEED) };
+        }
         // SAFETY: the block is ours again, and at least as large and as aligned as an address.
         unsafe { block.cast::<*mut u8>().write(self.free[class]) };
         self.free[class] = block;
@@ -112,10 +117,11 @@ unsafe impl GlobalAlloc for Heap {
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promise about the layout is the one that is asked for.
-        let block = unsafe { self.alloc(layout) };
-        // New pages are zero, and writing to them would make the kernel provide them.
-        if size_class(layout).is_some() && !block.is_null() {
+        // SAFETY: the caller's promise about the layout is the one that is asked for; nothing refers to the lists.
+        let (fresh, block, now) =
+            unsafe { ((*self.0.get()).fresh, self.alloc(layout), (*self.0.get()).fresh) };
+        // What was never used is zero, and writing to it would make the kernel provide it.
+        if fresh == now && size_class(layout).is_some() && !block.is_null() {
             // SAFETY: the block is new and as long as this.
             unsafe { block.write_bytes(0, layout.size()) };
         }
@@ -156,10 +162,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const NONE: *mut [u8] = core::ptr::slice_from_raw_parts_mut(null_mut(), 0);
+
     #[test]
     fn freed_blocks_are_used_again() {
         // SAFETY: this test's thread alone uses it.
-        let heap = unsafe { Heap::new() };
+        let heap = unsafe { Heap::new(NONE) };
         let layout = Layout::from_size_align(100, 8).unwrap();
         // SAFETY: each block is freed with the layout that it was made with.
         unsafe {
@@ -172,7 +180,7 @@ mod tests {
     #[test]
     fn zeroed_blocks_are_zero_when_used_again() {
         // SAFETY: this test's thread alone uses it.
-        let heap = unsafe { Heap::new() };
+        let heap = unsafe { Heap::new(NONE) };
         for size in [100, 100_000] {
             let layout = Layout::from_size_align(size, 8).unwrap();
             // SAFETY: each block is used within its layout and freed with it.
@@ -190,7 +198,7 @@ mod tests {
     #[test]
     fn alignment_above_a_page_is_refused() {
         // SAFETY: as above.
-        unsafe { assert!(Heap::new().alloc(Layout::from_size_align(8, 8192).unwrap()).is_null()) };
+        unsafe { assert!(Heap::new(NONE).alloc(Layout::from_size_align(8, 8192).unwrap()).is_null()) };
     }
 
     proptest! {
@@ -198,7 +206,7 @@ mod tests {
         #[test]
         fn blocks_keep_what_is_written(steps in proptest::collection::vec((0usize..100_000, 0u32..13, any::<bool>()), 1..60)) {
             // SAFETY: this thread alone uses it.
-            let heap = unsafe { Heap::new() };
+            let heap = unsafe { Heap::new(NONE) };
             let mut live: Vec<(*mut u8, Layout, u8)> = Vec::new();
             for (n, (size, align, grow)) in steps.into_iter().enumerate() {
                 let mark = n as u8;

@@ -9,9 +9,12 @@ use core::panic::PanicInfo;
 use ferry_init::guest::run;
 use ferry_init::heap::Heap;
 
+/// Memory for what most guests need, of which the kernel provides what is touched. In bytes.
+static mut MEMORY: [u8; 256 << 10] = [0; _];
+
 #[global_allocator]
-// SAFETY: this program has one thread.
-static HEAP: Heap = unsafe { Heap::new() };
+// SAFETY: this program has one thread, and nothing else names the memory.
+static HEAP: Heap = unsafe { Heap::new(&raw mut MEMORY) };
 
 // The kernel enters with the stack pointer aligned and no frame below; `main` never returns.
 global_asm!(

@@ -101,7 +101,7 @@ impl Guest {
     /// A pipe on which a child reports.
     fn report(&mut self) -> Result<(StreamId, Fd)> {
         let (reader, writer) = pipe(0).context("make a pipe")?;
-        set_nonblocking(reader.raw()).context("make a pipe")?;
+        set_nonblocking(&reader).context("make a pipe")?;
         Ok((self.add(reader)?, writer))
     }
 
@@ -194,7 +194,7 @@ impl System for Guest {
 
     fn open_log(&mut self, name: &str, log: &Log) -> Result<StreamId> {
         let (reader, writer) = pipe(0).context("make a pipe")?;
-        set_nonblocking(writer.raw()).context("make a pipe")?;
+        set_nonblocking(&writer).context("make a pipe")?;
         // SAFETY: PID 1 has one thread.
         match unsafe { fork(0, None) }.context("fork")? {
             Forked::Child => {

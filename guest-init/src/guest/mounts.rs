@@ -10,13 +10,14 @@ use crate::network_files;
 use crate::prelude::*;
 use crate::spec::mount_options::{FILESYSTEM, Options};
 use crate::sys::file::{CWD, O_PATH, chdir, chown, open, write_file};
-use crate::sys::mount::{self as m, Filesystem, Recursion, attach, clone_tree, set_attributes};
+use crate::sys::mount::{self as m, Recursion, attach, clone_tree, set_attributes};
 
 /// A mount that is made, and mounted nowhere yet.
 pub struct Prepared<'a> {
     mount: &'a Mount,
     options: Options,
     tree: Fd,
+    kind: Kind,
 }
 
 /// Where the guest keeps what it makes for containers, and where their roots are mounted (Kata's).
@@ -54,10 +55,12 @@ pub fn prepare<'a>(id: &str, spec: &'a Spec, dns: &[String]) -> Result<Vec<Prepa
             };
             let tree =
                 tree.map_err(|fault| fault.while_doing(format_args!("mount on {}", mount.destination)))?;
+            let mut kind = Kind::Directory;
             if is_bind {
-                bind_attributes(&tree, &options).context(format_args!("mount on {}", mount.destination))?;
+                kind = (bind_attributes(&tree, &options).and_then(|()| Kind::of(tree.raw(), "")))
+                    .context(format_args!("mount on {}", mount.destination))?;
             }
-            Ok(Prepared { mount, options, tree })
+            Ok(Prepared { mount, options, tree, kind })
         })
         .collect()
 }
@@ -83,11 +86,10 @@ fn write_network_file(id: &str, spec: &Spec, destination: &str, dns: &[String]) 
     let directory = directory(id);
     let name = destination.rsplit('/').next().unwrap_or_default();
     let path = format!("{directory}/{name}");
-    (|| {
-        make_directories(&directory)?;
-        write_file(CWD, &path, text.as_bytes(), 0o644)
-    })()
-    .context(format_args!("write {path}"))?;
+    let write = || write_file(CWD, &path, text.as_bytes(), 0o644);
+    // Mostly the container's root is mounted in the directory.
+    let missing = |errno| if errno == Errno::ENOENT { make_directories(&directory) } else { Err(errno) };
+    write().or_else(|errno| missing(errno).and_then(|()| write())).context(format_args!("write {path}"))?;
     Ok(path)
 }
 
@@ -113,10 +115,9 @@ pub fn enter_root(path: &str) -> Result {
 
 /// Mounts one of the specification's mounts. The root is the container's.
 pub fn mount(prepared: &Prepared<'_>) -> Result {
-    let Prepared { mount, options, tree } = prepared;
+    let Prepared { mount, options, tree, kind } = prepared;
     let doing = format_args!("mount {} on {}", mount.r#type, mount.destination);
-    let kind = Kind::of(tree.raw(), "").context(doing)?;
-    let target = reach(CWD, &mount.destination, kind, 0o755).context(doing)?;
+    let target = reach(CWD, &mount.destination, *kind, 0o755).context(doing)?;
     attach(tree, target.raw(), "").context(doing)?;
     // The target's descriptor is of what lies below the new mount.
     propagate(tree, options).context(doing)
@@ -126,16 +127,16 @@ fn propagate(mount: &Fd, options: &Options) -> SysResult<()> {
     let recursive = if options.propagate_tree { Recursion::Tree } else { Recursion::One };
     match options.propagation {
         0 => Ok(()),
-        propagation => set_attributes(mount.raw(), 0, 0, propagation, recursive),
+        propagation => set_attributes(mount.raw(), "", 0, 0, propagation, recursive),
     }
 }
 
 fn bind_attributes(tree: &Fd, options: &Options) -> SysResult<()> {
     if options.set_tree | options.clear_tree != 0 {
-        set_attributes(tree.raw(), options.set_tree, options.clear_tree, 0, Recursion::Tree)?;
+        set_attributes(tree.raw(), "", options.set_tree, options.clear_tree, 0, Recursion::Tree)?;
     }
     if options.set | options.clear != 0 {
-        set_attributes(tree.raw(), options.set, options.clear, 0, Recursion::One)?;
+        set_attributes(tree.raw(), "", options.set, options.clear, 0, Recursion::One)?;
     }
     Ok(())
 }
@@ -146,30 +147,29 @@ fn new_filesystem(mount: &Mount, options: &Options) -> SysResult<Fd> {
         "cgroup" => ("cgroup2", false),
         fstype => (fstype, true),
     };
-    let filesystem = Filesystem::open(fstype)?;
+    let filesystem = m::open_filesystem(fstype)?;
     if with_data {
         // The source is a name to be shown, and the device of a filesystem that has one.
-        let source = if mount.source.is_empty() { fstype } else { &mount.source };
-        filesystem.set("source", source)?;
-        for (name, value) in &options.data {
-            match value {
-                Some(value) => filesystem.set(name, value)?,
-                None => filesystem.set_flag(name)?,
+        m::set_option(&filesystem, "source", if mount.source.is_empty() { fstype } else { &mount.source })?;
+        for word in &options.data {
+            match word.split_once('=') {
+                Some((name, value)) => m::set_option(&filesystem, name, value)?,
+                None => m::set_flag(&filesystem, word)?,
             }
         }
-        for (word, flag) in FILESYSTEM {
-            if options.superblock & flag != 0 {
-                filesystem.set_flag(word)?;
-            }
+        for (word, _) in FILESYSTEM.iter().filter(|(_, flag)| options.superblock & flag != 0) {
+            m::set_flag(&filesystem, word)?;
         }
     }
-    filesystem.create(options.set | options.set_tree)
+    m::create(&filesystem)?;
+    m::mount_filesystem(&filesystem, options.set | options.set_tree)
 }
 
 /// Makes the root itself read-only, which the mounts on it are not.
 pub fn make_root_read_only() -> Result {
     let root = reach(CWD, "/", Kind::Directory, 0).context("root")?;
-    set_attributes(root.raw(), m::MOUNT_ATTR_RDONLY, 0, 0, Recursion::One).context("make the root read-only")
+    set_attributes(root.raw(), "", m::MOUNT_ATTR_RDONLY, 0, 0, Recursion::One)
+        .context("make the root read-only")
 }
 
 /// Sets the propagation of the root.
@@ -184,11 +184,8 @@ pub fn set_root_propagation(name: &str) -> Result {
 /// wherever a link leads, it is a mount of the container's that is copied, and one that is mounted on.
 pub fn make_read_only(paths: &[String]) -> Result {
     for path in paths.iter().filter(|path| !path.is_empty()) {
-        let result = (|| {
-            let tree = clone_tree(CWD, path, Recursion::Tree)?;
-            set_attributes(tree.raw(), m::MOUNT_ATTR_RDONLY, 0, 0, Recursion::Tree)?;
-            attach(&tree, CWD, path)
-        })();
+        let result = m::mount(path, path, "", m::MS_BIND | m::MS_REC, "")
+            .and_then(|()| set_attributes(CWD, path, m::MOUNT_ATTR_RDONLY, 0, 0, Recursion::Tree));
         unless_missing(result).context(format_args!("make {path} read-only"))?;
     }
     Ok(())
@@ -197,19 +194,16 @@ pub fn make_read_only(paths: &[String]) -> Result {
 /// Hides paths: directories below an empty read-only tmpfs, files below the null device.
 pub fn mask(paths: &[String]) -> Result {
     // One empty filesystem serves for all directories: it is mounted where it is first needed, and copied from there.
-    let mut empty: Option<Fd> = None;
+    let mut empty = None;
     for path in paths.iter().filter(|path| !path.is_empty()) {
-        let result = (|| {
-            let cover = match &empty {
-                _ if Kind::of(CWD, path)? == Kind::File => clone_tree(CWD, "/dev/null", Recursion::One)?,
-                Some(empty) => clone_tree(empty.raw(), "", Recursion::One)?,
-                None => {
-                    let new = Filesystem::open("tmpfs")?.create(m::MOUNT_ATTR_RDONLY)?;
-                    return attach(empty.insert(new), CWD, path);
-                }
-            };
-            attach(&cover, CWD, path)
-        })();
+        let result = Kind::of(CWD, path).and_then(|kind| match (kind, empty) {
+            (Kind::File, _) => m::mount("/dev/null", path, "", m::MS_BIND, ""),
+            (Kind::Directory, Some(empty)) => m::mount(empty, path, "", m::MS_BIND, ""),
+            (Kind::Directory, None) => {
+                empty = Some(path);
+                m::mount("tmpfs", path, "tmpfs", m::MS_RDONLY, "")
+            }
+        });
         unless_missing(result).context(format_args!("mask {path}"))?;
     }
     Ok(())

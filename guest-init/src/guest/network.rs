@@ -4,13 +4,14 @@
 
 use core::net::IpAddr;
 
+use linux_raw_sys::ioctl::{SIOCGIFHWADDR, SIOCGIFINDEX, SIOCGIFNAME};
 use linux_raw_sys::net::net_device_flags::{IFF_NOARP, IFF_UP};
 use linux_raw_sys::netlink as n;
 
 use crate::api::guest::{Interfaces, Routes};
 use crate::api::types::{self, ArpNeighbor, Interface, IpFamily};
 use crate::netlink::address::{self, Hardware};
-use crate::netlink::{Address, Link, Reply, Request, Route, kind, replies};
+use crate::netlink::{Address, Link, Reply, Request, Route, kind, replies, text, word};
 use crate::prelude::*;
 use crate::sys::net;
 
@@ -80,9 +81,30 @@ impl Kernel {
         Ok(list)
     }
 
-    /// The links that there are.
-    fn links(&mut self) -> Result<Vec<Link>> {
-        self.list(Request::get_links(), kind!(RTM_NEWLINK), Link::parse)
+    /// The number of the interface of this name.
+    fn index(&self, name: &str) -> Result<u32> {
+        let said = net::about_interface(&self.socket, SIOCGIFINDEX, name, 0).ok();
+        let number = said.and_then(|said| word(&said, net::NAME_LENGTH));
+        number.ok_or_else(|| fault!(InvalidArgument, "no network interface `{name}`"))
+    }
+
+    /// The name of the interface of this number.
+    fn name(&self, index: u32) -> String {
+        let said = net::about_interface(&self.socket, SIOCGIFNAME, "", index);
+        said.map(|said| text(&said[..net::NAME_LENGTH])).unwrap_or_default()
+    }
+
+    /// The link of this hardware address, or of this name where that is nothing.
+    fn link(&mut self, name: &str, hardware: &str) -> Result<Link> {
+        let wanted = if hardware.is_empty() { None } else { Some(Hardware::parse(hardware)?) };
+        // Mostly both are of one link, and not all need be listed. An address has its family before it.
+        let has = net::about_interface(&self.socket, SIOCGIFHWADDR, name, 0).unwrap_or([0; _]);
+        if wanted.is_none_or(|wanted| has[net::NAME_LENGTH + 2..].starts_with(&wanted.0)) {
+            return Ok(Link { index: self.index(name)?, name: name.into(), ..Link::default() });
+        }
+        let links = self.list(Request::get_links(), kind!(RTM_NEWLINK), Link::parse)?;
+        let found = links.into_iter().find(|link| link.address == wanted);
+        found.ok_or_else(|| fault!(InvalidArgument, "no network interface has the address {hardware}"))
     }
 
     /// The addresses of the link of this index, or all of them for 0.
@@ -146,24 +168,11 @@ fn limit<T>(entries: &[T]) -> Result<&[T]> {
     }
 }
 
-fn by_name<'a>(links: &'a [Link], name: &str) -> Result<&'a Link> {
-    let link = links.iter().find(|link| link.name == name);
-    link.ok_or_else(|| fault!(InvalidArgument, "no network interface `{name}`"))
-}
-
 /// Gives an interface its name, addresses and MTU, and brings it up. Addresses that it had go.
 pub fn update_interface(wanted: &Interface) -> Result {
     let mut kernel = kernel()?;
-    let links = kernel.links()?;
     let name = if wanted.device.is_empty() { &wanted.name } else { &wanted.device };
-    let link = match wanted.hw_addr.as_str() {
-        "" => by_name(&links, name)?,
-        text => {
-            let hardware = Hardware::parse(text)?;
-            let found = links.iter().find(|link| link.address == Some(hardware));
-            found.ok_or_else(|| fault!(InvalidArgument, "no network interface has the address {hardware}"))?
-        }
-    };
+    let link = kernel.link(name, &wanted.hw_addr)?;
     let addresses = limit(&wanted.ip_addresses)?
         .iter()
         .map(|each| {
@@ -223,7 +232,8 @@ fn describe(link: &Link, addresses: &[Address]) -> Interface {
 /// Every interface.
 pub fn list_interfaces() -> Result<Interfaces> {
     let mut kernel = kernel()?;
-    let (links, addresses) = (kernel.links()?, kernel.addresses(0)?);
+    let links = kernel.list(Request::get_links(), kind!(RTM_NEWLINK), Link::parse)?;
+    let addresses = kernel.addresses(0)?;
     Ok(Interfaces { interfaces: links.iter().map(|link| describe(link, &addresses)).collect() })
 }
 
@@ -231,8 +241,7 @@ pub fn list_interfaces() -> Result<Interfaces> {
 /// were there are there again.
 pub fn update_routes(wanted: &[types::Route]) -> Result<Routes> {
     let mut kernel = kernel()?;
-    let links = kernel.links()?;
-    let new = limit(wanted)?.iter().map(|route| parse(route, &links)).collect::<Result<Vec<_>>>()?;
+    let new = limit(wanted)?.iter().map(|route| parse(route, &kernel)).collect::<Result<Vec<_>>>()?;
     let (kept, old) = kernel.routes_by_origin()?;
     if let Err(fault) = kernel.exchange_routes(&old, &new) {
         let (_, left) = kernel.routes_by_origin()?;
@@ -241,10 +250,10 @@ pub fn update_routes(wanted: &[types::Route]) -> Result<Routes> {
             .map_err(|again| again.while_doing(format_args!("{}", fault.message)))?;
         return Err(fault);
     }
-    describe_routes(&[kept, new].concat(), &links)
+    Ok(describe_routes(&[kept, new].concat(), &kernel))
 }
 
-fn parse(route: &types::Route, links: &[Link]) -> Result<Route> {
+fn parse(route: &types::Route, kernel: &Kernel) -> Result<Route> {
     let some = |text: &str| if text.is_empty() { Ok(None) } else { address::parse(text).map(Some) };
     let destination = match route.dest.as_str() {
         "" => None,
@@ -267,7 +276,7 @@ fn parse(route: &types::Route, links: &[Link]) -> Result<Route> {
         prefix: destination.map_or(0, |(_, prefix)| prefix),
         gateway,
         source,
-        link: if route.device.is_empty() { 0 } else { by_name(links, &route.device)?.index },
+        link: if route.device.is_empty() { 0 } else { kernel.index(&route.device)? },
         metric: 0,
         table: MAIN_TABLE,
         protocol: n::RTPROT_BOOT as u8,
@@ -280,28 +289,25 @@ fn parse(route: &types::Route, links: &[Link]) -> Result<Route> {
 /// Every route of the main table.
 pub fn list_routes() -> Result<Routes> {
     let mut kernel = kernel()?;
-    let links = kernel.links()?;
-    describe_routes(&kernel.routes()?, &links)
+    Ok(describe_routes(&kernel.routes()?, &kernel))
 }
 
-fn describe_routes(routes: &[Route], links: &[Link]) -> Result<Routes> {
-    let name = |index| links.iter().find(|link| link.index == index).map(|link| link.name.clone());
+fn describe_routes(routes: &[Route], kernel: &Kernel) -> Routes {
     let describe = |route: &Route| types::Route {
         dest: destination(route),
         gateway: address::text(route.gateway),
-        device: name(route.link).unwrap_or_default(),
+        device: kernel.name(route.link),
         source: address::text(route.source),
         scope: route.scope.into(),
         family: family(u32::from(route.family) == linux_raw_sys::net::AF_INET),
         flags: route.flags,
     };
-    Ok(Routes { routes: routes.iter().map(describe).collect() })
+    Routes { routes: routes.iter().map(describe).collect() }
 }
 
 /// Adds entries to the neighbour tables.
 pub fn add_neighbors(neighbors: &[ArpNeighbor]) -> Result {
     let mut kernel = kernel()?;
-    let links = kernel.links()?;
     let mut requests = Vec::new();
     for ArpNeighbor { to_ip_address, device, lladdr, state, flags } in limit(neighbors)? {
         let address = address::parse(to_ip_address.as_ref().map_or("", |address| &address.address))?;
@@ -312,7 +318,7 @@ pub fn add_neighbors(neighbors: &[ArpNeighbor]) -> Result {
         };
         let flags =
             u8::try_from(*flags).map_err(|_| fault!(InvalidArgument, "a neighbour's flags are 0 to 255"))?;
-        let link = by_name(&links, device)?.index;
+        let link = kernel.index(device)?;
         requests.push(Request::add_neighbor(link, address, Hardware::parse(lladdr)?, state, flags));
     }
     requests.into_iter().try_for_each(|request| kernel.tell(request)).context("add a neighbour")

@@ -298,7 +298,8 @@ impl Space {
         let root = spec.root.as_ref().ok_or_else(|| fault!(InvalidArgument, "no root"))?;
         mounts::enter_root(&root.path)?;
         prepared.iter().try_for_each(mounts::mount)?;
-        drop(prepared);
+        // Both ways on close what is open.
+        core::mem::forget(prepared);
         devices::make(spec, &nodes)?;
         if let Some(linux) = &spec.linux {
             set_parameters(linux)?;

@@ -29,7 +29,7 @@ pub fn pipes() -> SysResult<(OurStdio, ChildStdio)> {
     let (stdout, child_out) = pipe(0)?;
     let (stderr, child_err) = pipe(0)?;
     for ours in [&stdin, &stdout, &stderr] {
-        set_nonblocking(ours.raw())?;
+        set_nonblocking(ours)?;
     }
     let ours = OurStdio { stdin, stdout, stderr: Some(stderr) };
     Ok((ours, ChildStdio::Pipes([child_in, child_out, child_err])))

@@ -4,6 +4,7 @@ use super::verity::Devices;
 use crate::agent::Mounted;
 use crate::api::agent::{Storage, UpdateEphemeralMountsRequest};
 use crate::prelude::*;
+use crate::spec::environment::value;
 use crate::spec::mount_options::Options;
 use crate::sys::file::{CWD, O_DIRECTORY, O_NOFOLLOW, O_PATH, O_RDONLY};
 use crate::sys::{file, mount as m};
@@ -70,10 +71,10 @@ fn open_disks(
         None => Ok(None),
     };
     // The devices that further data of an EROFS are on.
-    let devices = options.data.iter_mut().filter(|(name, _)| storage.fstype == "erofs" && name == "device");
-    for device in devices.filter_map(|(_, value)| value.as_mut()) {
+    for word in options.data.iter_mut().filter(|_| storage.fstype == "erofs") {
+        let Some(device) = word.strip_prefix("device=") else { continue };
         match open(device)? {
-            Some(disk) => *device = disk,
+            Some(disk) => *word = format!("device={disk}"),
             None => return Ok(None),
         }
     }
@@ -90,7 +91,7 @@ fn make_local(storage: &Storage, options: &Options) -> Result {
         return Ok(());
     }
     make_directories(&storage.mount_point).context(doing)?;
-    match options.value("mode").map(|mode| u32::from_str_radix(mode, 8)) {
+    match value(&options.data, "mode").map(|mode| u32::from_str_radix(mode, 8)) {
         Some(Ok(mode)) => file::chmod(CWD, &storage.mount_point, mode).context(doing),
         Some(Err(_)) => Err(fault!(InvalidArgument, "{doing}: no such mode")),
         None => Ok(()),
@@ -124,15 +125,14 @@ pub fn unmount(mount_point: &str) {
 /// Makes a directory and those above it. Only the guest itself writes where this is used, so the path is
 /// walked as it stands.
 pub fn make_directories(path: &str) -> SysResult<()> {
-    match file::ensure_dir(CWD, path, 0o755) {
-        Err(Errno::ENOENT) => {}
-        other => return other,
+    match (file::ensure_dir(CWD, path, 0o755), path.rsplit_once('/')) {
+        // As deep as the kernel takes paths.
+        (Err(Errno::ENOENT), Some((above, _))) if !above.is_empty() => {
+            make_directories(above)?;
+            file::ensure_dir(CWD, path, 0o755)
+        }
+        (other, _) => other,
     }
-    let ends = path.match_indices('/').map(|(end, _)| end).filter(|end| *end > 0);
-    for above in ends.filter_map(|end| path.get(..end)) {
-        file::ensure_dir(CWD, above, 0o755)?;
-    }
-    file::ensure_dir(CWD, path, 0o755)
 }
 
 /// Where the kernel shows its disks and partitions.
@@ -198,10 +198,11 @@ fn has_place(directory: &str, disk: &str, wanted: &str) -> bool {
 /// Makes the upper and the work directory. The merged root shows the upper directory's own owner and mode, so
 /// it gets those of the image's root.
 fn prepare_overlay(options: &Options) -> Result {
-    let (Some(upper), Some(work)) = (options.value("upperdir"), options.value("workdir")) else {
+    let (Some(upper), Some(work)) = (value(&options.data, "upperdir"), value(&options.data, "workdir"))
+    else {
         return Ok(());
     };
-    let lower = options.value("lowerdir").unwrap_or_default().split(':').next().unwrap_or_default();
+    let lower = value(&options.data, "lowerdir").unwrap_or_default().split(':').next().unwrap_or_default();
     (|| {
         make_directories(upper)?;
         make_directories(work)?;

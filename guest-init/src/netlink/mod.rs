@@ -58,7 +58,8 @@ pub fn replies(mut rest: &[u8], sequence: u32) -> impl Iterator<Item = Reply<'_>
     })
 }
 
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
+/// The number of four bytes there.
+pub fn word(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
 }
 
@@ -95,7 +96,7 @@ pub struct Link {
 }
 
 /// The text in an attribute, which ends with a NUL.
-fn text(value: &[u8]) -> String {
+pub fn text(value: &[u8]) -> String {
     let end = value.iter().position(|&byte| byte == 0).unwrap_or(value.len());
     String::from_utf8_lossy(&value[..end]).into_owned()
 }

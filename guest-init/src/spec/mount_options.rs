@@ -23,14 +23,24 @@ pub struct Options {
     pub propagate_tree: bool,
     /// What a bind mount takes along; `None` when none is asked for.
     pub bind: Option<m::Recursion>,
-    /// Options of the filesystem, in order: a name, and its value if it has one.
-    pub data: Vec<(String, Option<String>)>,
+    /// Options of the filesystem, in order: `NAME` or `NAME=VALUE` each.
+    pub data: Vec<String>,
 }
 
-/// Words that set an attribute, and words that clear it, in the attributes' order; those of the three ways to keep access
-/// times come last.
-const SETTING: &[u8] = words!("ro nosuid nodev noexec nodiratime nosymfollow noatime strictatime relatime");
-const CLEARING: &[u8] = words!("rw suid dev exec diratime symfollow atime nostrictatime norelatime");
+/// The words: those that set an attribute and those that clear it, in the attributes' order; propagations; `bind`; those about
+/// the filesystem itself; and those that say what is so anyway, or what mount(8) keeps for itself.
+const WORDS: &[u8] = words!(
+    "ro nosuid nodev noexec nodiratime nosymfollow noatime strictatime relatime rw suid dev exec diratime symfollow \
+     atime nostrictatime norelatime private shared slave unbindable bind sync dirsync lazytime defaults async \
+     nolazytime silent loud remount mand nomand iversion noiversion"
+);
+const CLEARING: u32 = 9;
+const PROPAGATION: u32 = 18;
+const BIND: u32 = 22;
+const OF_FILESYSTEM: u32 = 23;
+const IGNORED: u32 = 26;
+
+/// The attributes; those of the three ways to keep access times come last.
 const ATTRIBUTES: [(u32, u32); 9] = [
     (m::MOUNT_ATTR_RDONLY, m::MS_RDONLY),
     (m::MOUNT_ATTR_NOSUID, m::MS_NOSUID),
@@ -47,12 +57,6 @@ const ATTRIBUTES: [(u32, u32); 9] = [
 pub const FILESYSTEM: [(&str, u32); 3] =
     [("sync", m::MS_SYNCHRONOUS), ("dirsync", m::MS_DIRSYNC), ("lazytime", m::MS_LAZYTIME)];
 
-/// Words that say what is so anyway, or what mount(8) keeps for itself.
-const IGNORED: &[u8] =
-    words!("defaults async nolazytime silent loud remount mand nomand iversion noiversion");
-
-/// Propagations.
-const PROPAGATIONS: &[u8] = words!("private shared slave unbindable");
 const PROPAGATION_FLAGS: [u32; 4] = [m::MS_PRIVATE, m::MS_SHARED, m::MS_SLAVE, m::MS_UNBINDABLE];
 
 /// The ways to keep access times are one field: setting one takes another back, and clearing one clears the field.
@@ -71,46 +75,40 @@ impl Options {
     }
 
     fn take(&mut self, word: &str) {
-        let recursive = word.strip_prefix('r').unwrap_or_default();
-        let attribute = |list, word| Some(ATTRIBUTES.get(place(list, word)? as usize)?.0);
-        let (setting, clearing) = (|word| attribute(SETTING, word), |word| attribute(CLEARING, word));
-        let of_filesystem = || FILESYSTEM.iter().find(|(name, _)| *name == word);
-        let propagation = |word| PROPAGATION_FLAGS.get(place(PROPAGATIONS, word)? as usize).copied();
-        match word {
-            // A word with a value is the filesystem's, as most are.
-            _ if let Some((name, value)) = word.split_once('=') => {
-                self.data.push((name.into(), Some(value.into())));
-            }
-            "bind" => self.bind = self.bind.or(Some(m::Recursion::One)),
-            "rbind" => self.bind = Some(m::Recursion::Tree),
-            _ if let Some(bits) = setting(word) => {
-                let field = field_of(bits);
-                self.set = self.set & !field | bits;
-                self.clear = self.clear & !bits | (field & m::MOUNT_ATTR__ATIME);
-            }
-            _ if let Some(bits) = clearing(word) => {
-                self.clear |= field_of(bits);
-                self.set &= !field_of(bits);
-            }
-            _ if let Some((_, flag)) = of_filesystem() => self.superblock |= flag,
-            _ if place(IGNORED, word).is_some() => {}
-            _ if let Some(flags) = propagation(word) => self.propagation = flags,
-            _ if let Some(flags) = propagation(recursive) => {
-                self.propagation = flags;
-                self.propagate_tree = true;
-            }
-            _ if let Some(bits) = setting(recursive) => {
-                self.set_tree |= bits;
-                self.clear_tree |= field_of(bits) & m::MOUNT_ATTR__ATIME;
-            }
-            _ if let Some(bits) = clearing(recursive) => self.clear_tree |= field_of(bits),
-            _ => self.data.push((word.into(), None)),
+        // A word with a value is the filesystem's, as most are.
+        if word.bytes().any(|byte| byte == b'=') {
+            return self.data.push(word.into());
         }
-    }
-
-    /// The value of an option of the filesystem.
-    pub fn value(&self, wanted: &str) -> Option<&str> {
-        self.data.iter().find(|(name, _)| name == wanted)?.1.as_deref()
+        // `r` before a word means the whole tree; some words begin with it.
+        let (at, tree) = match (place(WORDS, word), word.strip_prefix('r')) {
+            (None, Some(rest)) => (place(WORDS, rest), true),
+            (at, _) => (at, false),
+        };
+        let (set, clear) = match tree {
+            true => (&mut self.set_tree, &mut self.clear_tree),
+            false => (&mut self.set, &mut self.clear),
+        };
+        match (at, tree) {
+            (Some(at @ ..PROPAGATION), _) => {
+                let (bits, _) = ATTRIBUTES[(at % CLEARING) as usize];
+                let field = field_of(bits);
+                (*set, *clear) = match at {
+                    ..CLEARING => (*set & !field | bits, *clear & !bits | field & m::MOUNT_ATTR__ATIME),
+                    _ => (*set & !field, *clear | field),
+                };
+            }
+            (Some(at @ PROPAGATION..BIND), _) => {
+                self.propagation = PROPAGATION_FLAGS[(at - PROPAGATION) as usize];
+                self.propagate_tree |= tree;
+            }
+            (Some(BIND), false) => self.bind = self.bind.or(Some(m::Recursion::One)),
+            (Some(BIND), true) => self.bind = Some(m::Recursion::Tree),
+            (Some(at @ OF_FILESYSTEM..IGNORED), false) => {
+                self.superblock |= FILESYSTEM[(at - OF_FILESYSTEM) as usize].1;
+            }
+            (Some(IGNORED..), false) => {}
+            _ => self.data.push(word.into()),
+        }
     }
 
     /// The flags that mount(2) takes for all of this.
@@ -121,18 +119,7 @@ impl Options {
 
     /// The options of the filesystem as mount(2) takes them.
     pub fn legacy_data(&self) -> String {
-        let mut data = String::new();
-        for (name, value) in &self.data {
-            if !data.is_empty() {
-                data.push(',');
-            }
-            data.push_str(name);
-            if let Some(value) = value {
-                data.push('=');
-                data.push_str(value);
-            }
-        }
-        data
+        self.data.join(",")
     }
 }
 

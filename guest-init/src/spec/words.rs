@@ -23,20 +23,18 @@ macro_rules! words {
 }
 pub(crate) use words;
 
-/// The words of a list.
-pub fn each(mut list: &[u8]) -> impl Iterator<Item = &[u8]> {
-    core::iter::from_fn(move || {
-        let (word, rest) = list.split_at_checked(1 + usize::from(*list.first()?))?;
-        list = rest;
-        word.get(1..)
-    })
-}
-
 /// The place of a word in a list. A number without a name has an empty word there, which no word is.
 #[inline(never)]
 pub fn place(list: &[u8], word: &str) -> Option<u32> {
-    let place = each(list).position(|known| known == word.as_bytes());
-    place.filter(|_| !word.is_empty()).map(|place| place as u32)
+    let (mut rest, mut place) = (list, 0);
+    while let Some((&length, words)) = rest.split_first() {
+        let (known, others) = words.split_at_checked(length.into())?;
+        if known.len() == word.len() && known == word.as_bytes() && !word.is_empty() {
+            return Some(place);
+        }
+        (rest, place) = (others, place + 1);
+    }
+    None
 }
 
 #[cfg(test)]
@@ -50,6 +48,5 @@ mod tests {
             assert_eq!(place(list, word), at);
         }
         assert_eq!(place(list, "NONE RT"), None);
-        assert_eq!(each(list).count(), 4);
     }
 }

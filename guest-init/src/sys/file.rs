@@ -214,6 +214,9 @@ calls! { Result<()>;
     /// Changes the root directory.
     pub chroot(path: &str) = chroot(text!(path));
 
+    /// Makes the end of a pipe non-blocking; it has no other flags that could be lost.
+    pub set_nonblocking(pipe: &Fd) = fcntl(pipe.raw(), c::F_SETFL, c::O_NONBLOCK);
+
     /// Makes `to` another name of the open file `from`, kept on exec.
     pub duplicate_to(from: i32, to: i32) = dup2(from, to);
 
@@ -274,16 +277,6 @@ pub fn pipe(flags: u32) -> Result<(Fd, Fd)> {
     // SAFETY: the kernel writes two descriptors into `ends`.
     unsafe { syscall!(Sysno::pipe2, ends.as_mut_ptr(), flags | c::O_CLOEXEC) }?;
     Ok((Fd(ends[0]), Fd(ends[1])))
-}
-
-/// Makes an open file non-blocking.
-pub fn set_nonblocking(fd: i32) -> Result<()> {
-    // SAFETY: no memory is involved.
-    unsafe {
-        let flags = syscall!(Sysno::fcntl, fd, c::F_GETFL)?;
-        syscall!(Sysno::fcntl, fd, c::F_SETFL, flags | c::O_NONBLOCK as usize)
-    }
-    .map(|_| ())
 }
 
 /// The names in a directory that are text, `.` and `..` left out, at most `limit` of them.

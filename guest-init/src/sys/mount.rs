@@ -3,10 +3,8 @@
 
 use core::ptr::null;
 
-use linux_raw_sys::general as c;
-use syscalls::{Sysno, syscall};
-
 use super::{Fd, Result};
+use linux_raw_sys::general as c;
 
 pub use linux_raw_sys::general::{
     MOUNT_ATTR__ATIME, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC,
@@ -17,12 +15,17 @@ pub use linux_raw_sys::general::{
 };
 
 const CLONE: u32 = c::OPEN_TREE_CLONE | c::OPEN_TREE_CLOEXEC | c::AT_EMPTY_PATH;
+const SET_FLAG: u32 = c::fsconfig_command::FSCONFIG_SET_FLAG as u32;
+const SET_STRING: u32 = c::fsconfig_command::FSCONFIG_SET_STRING as u32;
+const CREATE: u32 = c::fsconfig_command::FSCONFIG_CMD_CREATE as u32;
 const ATTACH: u32 = c::MOVE_MOUNT_F_EMPTY_PATH | c::MOVE_MOUNT_T_EMPTY_PATH | c::MOVE_MOUNT_T_SYMLINKS;
 
 calls! { Result<Fd>;
-    open_filesystem(fstype: &str) = fsopen(text!(fstype), c::FSOPEN_CLOEXEC);
+    /// Begins a filesystem, to be configured; `ENODEV` when the kernel has no such type.
+    pub open_filesystem(fstype: &str) = fsopen(text!(fstype), c::FSOPEN_CLOEXEC);
 
-    mount_filesystem(filesystem: &Fd, attributes: u32) = fsmount(filesystem.raw(), c::FSMOUNT_CLOEXEC, attributes);
+    /// Mounts one that is created nowhere yet, with `attributes` (`MOUNT_ATTR_*`).
+    pub mount_filesystem(filesystem: &Fd, attributes: u32) = fsmount(filesystem.raw(), c::FSMOUNT_CLOEXEC, attributes);
 
     /// A detached copy of the mount at `path`, for a bind mount.
     pub clone_tree(dir: i32, path: &str, recursive: Recursion) =
@@ -30,8 +33,18 @@ calls! { Result<Fd>;
 }
 
 calls! { Result<()>;
-    change_attributes(mount: i32, flags: u32, attributes: &c::mount_attr) =
-        mount_setattr(mount, c"".as_ptr(), flags, &raw const *attributes, size_of::<c::mount_attr>());
+    change_attributes(dir: i32, path: &str, flags: u32, attributes: &c::mount_attr) =
+        mount_setattr(dir, text!(path), flags, &raw const *attributes, size_of::<c::mount_attr>());
+
+    /// Sets an option without a value.
+    pub set_flag(filesystem: &Fd, key: &str) = fsconfig(filesystem.raw(), SET_FLAG, text!(key), 0, 0);
+
+    /// Sets an option with a value.
+    pub set_option(filesystem: &Fd, key: &str, value: &str) =
+        fsconfig(filesystem.raw(), SET_STRING, text!(key), text!(value), 0);
+
+    /// Creates a filesystem as it was configured.
+    pub create(filesystem: &Fd) = fsconfig(filesystem.raw(), CREATE, 0, 0, 0);
 
     /// Mounts a detached mount on what is at a path below an open directory; the empty path is what is open itself.
     pub attach(mount: &Fd, dir: i32, path: &str) = move_mount(mount.raw(), c"".as_ptr(), dir, text!(path), ATTACH);
@@ -48,37 +61,6 @@ calls! { Result<()>;
 
     /// Makes `new_root` the root and puts the old one at `put_old`.
     pub pivot_root(new_root: &str, put_old: &str) = pivot_root(text!(new_root), text!(put_old));
-}
-
-/// A filesystem being configured, not yet mounted.
-pub struct Filesystem(Fd);
-
-impl Filesystem {
-    /// Begins; `ENODEV` when the kernel has no such type.
-    pub fn open(fstype: &str) -> Result<Filesystem> {
-        open_filesystem(fstype).map(Filesystem)
-    }
-
-    fn configure(&self, command: u32, key: *const u8, value: *const u8) -> Result<()> {
-        // SAFETY: `key` and `value` are C strings or null, as `command` wants them.
-        unsafe { syscall!(Sysno::fsconfig, self.0.raw(), command, key, value, 0) }.map(|_| ())
-    }
-
-    /// Sets an option without a value.
-    pub fn set_flag(&self, key: &str) -> Result<()> {
-        self.configure(c::fsconfig_command::FSCONFIG_SET_FLAG as u32, text!(key), null())
-    }
-
-    /// Sets an option with a value.
-    pub fn set(&self, key: &str, value: &str) -> Result<()> {
-        self.configure(c::fsconfig_command::FSCONFIG_SET_STRING as u32, text!(key), text!(value))
-    }
-
-    /// Makes it and mounts it nowhere yet, with `attributes` (`MOUNT_ATTR_*`).
-    pub fn create(self, attributes: u32) -> Result<Fd> {
-        self.configure(c::fsconfig_command::FSCONFIG_CMD_CREATE as u32, null(), null())?;
-        mount_filesystem(&self.0, attributes)
-    }
 }
 
 /// Whether a call is about one mount or about those below it too.
@@ -99,9 +81,11 @@ impl Recursion {
     }
 }
 
-/// Changes attributes (`MOUNT_ATTR_*`) and propagation (`MS_*`, or 0) of the mount that `mount` is the root of.
+/// Changes attributes (`MOUNT_ATTR_*`) and propagation (`MS_*`, or 0) of the mount whose root is at a path below an open
+/// directory; the empty path is what is open itself.
 pub fn set_attributes(
-    mount: i32,
+    dir: i32,
+    path: &str,
     set: u32,
     clear: u32,
     propagation: u32,
@@ -113,5 +97,5 @@ pub fn set_attributes(
         propagation: u64::from(propagation),
         userns_fd: 0,
     };
-    change_attributes(mount, c::AT_EMPTY_PATH | recursive.flag(), &attributes)
+    change_attributes(dir, path, c::AT_EMPTY_PATH | recursive.flag(), &attributes)
 }

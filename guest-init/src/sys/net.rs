@@ -91,6 +91,20 @@ pub fn rtnetlink() -> Result<Fd> {
     Ok(socket)
 }
 
+/// Bytes of an interface's name with the NUL behind it.
+pub const NAME_LENGTH: usize = 16;
+
+/// Asks about an interface (`SIOCGIF*`), by its name or its number. Gives its name, and what was asked for behind that
+/// (struct ifreq).
+pub fn about_interface(socket: &Fd, question: u32, name: &str, number: u32) -> Result<[u8; 40]> {
+    let mut about = [0; 40];
+    about[..NAME_LENGTH - 1].get_mut(..name.len()).ok_or(Errno::ENODEV)?.copy_from_slice(name.as_bytes());
+    about[NAME_LENGTH..][..4].copy_from_slice(&number.to_le_bytes());
+    // SAFETY: the kernel reads and writes a struct ifreq, which is as long as this.
+    unsafe { syscall!(Sysno::ioctl, socket.raw(), question, about.as_mut_ptr()) }?;
+    Ok(about)
+}
+
 /// Receives a message; `EMSGSIZE` when the buffer is too small for it, `EAGAIN` when there is none.
 pub fn receive<'a>(socket: &Fd, buffer: &'a mut [u8]) -> Result<&'a [u8]> {
     // SAFETY: the kernel writes at most `buffer.len()` bytes, whatever length it says the message has.

@@ -5,6 +5,8 @@ use super::{
     take_varint,
 };
 use crate::prelude::*;
+use core::alloc::Layout;
+use core::ptr::NonNull;
 
 /// A field of a message that is read.
 pub trait Take {
@@ -41,6 +43,20 @@ fn number(wire: Wire<'_>) -> Result<u64, DecodeError> {
 fn count(left: &mut usize) -> Result<(), DecodeError> {
     *left = left.checked_sub(1).ok_or(DecodeError)?;
     Ok(())
+}
+
+/// The same as a list that grows and is filled, in a quarter of the steps.
+fn copy(bytes: &[u8]) -> Option<Vec<u8>> {
+    let layout = Layout::for_value(bytes);
+    if bytes.is_empty() {
+        return Some(Vec::new());
+    }
+    // SAFETY: the layout is that of a list with this capacity, which is not nothing, and all of the block is filled.
+    unsafe {
+        let block = NonNull::new(alloc::alloc::alloc(layout))?;
+        block.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len());
+        Some(Vec::from_raw_parts(block.as_ptr(), bytes.len(), bytes.len()))
+    }
 }
 
 fn room<T>(list: &mut Vec<T>, left: &mut usize) -> Result<(), DecodeError> {
@@ -91,20 +107,22 @@ numbers! {
 
 impl Take for Vec<u8> {
     fn take(&mut self, wire: Wire<'_>, _: &mut usize) -> Result<(), DecodeError> {
-        let bytes = bytes(wire)?;
-        self.clear();
-        self.try_reserve_exact(bytes.len()).map_err(|_| DecodeError)?;
-        self.extend_from_slice(bytes);
+        *self = copy(bytes(wire)?).ok_or(DecodeError)?;
         Ok(())
     }
 }
 
 impl Take for String {
     fn take(&mut self, wire: Wire<'_>, _: &mut usize) -> Result<(), DecodeError> {
-        let text = core::str::from_utf8(bytes(wire)?).map_err(|_| DecodeError)?;
-        self.clear();
-        self.try_reserve_exact(text.len()).map_err(|_| DecodeError)?;
-        self.push_str(text);
+        let text = bytes(wire)?;
+        // Eight bytes at once, as most text is ASCII.
+        let (words, rest) = text.as_chunks();
+        let is_ascii = words.iter().all(|word| u64::from_ne_bytes(*word) & 0x8080_8080_8080_8080 == 0);
+        if !(is_ascii && rest.is_ascii()) && core::str::from_utf8(text).is_err() {
+            return Err(DecodeError);
+        }
+        // SAFETY: most text is ASCII, which is UTF-8; the rest was looked at.
+        *self = unsafe { String::from_utf8_unchecked(copy(text).ok_or(DecodeError)?) };
         Ok(())
     }
 }

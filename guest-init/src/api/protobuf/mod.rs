@@ -100,6 +100,14 @@ pub fn encode(message: &dyn Source, out: &mut Vec<u8>) {
 }
 
 fn take_field<'a>(bytes: &mut &'a [u8]) -> Result<(u32, Wire<'a>), DecodeError> {
+    // Most are short texts, whose tag and length are a byte each.
+    if let [tag @ 8..0x80, length @ ..0x80, rest @ ..] = *bytes
+        && u64::from(tag & 7) == LENGTH
+        && let Some((text, rest)) = rest.split_at_checked(usize::from(*length))
+    {
+        *bytes = rest;
+        return Ok((u32::from(tag >> 3), Wire::Bytes(text)));
+    }
     let tag = take_varint(bytes)?;
     let number = u32::try_from(tag).map_err(|_| DecodeError)? >> 3;
     if number == 0 {
