@@ -168,7 +168,7 @@ impl DetailArgs {
 }
 
 /// Reads a length of time as Docker writes it: `90s`, `1m30s`, `500ms`.
-fn parse_time(text: &str) -> Result<Duration, String> {
+pub fn parse_time(text: &str) -> Result<Duration, String> {
     let fault =
         || format!("'{text}' is no length of time: write a number and a unit, as in 500ms, 30s or 1m30s");
     let mut rest = text;

@@ -1,13 +1,19 @@
 //! Words of the command line: taken or refused in words, never worse.
 
+use crate::cli::details::parse_time;
 use crate::cli::keys::DetachKeys;
 use crate::cli::lifecycle;
 use crate::cli::run::{parse_cpus, parse_log_option, parse_log_size, parse_memory, parse_overlay};
 use crate::machine::Model;
+use crate::runtime::details::{
+    parse_group, parse_label, parse_pids, parse_shm, parse_sysctl, parse_tmpfs, parse_ulimit,
+};
 use crate::runtime::network::{parse_network, parse_published};
+use crate::runtime::resolver::{parse_host, parse_option, parse_search};
 use crate::runtime::restart::Restart;
+use crate::runtime::seccomp_profile::Profile;
 use crate::runtime::size::{human_size, parse_size};
-use crate::runtime::volume::parse_volume;
+use crate::runtime::volume::{parse_mount, parse_volume};
 use crate::sandbox::UserRange;
 
 /// A word, by every option's parser.
@@ -28,6 +34,15 @@ pub fn command_line(bytes: &[u8]) {
     if let Ok(keys) = DetachKeys::parse(&text) {
         assert_eq!(DetachKeys::parse(&keys.to_string()), Ok(keys));
     }
+    if let Ok(limit) = parse_ulimit(&text) {
+        assert!(limit.soft <= limit.hard);
+    }
+    if let Ok(host) = parse_host(&text) {
+        assert_eq!(parse_host(&host.to_string()), Ok(host));
+    }
+    if let Ok(profile) = Profile::parse(&text) {
+        let _ = profile.for_capabilities(&["CAP_CHOWN".to_owned()]);
+    }
     // What is refused is refused in words.
     let refusals = [
         parse_network(&text).err(),
@@ -41,6 +56,19 @@ pub fn command_line(bytes: &[u8]) {
         UserRange::parse(&text).err(),
         lifecycle::parse_seconds(&text).err(),
         lifecycle::parse_signal(&text).err(),
+        parse_time(&text).err(),
+        parse_group(&text).err(),
+        parse_label(&text).err(),
+        parse_pids(&text).err(),
+        parse_shm(&text).err(),
+        parse_sysctl(&text).err(),
+        parse_tmpfs(&text).err(),
+        parse_ulimit(&text).err(),
+        parse_host(&text).err(),
+        parse_option(&text).err(),
+        parse_search(&text).err(),
+        parse_mount(&text).err(),
+        Profile::parse(&text).err(),
     ];
     refusals.into_iter().flatten().for_each(|words| assert!(!words.is_empty()));
 }
@@ -70,6 +98,17 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
         "ctrl-p,ctrl-q",
         "1900000000-1900065535",
         "9",
+        "1m30s",
+        "net.core.somaxconn=1024",
+        "/run:size=64m,mode=1777,exec",
+        "type=bind,source=/srv,target=/data,readonly",
+        "type=tmpfs,target=/run,tmpfs-size=1m",
+        "nofile=1024:-1",
+        "db:192.0.2.7",
+        "me=[2001:db8::1]",
+        "example.org",
+        "ndots:2",
+        r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["a"], "action": "b", "includes": {"caps": ["c"]}}]}"#,
     ]
     .into_iter()
     .map(|text| text.as_bytes().to_vec())
