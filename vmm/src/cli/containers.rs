@@ -8,6 +8,7 @@ use crate::agent::printable;
 use crate::runtime::clock;
 use crate::runtime::health::{Health, State};
 use crate::runtime::monitor::protocol::Request;
+use crate::runtime::network;
 use crate::runtime::state::{Containers, Error, Force, Listed, Status, short};
 use crate::runtime::supervise::SHUTDOWN_LIMIT;
 use clap::Args;
@@ -80,13 +81,14 @@ pub fn ps(args: &PsArgs) -> Result<u8, Fault> {
         let things: Vec<_> = list.iter().map(|one| fields(one, args.no_trunc)).collect();
         return print(&template.show_all(&things).map_err(Fault::new)?);
     }
-    let header = ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"].map(str::to_owned);
-    let rows: Vec<[String; 6]> =
+    let header =
+        ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"].map(str::to_owned);
+    let rows: Vec<[String; 7]> =
         std::iter::once(header).chain(list.iter().map(|one| row(one, args.no_trunc))).collect();
     print(&table(&rows))
 }
 
-fn row(one: &Listed, whole: bool) -> [String; 6] {
+fn row(one: &Listed, whole: bool) -> [String; 7] {
     let record = &one.record;
     let cut = |text: &str, length: usize| match printable(text) {
         text if whole || text.chars().count() <= length => text,
@@ -99,6 +101,7 @@ fn row(one: &Listed, whole: bool) -> [String; 6] {
         format!("\"{}\"", cut(&record.made.args.join(" "), 20)),
         clock::ago(record.created),
         status(one),
+        ports(one),
         record.name.clone(),
     ]
 }
@@ -106,7 +109,7 @@ fn row(one: &Listed, whole: bool) -> [String; 6] {
 /// What a template finds in a container.
 fn fields(one: &Listed, whole: bool) -> serde_json::Value {
     let record = &one.record;
-    let [id, image, command, running_for, status, names] = row(one, whole);
+    let [id, image, command, running_for, status, ports, names] = row(one, whole);
     serde_json::json!({
         "ID": id,
         "Image": image,
@@ -115,11 +118,21 @@ fn fields(one: &Listed, whole: bool) -> serde_json::Value {
         "RunningFor": running_for,
         "State": record.status.word(),
         "Status": status,
+        "Ports": ports,
         "Names": names,
         "Pod": record.pod,
         "Labels": listed_labels(&record.made.details.labels),
         "Mounts": record.made.volumes.iter().map(|volume| volume.source.display().to_string()).collect::<Vec<_>>().join(","),
     })
+}
+
+/// Which ports of the host lead to one that runs.
+fn ports(one: &Listed) -> String {
+    let network = one.record.made.network.as_ref().filter(|_| !one.record.status.is_over());
+    let published = network.map(network::Plan::published).unwrap_or_default();
+    let shown: Vec<_> =
+        published.iter().map(|port| format!("{}->{}", port.outside(), port.inside())).collect();
+    shown.join(", ")
 }
 
 fn listed_labels(labels: &BTreeMap<String, String>) -> String {

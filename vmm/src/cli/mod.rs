@@ -26,6 +26,7 @@ mod logs;
 mod metrics;
 mod monitored;
 pub mod pod;
+mod port;
 mod progress;
 mod pull;
 mod rmi;
@@ -119,6 +120,8 @@ enum Command {
     Ps(containers::PsArgs),
     /// Show the processes of a container
     Top(top::TopArgs),
+    /// Show which ports of the host lead to a container
+    Port(port::PortArgs),
     /// Show what containers use
     Stats(stats::StatsArgs),
     /// Ask containers to end, and kill those that do not
@@ -244,6 +247,7 @@ fn dispatch(global: &Global, command: Command) -> Result<u8, Fault> {
         Command::Logs(args) => logs::logs(&args),
         Command::Ps(args) => containers::ps(&args),
         Command::Top(args) => top::top(&args),
+        Command::Port(args) => port::port(&args),
         Command::Stats(args) => stats::stats(&args),
         Command::Stop(args) => lifecycle::stop(&args),
         Command::Kill(args) => lifecycle::kill(&args),

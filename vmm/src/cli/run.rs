@@ -78,6 +78,9 @@ pub struct RunArgs {
     /// Name the container
     #[arg(long, help_heading = "Container")]
     name: Option<String>,
+    /// Let a free port of the host lead to each port that the image exposes: ferry port shows them
+    #[arg(short = 'P', long, help_heading = "Network")]
+    publish_all: bool,
     /// Write the container's id to a file, which must not be there yet
     #[arg(long, value_name = "FILE", help_heading = "Container")]
     cidfile: Option<PathBuf>,
@@ -93,7 +96,7 @@ pub struct RunArgs {
     /// The fields are those that podman kube play knows; one that is not supported is an error that names it. Each container
     /// is called POD-CONTAINER, and is one for every other command. The VM has as much memory and as many vCPUs as the
     /// containers' limits add up to, and at least the usual, unless -m and --cpus say otherwise.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["ContainerArgs", "DetailArgs", "words", "cidfile", "platform", "restart", "stop_signal",
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["ContainerArgs", "DetailArgs", "words", "cidfile", "platform", "publish_all", "restart", "stop_signal",
           "stop_timeout", "name", "sig_proxy", "detach_keys"], help_heading = "Image and command")]
     pod: Option<PathBuf>,
     /// When to ask the image's registry
@@ -205,7 +208,8 @@ pub struct MachineArgs {
     /// tx-burst (bytes that may pass at once), rx-packets and tx-packets (frames a second).
     #[arg(long, visible_alias = "net", value_name = "NETWORK", value_parser = parse_network, help_heading = "Network")]
     pub network: Option<Link>,
-    /// Let a port of the host lead to one of the guest's: [ADDRESS:]HOST:GUEST[/udp]
+    /// Let a port of the host lead to one of the guest's: [[ADDRESS:][HOST]:]GUEST[/udp]; one that is free where HOST is
+    /// left out
     #[arg(short, long, value_name = "PORTS", value_parser = parse_published, help_heading = "Network")]
     pub publish: Vec<Published>,
     /// What the processors are like: host, or x86-64-v2 or x86-64-v3 with no later instructions [default: host]
@@ -273,6 +277,23 @@ pub enum LogOption {
     Size(u64),
     /// Number of files.
     Files(u32),
+}
+
+/// Publishes the ports that an image exposes, and that nobody has published yet.
+pub(super) fn publish_all(published: &mut Vec<Published>, exposed: &[String]) -> Result<(), Failure> {
+    for text in exposed {
+        let port = parse_published(text).ok().filter(|port| port.host == 0);
+        let port = port.ok_or_else(|| {
+            let shown = crate::agent::printable(text);
+            Failure::early(format!(
+                "-P: the image exposes '{shown}', which is no port: publish its ports by -p"
+            ))
+        })?;
+        if !published.iter().any(|other| other.inside() == port.inside()) {
+            published.push(port);
+        }
+    }
+    Ok(())
 }
 
 /// Reads the value of `--platform`.
@@ -559,7 +580,7 @@ fn fetch_and_run(
     global: &Global,
     settings: &Settings,
     args: RunArgs,
-    Wanting { options, shape, cores }: Wanting,
+    Wanting { options, mut shape, cores }: Wanting,
     mode: Mode,
     milestone: Milestones<'_>,
 ) -> Result<u8, Fault> {
@@ -585,6 +606,9 @@ fn fetch_and_run(
     };
     let image = prepare(&global.store()?, &name, &reference, &access, &progress)?;
     progress.end();
+    if args.publish_all {
+        publish_all(&mut shape.network.published, &image.image.config.exposed_ports)?;
+    }
     let request = Request {
         image,
         options,

@@ -17,7 +17,7 @@ use crate::devices::virtio::net::MAX_MTU;
 use crate::machine::NetworkConfig;
 use ferry_init::api::types::{Interface, IpAddress, IpFamily, Route};
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
@@ -68,12 +68,46 @@ pub struct TapOptions {
 pub struct Published {
     /// The host's address; none: all of them.
     pub address: Option<IpAddr>,
-    /// The host's port.
+    /// The host's port; 0 until one that is free has been chosen.
     pub host: u16,
     /// The guest's port.
     pub guest: u16,
     /// TCP or UDP.
     pub protocol: Protocol,
+}
+
+impl Published {
+    /// The guest's port, as in `80/tcp`.
+    pub fn inside(&self) -> String {
+        format!("{}/{}", self.guest, self.protocol.word())
+    }
+
+    /// The host's, as in `127.0.0.1:8080`.
+    pub fn outside(&self) -> SocketAddr {
+        SocketAddr::new(self.address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), self.host)
+    }
+
+    /// The same with a port that is free, where none was said.
+    fn chosen(self) -> std::io::Result<Self> {
+        if self.host != 0 {
+            return Ok(self);
+        }
+        // Whoever takes it meanwhile has passt say so.
+        let free = match self.protocol {
+            Protocol::Tcp => TcpListener::bind(self.outside())?.local_addr()?,
+            Protocol::Udp => UdpSocket::bind(self.outside())?.local_addr()?,
+        };
+        Ok(Self { host: free.port(), ..self })
+    }
+}
+
+impl Protocol {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
 }
 
 /// What a published port speaks.
@@ -96,6 +130,9 @@ pub enum NetworkError {
     /// Ports are published without the network that does it.
     #[error("-p needs --network user: {0}")]
     Unpublishable(&'static str),
+    /// No port of the host's is free.
+    #[error("-p: no port of the host is free: {0}")]
+    NoPort(std::io::Error),
     /// The machine is of a kind that has none.
     #[error("this kind of machine has no network of ferry's: leave --network and -p out")]
     Unsupported,
@@ -152,15 +189,16 @@ pub fn plan(wanted: &Wanted, id: &str, able: bool) -> Result<Option<Plan>, Netwo
             return Ok(None);
         }
         Link::Usual | Link::User(_) if !user::is_installed() => return Err(NetworkError::NoPasst),
-        Link::Usual => user_way(published, Rates::default()),
-        Link::User(rates) => user_way(published, *rates),
+        Link::Usual => user_way(published, Rates::default())?,
+        Link::User(rates) => user_way(published, *rates)?,
         Link::Tap(options) => Way::Tap(options.clone()),
     };
     Ok(Some(Plan { mac: mac(id), way }))
 }
 
-fn user_way(published: &[Published], rates: Rates) -> Way {
-    Way::User { published: published.to_vec(), rates, six: user::host_has_ipv6() }
+fn user_way(published: &[Published], rates: Rates) -> Result<Way, NetworkError> {
+    let published = published.iter().cloned().map(Published::chosen).collect::<Result<_, _>>();
+    Ok(Way::User { published: published.map_err(NetworkError::NoPort)?, rates, six: user::host_has_ipv6() })
 }
 
 /// A locally administered address out of an id's hexadecimal digits.
@@ -273,6 +311,14 @@ impl Plan {
         GuestNetwork { interface, routes: routes.collect(), dns: dns.iter().map(IpAddr::to_string).collect() }
     }
 
+    /// Ports of the host that lead to the guest's.
+    pub fn published(&self) -> &[Published] {
+        match &self.way {
+            Way::User { published, .. } => published,
+            Way::Tap(_) => &[],
+        }
+    }
+
     /// The host as the guest reaches it. Behind `passt` no address leads to it.
     pub fn host(&self) -> Option<IpAddr> {
         match &self.way {
@@ -323,6 +369,16 @@ mod tests {
             Link::Tap(options) => options,
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_free_port_is_chosen_where_none_is_said() {
+        for text in ["127.0.0.1::80", "127.0.0.1::53/udp"] {
+            let port = parse_published(text).unwrap().chosen().unwrap();
+            assert!(port.host != 0 && port.outside().to_string() == format!("127.0.0.1:{}", port.host));
+        }
+        let said = parse_published("8080:80").unwrap();
+        assert_eq!(said.clone().chosen().unwrap(), said);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A container's network as `inspect` shows it, in Docker's words.
 
-use super::{Network, Plan, Protocol, Way};
+use super::{Network, Plan, Way};
 use serde_json::{Map, Value, json};
 use std::net::IpAddr;
 
@@ -16,14 +16,9 @@ impl Plan {
     /// Which ports of the host lead to which of the guest's.
     pub fn inspect_ports(&self) -> Map<String, Value> {
         let mut ports = Map::new();
-        let Way::User { published, .. } = &self.way else { return ports };
-        for port in published {
-            let protocol = match port.protocol {
-                Protocol::Tcp => "tcp",
-                Protocol::Udp => "udp",
-            };
+        for port in self.published() {
             let address = port.address.map(|address| address.to_string()).unwrap_or_default();
-            let of_guest = ports.entry(format!("{}/{protocol}", port.guest)).or_insert_with(|| json!([]));
+            let of_guest = ports.entry(port.inside()).or_insert_with(|| json!([]));
             if let Value::Array(of_host) = of_guest {
                 of_host.push(json!({ "HostIp": address, "HostPort": port.host.to_string() }));
             }

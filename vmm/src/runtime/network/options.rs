@@ -138,24 +138,29 @@ fn within(what: &str, value: usize, least: usize, most: usize) -> Result<usize, 
     }
 }
 
-/// Reads the value of `-p`: `[ADDRESS:]HOST:GUEST[/PROTOCOL]`, an IPv6 address in brackets.
+/// Reads the value of `-p`: `[[ADDRESS:][HOST]:]GUEST[/PROTOCOL]`, an IPv6 address in brackets.
 pub fn parse_published(text: &str) -> Result<Published, String> {
     let (ports, protocol) = match text.rsplit_once('/') {
         None | Some((_, "tcp")) => (text.trim_end_matches("/tcp"), Protocol::Tcp),
         Some((ports, "udp")) => (ports, Protocol::Udp),
         Some((_, other)) => return Err(format!("'{other}' is neither tcp nor udp")),
     };
-    let wrong = || "it is [ADDRESS:]HOST-PORT:GUEST-PORT[/udp]".to_owned();
-    let (rest, guest) = ports.rsplit_once(':').ok_or_else(wrong)?;
-    let (address, host) = match rest.rsplit_once(':') {
-        None => (None, rest),
-        Some((address, host)) => (Some(parse_address(address)?), host),
-    };
     let port = |text| match parse("a port", text) {
         Ok(0) => Err("0 is not a port".to_owned()),
         result => result,
     };
-    Ok(Published { address, host: port(host)?, guest: port(guest)?, protocol })
+    let Some((rest, guest)) = ports.rsplit_once(':') else {
+        return match port(ports) {
+            Ok(guest) => Ok(Published { address: None, host: 0, guest, protocol }),
+            Err(_) => Err("it is [[ADDRESS:][HOST-PORT]:]GUEST-PORT[/udp]".to_owned()),
+        };
+    };
+    let (address, host) = match rest.rsplit_once(':') {
+        None => (None, port(rest)?),
+        Some((address, "")) => (Some(parse_address(address)?), 0),
+        Some((address, host)) => (Some(parse_address(address)?), port(host)?),
+    };
+    Ok(Published { address, host, guest: port(guest)?, protocol })
 }
 
 /// An IPv4 address, or an IPv6 one in brackets.
@@ -236,8 +241,22 @@ mod tests {
             published(Some("127.0.0.1"), 5353, 53, Protocol::Udp)
         );
         assert_eq!(parse_published("[::1]:8080:80"), published(Some("::1"), 8080, 80, Protocol::Tcp));
-        let wrong =
-            ["", "80", "0:80", "80:0", "70000:80", "a:80", "1:2:3", "1:2:3:4", "80:80/sctp", "80:80/"];
+        assert_eq!(parse_published("53/udp"), published(None, 0, 53, Protocol::Udp));
+        assert_eq!(parse_published("[::1]::80"), published(Some("::1"), 0, 80, Protocol::Tcp));
+        let wrong = [
+            "",
+            ":80",
+            "::80",
+            "0",
+            "0:80",
+            "80:0",
+            "70000:80",
+            "a:80",
+            "1:2:3",
+            "1:2:3:4",
+            "80:80/sctp",
+            "80:80/",
+        ];
         for text in wrong.into_iter().chain(["::1:80:80", "[::1:80:80", "[127.0.0.1]:80:80", "[]:1:2"]) {
             assert!(parse_published(text).is_err(), "{text}");
         }
