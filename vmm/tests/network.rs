@@ -2,7 +2,7 @@
 
 use ferry_vmm::backends::net::{HEADER, MAX_FRAME};
 use ferry_vmm::machine::NetworkConfig;
-use ferry_vmm::runtime::network::{Link, NetworkError, Plan, Wanted, open, parse_published, plan, start};
+use ferry_vmm::runtime::network::{Link, NetworkError, Plan, Wanted, open, parse_published, plan, wire};
 use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ fn card(published: &[&str]) -> Option<Result<NetworkConfig, NetworkError>> {
 }
 
 fn card_of(plan: &Plan) -> Result<NetworkConfig, NetworkError> {
-    let socket = start(plan)?.map(|process| process.wait()).transpose()?;
+    let socket = wire(plan)?.map(|wire| wire.serve()).transpose()?;
     open(plan, socket, |line| panic!("{line}"))
 }
 

@@ -1,6 +1,6 @@
 //! A guest's network as users ask for it: `passt` without privileges, a tap with rights, or none.
 //!
-//! A [`Wanted`] becomes a [`Plan`], from which the machine gets its card ([`start`], [`open`]) and the guest its addresses
+//! A [`Wanted`] becomes a [`Plan`], from which the machine gets its card ([`wire`], [`open`]) and the guest its addresses
 //! ([`Plan::guest`]). What a guest may send at all is the frame path's to decide ([`crate::backends::net::filter`]).
 
 mod inspect;
@@ -212,38 +212,40 @@ fn mac(id: &str) -> [u8; 6] {
     mac
 }
 
-/// A process at the other end of a card, which may still be starting.
+/// What leads from a card to a process at its other end, which there need not be yet: what is sent waits for it.
 #[derive(Debug)]
-pub struct Starting {
-    socket: UnixStream,
-    passt: user::Starting,
+pub struct Wire<'a> {
+    published: &'a [Published],
+    six: bool,
+    near: UnixStream,
+    far: UnixStream,
 }
 
-impl Starting {
-    /// The socket that the process serves. What is sent before it does waits for it.
-    pub fn socket(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+impl Wire<'_> {
+    /// The card's end.
+    pub fn near(&self) -> BorrowedFd<'_> {
+        self.near.as_fd()
     }
 
-    /// Waits until it serves its socket. It ends with it.
-    pub fn wait(self) -> Result<UnixStream, NetworkError> {
-        self.passt.wait()?;
-        Ok(self.socket)
+    /// Starts the process, which ends with its socket, and waits until it serves. The card's end.
+    pub fn serve(self) -> Result<UnixStream, NetworkError> {
+        user::start(self.far, self.published, self.six)?;
+        Ok(self.near)
     }
 }
 
-/// Starts the process that the plan takes at the other end of the card, if it takes one.
-pub fn start(plan: &Plan) -> Result<Option<Starting>, NetworkError> {
+/// Makes what leads to the process that the plan takes at the other end of the card, if it takes one.
+pub fn wire(plan: &Plan) -> Result<Option<Wire<'_>>, NetworkError> {
     match &plan.way {
         Way::User { published, six, .. } => {
-            let (socket, passt) = user::start(published, *six)?;
-            Ok(Some(Starting { socket, passt }))
+            let (near, far) = user::ends()?;
+            Ok(Some(Wire { published, six: *six, near, far }))
         }
         Way::Tap(_) => Ok(None),
     }
 }
 
-/// Makes a card: with the socket of the process that [`start`] has started, or attached to the tap. `on_lost` is told, in a
+/// Makes a card: at its end of the [`wire`], or attached to the tap. `on_lost` is told, in a
 /// line for people, when the other end is gone while the guest runs.
 pub fn open(
     plan: &Plan,
@@ -281,9 +283,9 @@ pub enum OtherEnd {
 pub fn other_end(plan: &Plan) -> Result<OtherEnd, NetworkError> {
     match &plan.way {
         Way::User { published, six, .. } => {
-            let (socket, passt) = user::start(published, *six)?;
-            passt.wait()?;
-            Ok(OtherEnd::Stream(socket))
+            let (near, far) = user::ends()?;
+            user::start(far, published, *six)?;
+            Ok(OtherEnd::Stream(near))
         }
         Way::Tap(options) => Ok(OtherEnd::Tap(options.name.clone())),
     }

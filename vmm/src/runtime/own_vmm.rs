@@ -7,7 +7,7 @@
 use super::descriptors;
 use super::ended;
 use super::guest::{End, Guest, Launch, LaunchError, Plan, Reason, Serial, Tell};
-use super::network;
+use super::network::{self, Wire};
 use super::share_process::{self, Helper};
 use super::standby::{self, Fresh, Process};
 use super::vm_process::{self, LONGEST_LINE, Order, SOCKET, Word};
@@ -89,9 +89,8 @@ impl Launch for OwnVmm {
         // A container that is started again finds the socket of its guest before.
         let _ = std::fs::remove_file(&socket);
         let (helpers, sockets): (Vec<_>, Vec<_>) = share(plan)?.into_iter().unzip();
-        // What takes longest is begun first, and is on its way while the VM's process makes its machine.
-        let network = plan.network.as_ref().map(network::start).transpose();
-        let network = network.map_err(|error| LaunchError(error.to_string()))?.flatten();
+        let wire = plan.network.as_ref().map(network::wire).transpose();
+        let wire = wire.map_err(|error| LaunchError(error.to_string()))?.flatten();
         let fresh = standby::take().map_err(|error| fault("it cannot be started", error))?;
         let Fresh { process, mut control, serial, complaints } = fresh;
         let pid = process.id();
@@ -115,18 +114,14 @@ impl Launch for OwnVmm {
             end: Mutex::new(None),
             ended: Condvar::new(),
         });
-        let behind_card = network.as_ref().map(network::Starting::socket);
-        let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).chain(behind_card).collect();
+        let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).chain(wire.as_ref().map(Wire::near)).collect();
         let told = running.hold(pid, plan).and_then(|()| {
             descriptors::send(&control, &sockets)
                 .and_then(|()| vm_process::line(plan))
                 .and_then(|line| control.write_all(&line))
                 .map_err(|error| fault("it does not listen", error))
         });
-        // Whatever has become of the VM: this is not left behind. Where it is the cause of all, the VM says less than it.
-        let network = network.map_or(Ok(()), |process| process.wait().map(drop));
-        let told = told.and(network.map_err(|error| LaunchError(error.to_string())));
-        let made = told.and_then(|()| running.follow(control, serial, plan.serial));
+        let made = told.and_then(|()| running.follow(control, serial, plan.serial, wire));
         match made {
             Ok(()) => {
                 if let Some(path) = &plan.gdb {
@@ -220,12 +215,13 @@ impl Running {
         }
     }
 
-    /// Waits until the machine is made, and leaves threads behind that listen to it.
+    /// Waits until the machine is made and what serves its card has started, and leaves threads behind that listen to it.
     fn follow(
         self: &Arc<Self>,
         control: UnixStream,
         serial: io::PipeReader,
         output: Serial,
+        wire: Option<Wire<'_>>,
     ) -> Result<(), LaunchError> {
         let threads = |error| LaunchError(format!("cannot start a thread for the VM: {error}"));
         let running = Arc::clone(self);
@@ -245,6 +241,10 @@ impl Running {
                     return Err(LaunchError(end.sentence()));
                 }
             }
+        }
+        // It takes its time, in which the guest boots. Where it fails, it alone is told of.
+        if let Some(wire) = wire {
+            wire.serve().map_err(|error| LaunchError(error.to_string()))?;
         }
         let running = Arc::clone(self);
         std::thread::Builder::new()

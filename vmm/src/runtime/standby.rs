@@ -4,6 +4,9 @@
 //! than anything else that is done before the guest runs, and touches every page once more. A copy has all of that. It can be
 //! made only while this process has one thread, so whoever is about to run a VM says so at its beginning ([`stand_by`]); a VM
 //! that nobody has announced, or one more, is started.
+//!
+//! A copy knows what this process knew then: its arguments and its settings, and where its memory lies. No image has been read, and
+//! no registry asked.
 
 use super::vm_process;
 use std::ffi::OsStr;

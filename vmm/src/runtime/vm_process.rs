@@ -1,6 +1,7 @@
-//! The process that a VM is: started by ferry for one machine, locked in as a whole before the guest's first instruction.
+//! The process that a VM is: [made](super::standby) by ferry for one machine, locked in as a whole before the guest's first
+//! instruction.
 //!
-//! Its standard input is a socket to the ferry that started it, which sends the sockets of the helpers that serve shared
+//! Its standard input is a socket to the ferry that made it, which sends the sockets of the helpers that serve shared
 //! directories, that of the process behind the network card, a [`Plan`] in a line, and then an [`Order`] a line: when that end
 //! closes, the machine stops. What it has to say goes the same way, a [`Word`] a line. Its standard output is the guest's serial
 //! port. It starts no processes, and is in its cgroups before it hears of its plan.

@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 /// The guest's address, in a network that it is alone in.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
@@ -58,34 +58,23 @@ pub(super) fn network(six: bool) -> Network {
     Network { addresses, gateways, dns: vec![DNS.into()], mtu: MAX_MTU }
 }
 
-/// It, on its way to serving a socket.
-#[derive(Debug)]
-pub(super) struct Starting(Child);
-
-impl Starting {
-    /// Waits until it serves: it goes into the background then, and this process of it ends.
-    pub(super) fn wait(self) -> Result<(), NetworkError> {
-        let output = self.0.wait_with_output().map_err(|error| fault("it cannot be waited for", error))?;
-        match output.status.success() {
-            true => Ok(()),
-            false => Err(NetworkError::Passt(last_line(&output.stderr))),
-        }
-    }
+/// The two ends of its socket: the card's, and its own.
+pub(super) fn ends() -> Result<(UnixStream, UnixStream), NetworkError> {
+    let (ours, theirs) = UnixStream::pair().map_err(|error| fault("no socket", error))?;
+    let_wait(theirs.as_raw_fd(), WAITING);
+    Ok((ours, theirs))
 }
 
 fn fault(what: &str, error: std::io::Error) -> NetworkError {
     NetworkError::Passt(format!("{what}: {error}"))
 }
 
-/// Starts it; the socket is its.
-pub(super) fn start(published: &[Published], six: bool) -> Result<(UnixStream, Starting), NetworkError> {
+/// Starts it and waits until it serves; the socket is its.
+pub(super) fn start(socket: UnixStream, published: &[Published], six: bool) -> Result<(), NetworkError> {
     let program = program().ok_or(NetworkError::NoPasst)?;
-    let (ours, theirs) = UnixStream::pair().map_err(|error| fault("no socket", error))?;
-    let fd = theirs.as_raw_fd();
-    let_wait(fd, WAITING);
     let mut command = Command::new(program);
     command
-        .args(arguments(fd, published, six))
+        .args(arguments(socket.as_raw_fd(), published, six))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -93,10 +82,14 @@ pub(super) fn start(published: &[Published], six: bool) -> Result<(UnixStream, S
         .process_group(0);
     // It is to have this one. What is done between fork and exec would have this process copied for it. Another thread's child that is
     // started meanwhile has it too, which hides from the guest that passt is gone, and no more.
-    rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty())
+    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::empty())
         .map_err(|error| fault("its socket", error.into()))?;
-    let child = command.spawn().map_err(|error| fault("it cannot be run", error))?;
-    Ok((ours, Starting(child)))
+    // It goes into the background when it serves, and this process of it ends.
+    let output = command.output().map_err(|error| fault("it cannot be run", error))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(NetworkError::Passt(last_line(&output.stderr))),
+    }
 }
 
 /// Lets what is written to a socket wait to be read: so much of it, or as much as the host allows ordinary users

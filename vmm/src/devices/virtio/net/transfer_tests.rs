@@ -224,8 +224,8 @@ fn sums(to: SocketAddr, bytes: u64) -> [Vec<u8>; 2] {
 /// Moves it through the card of a network.
 fn moves(wanted: &Wanted, [address, gateway]: [Ipv4Addr; 2], to: SocketAddr, bytes: u64) {
     let plan = network::plan(wanted, "0123456789abcdef", true).expect("a plan").expect("a network");
-    let process = network::start(&plan).expect("a process that starts");
-    let socket = process.map(|process| process.wait().expect("one that serves"));
+    let wire = network::wire(&plan).expect("a way there");
+    let socket = wire.map(|wire| wire.serve().expect("a process that serves"));
     let card = network::open(&plan, socket, |line| panic!("{line}")).expect("a card");
     let (mac, mtu) = (card.mac, card.mtu);
     let net = Net::new(mac, mtu, card.ports, card.rates, card.on_lost).expect("a card");
