@@ -79,7 +79,10 @@ fn a_card_gets_its_addresses_routes_and_neighbours() {
     routes(vec![route("", "192.0.2.1"), route("203.0.113.0/24", "192.0.2.2")]).unwrap();
     let listed: Routes = call(&client, method::LIST_ROUTES, &Empty {}).unwrap();
     assert!(
-        listed.routes.iter().any(|route| route.dest == "203.0.113.0/24" && route.gateway == "192.0.2.2"),
+        listed.routes.iter().any(|route| {
+            (route.dest.as_str(), route.gateway.as_str(), route.device.as_str())
+                == ("203.0.113.0/24", "192.0.2.2", "eth0")
+        }),
         "{listed:?}"
     );
     assert!(sh(&client, &looker, "ip route").contains("default via 192.0.2.1 dev eth0"));
@@ -101,6 +104,17 @@ fn a_card_gets_its_addresses_routes_and_neighbours() {
     // What makes no sense changes nothing.
     assert_eq!(code(&update(vec![address("300.0.0.1", "24")], 0).map(drop)), Code::InvalidArgument);
     assert!(sh(&client, &looker, "ip addr show eth0").contains("192.0.2.7/24"));
+    // By its address it is found whatever its name, which becomes the one that is said; else by its name.
+    let named = |device: &str, hw_addr: &str| {
+        let interface = Interface { device: device.into(), hw_addr: hw_addr.into(), ..Default::default() };
+        let request = UpdateInterfaceRequest { interface: Some(interface) };
+        code(&call::<Interface>(&client, method::UPDATE_INTERFACE, &request).map(drop))
+    };
+    assert_eq!(named("net0", "02:00:00:00:00:77"), Code::InvalidArgument);
+    assert_eq!(named("net0", ""), Code::InvalidArgument);
+    assert_eq!(named("a name that no interface can have", ""), Code::InvalidArgument);
+    assert_eq!((named("net0", MAC), named("net0", "")), (Code::Ok, Code::Ok));
+    assert!(sh(&client, &looker, "ip link show net0").contains(MAC));
     client.remove_container(&looker, LONG).unwrap();
 }
 
