@@ -2,8 +2,8 @@
 //! specification as Docker would write it, and the storages its root is made of.
 //!
 //! What Docker sets by default is set here too: mounts, masked and read-only paths, capabilities, environment. What the VM
-//! already separates is left out: the container has the machine's network, and no user or cgroup namespace of its own is
-//! needed to keep it from anybody.
+//! already separates is left out: the container has the machine's network, and where it is alone its shared memory and message
+//! queues too, and no user namespace of its own is needed to keep it from anybody.
 
 use super::capabilities::{UnknownCapability, capabilities};
 use super::command::{self, Entrypoint, NoCommand};
@@ -124,7 +124,11 @@ pub fn container_for(id: &str, image: &ImageConfig, options: &Options) -> Result
     let storages = storages(id, options.writable);
     // Whatever is mounted last is the root.
     let root = storages.last().map(|storage| storage.mount_point.clone()).unwrap_or_default();
-    let oci = spec_for(id, &root, image, options)?;
+    let mut oci = spec_for(id, &root, image, options)?;
+    if let Some(linux) = &mut oci.linux {
+        // Nobody else is there whose they could be; making them anew costs the start more than any other namespace.
+        linux.namespaces.retain(|namespace| namespace.r#type != "ipc");
+    }
     Ok(ContainerSpec { id: id.to_owned(), storages, oci, ..Default::default() })
 }
 
@@ -415,6 +419,18 @@ pub fn name_disks(storages: &mut [Storage], are_mapped: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_containers_with_neighbours_have_queues_of_their_own() {
+        let options = Options { command: vec!["id".into()], ..Options::default() };
+        let kinds = |spec: &Spec| -> Vec<String> {
+            let linux = spec.linux.as_ref().expect("it is Linux's");
+            linux.namespaces.iter().map(|namespace| namespace.r#type.clone()).collect()
+        };
+        let alone = container_for(ID, &image(), &options).unwrap().oci;
+        assert_eq!(kinds(&alone), ["mount", "uts", "pid", "cgroup"]);
+        assert_eq!(kinds(&spec_for(ID, "/r", &image(), &options).unwrap()), NAMESPACES);
+    }
 
     #[test]
     fn shared_memory_is_as_large_as_is_said_of_it() {
