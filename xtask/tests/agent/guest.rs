@@ -18,7 +18,7 @@ use ferry_init::api::agent::{
     StartContainerRequest, WaitProcessRequest, WaitProcessResponse,
 };
 use ferry_init::api::method;
-use ferry_init::api::oci::Spec;
+use ferry_init::api::oci::{LinuxNamespace, Spec};
 use ferry_init::api::protobuf::Message;
 use ferry_init::api::ttrpc::Code;
 use ferry_vmm::agent::session::{ContainerSpec, ExecSpec, start_exec};
@@ -161,7 +161,11 @@ pub fn container_with(id: &str, command: &[&str], change: impl FnOnce(&mut Optio
         ..Options::default()
     };
     change(&mut options);
-    oci::container_for(id, &ImageConfig::default(), &options).expect("a container")
+    let mut container = oci::container_for(id, &ImageConfig::default(), &options).expect("a container");
+    // It has neighbours, unlike those that ferry runs alone.
+    let linux = container.oci.linux.as_mut().expect("a part about Linux");
+    linux.namespaces.push(LinuxNamespace { r#type: "ipc".to_owned(), path: String::new() });
+    container
 }
 
 /// One that may do everything.
