@@ -148,11 +148,10 @@ fn status(one: &Listed) -> String {
         Status::Running | Status::Paused => {
             let up = Duration::from_nanos(clock::now().saturating_sub(record.started));
             let note = match &record.health {
-                _ if record.status == Status::Paused => " (Paused)",
-                Some(Health { state: State::Starting, .. }) => " (health: starting)",
-                Some(Health { state: State::Healthy, .. }) => " (healthy)",
-                Some(Health { state: State::Unhealthy, .. }) => " (unhealthy)",
-                None => "",
+                _ if record.status == Status::Paused => " (Paused)".to_owned(),
+                Some(Health { state: State::Starting, .. }) => " (health: starting)".to_owned(),
+                Some(Health { state, .. }) => format!(" ({})", state.word()),
+                None => String::new(),
             };
             format!("Up {}{note}", clock::roughly(up))
         }

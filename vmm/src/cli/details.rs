@@ -1,10 +1,12 @@
 //! Docker's finer options of a container; see [`crate::runtime::details`] and [`crate::runtime::resolver`].
 
 use super::run::read_text;
+use crate::runtime::clock;
 use crate::runtime::details::{
     Details, Security, Tmpfs, Ulimit, parse_group, parse_label, parse_pids, parse_shm, parse_sysctl,
     parse_tmpfs, parse_ulimit,
 };
+use crate::runtime::environment;
 use crate::runtime::health::Wanted;
 use crate::runtime::oci::Options;
 use crate::runtime::resolver::{HostEntry, Resolver, parse_host, parse_option, parse_search};
@@ -169,33 +171,19 @@ impl DetailArgs {
 
 /// Reads a length of time as Docker writes it: `90s`, `1m30s`, `500ms`.
 pub fn parse_time(text: &str) -> Result<Duration, String> {
-    let fault =
-        || format!("'{text}' is no length of time: write a number and a unit, as in 500ms, 30s or 1m30s");
-    let mut rest = text;
-    let mut whole = Duration::ZERO;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(fault)?;
-        let number: u32 = rest[..digits].parse().map_err(|_| fault())?;
-        let end = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |at| digits + at);
-        let unit = match &rest[digits..end] {
-            "ms" => Duration::from_millis(1),
-            "s" => Duration::from_secs(1),
-            "m" => Duration::from_secs(60),
-            "h" => Duration::from_secs(3600),
-            _ => return Err(fault()),
-        };
-        whole = unit.checked_mul(number).and_then(|part| whole.checked_add(part)).ok_or_else(fault)?;
-        rest = &rest[end..];
-    }
-    // Less would keep the guest busy with nothing else.
-    if whole < Duration::from_millis(1) { Err(fault()) } else { Ok(whole) }
+    // Less than a millisecond would keep the guest busy with nothing else; and Docker has no days.
+    let length = clock::parse_length(text, &clock::UNITS[..4]).filter(|length| *length >= 1_000_000);
+    length.map(Duration::from_nanos).ok_or_else(|| {
+        format!("'{text}' is no length of time: write a number and a unit, as in 500ms, 30s or 1m30s")
+    })
 }
 
 /// The labels in a file: one a line, empty lines and those that begin with `#` left out.
 fn labels_of(path: &Path) -> Result<Vec<(String, String)>, String> {
     let text = read_text(path).map_err(|error| error.to_string())?;
-    let lines = text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    lines.map(|line| parse_label(line).map_err(|error| format!("{line}: {error}"))).collect()
+    environment::lines(&text)
+        .map(|line| parse_label(line).map_err(|error| format!("{line}: {error}")))
+        .collect()
 }
 
 fn security(options: &[String]) -> Result<Security, Failure> {

@@ -85,10 +85,10 @@ impl Filter {
             }
             Self::Pod(pod) => record.pod == *pod,
             Self::Health(state) => record.health.as_ref().map(|health| health.state) == *state,
-            Self::Label(name, value) => match record.made.details.labels.get(name) {
-                Some(there) => value.as_ref().is_none_or(|value| there == value),
-                None => false,
-            },
+            Self::Label(name, value) => {
+                let there = record.made.details.labels.get(name);
+                there.is_some_and(|there| value.as_ref().is_none_or(|value| there == value))
+            }
         }
     }
 }

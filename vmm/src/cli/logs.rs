@@ -55,27 +55,7 @@ fn parse_time(text: &str) -> Result<u64, String> {
         return Ok(time);
     }
     let fault = || "it is a time (2026-01-31T12:00:00Z) or how long ago (10m, 1h30m)".to_owned();
-    if text.is_empty() {
-        return Err(fault());
-    }
-    let mut rest = text;
-    let mut ago = 0u64;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).filter(|at| *at > 0).ok_or_else(fault)?;
-        let (number, unit) = rest.split_at(digits);
-        let (factor, length) = match unit {
-            unit if unit.starts_with("ms") => (SECOND / 1000, 2),
-            unit if unit.starts_with('s') => (SECOND, 1),
-            unit if unit.starts_with('m') => (60 * SECOND, 1),
-            unit if unit.starts_with('h') => (3600 * SECOND, 1),
-            unit if unit.starts_with('d') => (86_400 * SECOND, 1),
-            _ => return Err(fault()),
-        };
-        let part =
-            number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor)).ok_or_else(fault)?;
-        ago = ago.checked_add(part).ok_or_else(fault)?;
-        rest = &unit[length..];
-    }
+    let ago = clock::parse_length(text, &clock::UNITS).ok_or_else(fault)?;
     Ok(clock::now().saturating_sub(ago))
 }
 

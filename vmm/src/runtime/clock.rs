@@ -78,6 +78,30 @@ fn civil(day: u64) -> (u64, u64, u64) {
     (era * 400 + year + u64::from(month <= 2), month, day)
 }
 
+/// Units of lengths of time with their nanoseconds, as Docker writes them; days last, which not every length may have.
+pub const UNITS: [(&str, u64); 5] = [
+    ("ms", 1_000_000),
+    ("s", 1_000_000_000),
+    ("m", 60_000_000_000),
+    ("h", 3_600_000_000_000),
+    ("d", 86_400_000_000_000),
+];
+
+/// Reads a length of time in these units, such as `90s` or `1h30m`, in nanoseconds.
+pub fn parse_length(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let mut rest = Some(text).filter(|text| !text.is_empty())?;
+    let mut whole = 0u64;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let (number, behind) = rest.split_at(digits);
+        let (after, factor) =
+            units.iter().find_map(|(unit, factor)| Some((behind.strip_prefix(unit)?, *factor)))?;
+        whole = whole.checked_add(number.parse::<u64>().ok()?.checked_mul(factor)?)?;
+        rest = after;
+    }
+    Some(whole)
+}
+
 /// How long, roughly, as Docker says it: `Less than a second`, `12 seconds`, `About an hour`, `3 days`, `2 years`.
 pub fn roughly(duration: Duration) -> String {
     let seconds = duration.as_secs();

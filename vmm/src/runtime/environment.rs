@@ -38,15 +38,17 @@ pub fn from_option(option: &str, host: Lookup<'_>) -> Result<String, EnvError> {
     Ok(host_value(option, host)?.unwrap_or_else(|| option.to_owned()))
 }
 
+/// The lines of a file for options that say something: empty ones, and comments that begin with `#`, are left out.
+pub fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let lines = text.strip_prefix('\u{feff}').unwrap_or(text).lines().map(str::trim_start);
+    lines.filter(|line| !line.is_empty() && !line.starts_with('#'))
+}
+
 /// The variables of an `--env-file`: one a line, `#` starts a comment line, a bare name takes the host's value and is left
 /// out where the host has none.
 pub fn from_file(text: &str, host: Lookup<'_>) -> Result<Vec<String>, EnvError> {
     let mut variables = Vec::new();
-    for line in text.strip_prefix('\u{feff}').unwrap_or(text).lines() {
-        let line = line.trim_start();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
+    for line in lines(text) {
         check(line)?;
         let name = line.split_once('=').map_or(line, |(name, _)| name);
         if name.contains(char::is_whitespace) {

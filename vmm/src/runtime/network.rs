@@ -221,7 +221,12 @@ pub struct Wire<'a> {
     far: UnixStream,
 }
 
-impl Wire<'_> {
+impl<'a> Wire<'a> {
+    fn new(published: &'a [Published], six: bool) -> Result<Self, NetworkError> {
+        let (near, far) = user::ends()?;
+        Ok(Self { published, six, near, far })
+    }
+
     /// The card's end.
     pub fn near(&self) -> BorrowedFd<'_> {
         self.near.as_fd()
@@ -237,10 +242,7 @@ impl Wire<'_> {
 /// Makes what leads to the process that the plan takes at the other end of the card, if it takes one.
 pub fn wire(plan: &Plan) -> Result<Option<Wire<'_>>, NetworkError> {
     match &plan.way {
-        Way::User { published, six, .. } => {
-            let (near, far) = user::ends()?;
-            Ok(Some(Wire { published, six: *six, near, far }))
-        }
+        Way::User { published, six, .. } => Wire::new(published, *six).map(Some),
         Way::Tap(_) => Ok(None),
     }
 }
@@ -282,11 +284,7 @@ pub enum OtherEnd {
 /// Makes the other end as [`open`] does, without ferry's own frame path.
 pub fn other_end(plan: &Plan) -> Result<OtherEnd, NetworkError> {
     match &plan.way {
-        Way::User { published, six, .. } => {
-            let (near, far) = user::ends()?;
-            user::start(far, published, *six)?;
-            Ok(OtherEnd::Stream(near))
-        }
+        Way::User { published, six, .. } => Wire::new(published, *six)?.serve().map(OtherEnd::Stream),
         Way::Tap(options) => Ok(OtherEnd::Tap(options.name.clone())),
     }
 }

@@ -378,8 +378,7 @@ impl Life<'_> {
                     let stdin = lock(captured).as_mut().and_then(|captured| captured.stdin.take());
                     self.monitor.started(&client, remote.clone(), stdin);
                     oom::follow(&client, vec![Arc::clone(self.monitor)]);
-                    let made = self.monitor.record().map(|record| record.made);
-                    if let Some(check) = made.and_then(|made| made.check) {
+                    if let Some(check) = self.monitor.record().and_then(|record| record.made.check) {
                         health::follow(&client, self.monitor, &check);
                     }
                 }

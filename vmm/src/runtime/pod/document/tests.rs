@@ -148,6 +148,13 @@ fn with(after: &str, line: &str) -> String {
     WHOLE.replacen(after, &format!("{after}\n{line}"), 1)
 }
 
+/// Fails unless it is no pod, for this reason.
+#[track_caller]
+fn refuses(document: &str, words: &str) {
+    let error = parse(document).unwrap_err().to_string();
+    assert!(error.contains(words), "{words}: {error}");
+}
+
 #[test]
 fn names_and_settings_of_the_kernel_are_the_pods() {
     let pod = |after: &str, line: &str| parse(&with(after, line));
@@ -171,8 +178,7 @@ fn names_and_settings_of_the_kernel_are_the_pods() {
         ),
         ("    runAsUser: 1000", "    sysctls: [{name: \"../x\", value: \"1\"}]", "no name of a setting"),
     ] {
-        let error = pod(after, line).unwrap_err().to_string();
-        assert!(error.contains(words), "{line}: {error}");
+        refuses(&with(after, line), words);
     }
 }
 
@@ -233,8 +239,7 @@ fn every_field_that_is_not_done_is_named_with_its_path() {
             "spec.containers[0].livenessProbe.grpc is not supported",
         ),
     ] {
-        let error = parse(&with(after, line)).unwrap_err().to_string();
-        assert!(error.contains(words), "{line}: {error}");
+        refuses(&with(after, line), words);
     }
     let network = parse(&WHOLE.replace("hostNetwork: false", "hostNetwork: true")).unwrap_err().to_string();
     assert!(network.contains("spec.hostNetwork is not supported: a pod has a machine"), "{network}");
@@ -275,8 +280,7 @@ fn what_makes_no_sense_is_said_with_its_path() {
         ("exec: {command: [test, -e, /data/ready]}", "", "livenessProbe: how to find out? one of"),
     ] {
         assert!(WHOLE.contains(from), "{from}");
-        let error = parse(&WHOLE.replacen(from, to, 1)).unwrap_err().to_string();
-        assert!(error.contains(words), "{from}: {error}");
+        refuses(&WHOLE.replacen(from, to, 1), words);
     }
     assert!(matches!(parse("a: 1\n---\nb: 2\n"), Err(PodError::Documents(2))));
     assert!(matches!(parse(""), Err(PodError::Documents(0))));
