@@ -56,7 +56,7 @@ pub fn info(global: &Global) -> Result<u8, Fault> {
 
 fn writable(settings: &Settings, scratch: u64) -> String {
     match settings.overlay {
-        Some(super::run::Overlay::Tmpfs) => "the guest's memory (--overlay)".to_owned(),
+        Some(super::values::Overlay::Tmpfs) => "the guest's memory (--overlay)".to_owned(),
         _ => format!("a sparse disk of {} (--overlay)", human_size(scratch)),
     }
 }

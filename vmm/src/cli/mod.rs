@@ -37,6 +37,7 @@ mod stats;
 mod tag;
 mod target;
 mod top;
+pub mod values;
 
 #[cfg(test)]
 mod tests;

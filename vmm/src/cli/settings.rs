@@ -1,7 +1,7 @@
 //! `config.toml` in `$XDG_CONFIG_HOME/ferry` or `~/.config/ferry`: defaults for options that are not given.
 
 use super::keys::DetachKeys;
-use super::run::{LogOption, Overlay, check_log_files, parse_log_size, parse_memory, parse_overlay};
+use super::values::{LogOption, Overlay, check_log_files, parse_log_size, parse_memory, parse_overlay};
 use crate::runtime::logs::Capacity;
 use crate::runtime::shape::Shape;
 use crate::sandbox::UserRange;
@@ -70,7 +70,7 @@ impl Settings {
             format!("line {line}: {}", error.message())
         })?;
         let of = |key: &str, error: String| format!("{key}: {error}");
-        let cpus = written.cpus.map(|cpus| super::run::parse_cpus(&cpus.to_string()));
+        let cpus = written.cpus.map(|cpus| super::values::parse_cpus(&cpus.to_string()));
         Ok(Self {
             cpus: cpus.transpose().map_err(|error| of("cpus", error))?,
             memory_mib: written

@@ -1,6 +1,7 @@
 //! How command lines are read.
 
-use super::run::{Overlay, RunArgs, parse_cpus, parse_memory, parse_overlay};
+use super::run::RunArgs;
+use super::values::{Overlay, parse_cpus, parse_memory, parse_overlay};
 use super::*;
 use crate::runtime::command::Entrypoint;
 use crate::runtime::oci::Writable;

@@ -3,7 +3,7 @@
 use crate::cli::details::parse_time;
 use crate::cli::keys::DetachKeys;
 use crate::cli::lifecycle;
-use crate::cli::run::{parse_cpus, parse_log_option, parse_log_size, parse_memory, parse_overlay};
+use crate::cli::values::{parse_cpus, parse_log_option, parse_log_size, parse_memory, parse_overlay};
 use crate::machine::Model;
 use crate::runtime::details::{
     parse_group, parse_label, parse_pids, parse_shm, parse_sysctl, parse_tmpfs, parse_ulimit,
