@@ -130,9 +130,7 @@ fn fields(one: &Listed, whole: bool) -> serde_json::Value {
 fn ports(one: &Listed) -> String {
     let network = one.record.made.network.as_ref().filter(|_| !one.record.status.is_over());
     let published = network.map(network::Plan::published).unwrap_or_default();
-    let shown: Vec<_> =
-        published.iter().map(|port| format!("{}->{}", port.outside(), port.inside())).collect();
-    shown.join(", ")
+    network::folded(published)
 }
 
 fn listed_labels(labels: &BTreeMap<String, String>) -> String {

@@ -2,7 +2,7 @@
 
 use super::target::find;
 use super::{Fault, print};
-use crate::runtime::network::{Plan, Published};
+use crate::runtime::network::{Plan, Protocol, Published, parse_published};
 use clap::Args;
 
 /// Operands of `ferry port`.
@@ -12,15 +12,14 @@ pub struct PortArgs {
     container: String,
     /// Only what leads to this port of the container: PORT or PORT/udp
     #[arg(value_name = "PORT[/PROTOCOL]", value_parser = parse_port)]
-    port: Option<Published>,
+    port: Option<(u16, Protocol)>,
 }
 
 /// A port alone is what `-p` publishes at any port of the host.
-fn parse_port(text: &str) -> Result<Published, String> {
-    match crate::runtime::network::parse_published(text) {
-        Ok(port) if port.host == 0 && port.address.is_none() => Ok(port),
-        _ => Err("it is PORT, PORT/tcp or PORT/udp".to_owned()),
-    }
+fn parse_port(text: &str) -> Result<(u16, Protocol), String> {
+    let published = parse_published(text).ok().filter(|port| port.host.is_none() && port.address.is_none());
+    let port = published.and_then(|port| Some((port.guest.single()?, port.protocol)));
+    port.ok_or_else(|| "it is PORT, PORT/tcp or PORT/udp".to_owned())
 }
 
 /// `ferry port`.
@@ -35,13 +34,14 @@ pub fn port(args: &PortArgs) -> Result<u8, Fault> {
                 .collect::<String>(),
         ),
         Some(wanted) => {
-            let leads = |port: &&Published| port.inside() == wanted.inside();
+            let leads = |port: &&Published| (port.guest, port.protocol) == *wanted;
             let found: String =
                 published.iter().filter(leads).map(|port| format!("{}\n", port.outside())).collect();
             match found.is_empty() {
                 true => Err(Fault::new(format_args!(
-                    "no port of the host leads to port {} of container {}",
-                    wanted.inside(),
+                    "no port of the host leads to port {}/{} of container {}",
+                    wanted.0,
+                    wanted.1.word(),
                     record.name
                 ))),
                 false => print(&found),
@@ -56,9 +56,9 @@ mod tests {
 
     #[test]
     fn a_port_of_the_container_is_a_number_and_perhaps_a_protocol() {
-        assert_eq!(parse_port("53/udp").unwrap().inside(), "53/udp");
-        assert_eq!(parse_port("80").unwrap().inside(), "80/tcp");
-        for text in ["", "x", "8080:80", "127.0.0.1::80", "80/sctp"] {
+        assert_eq!(parse_port("53/udp"), Ok((53, Protocol::Udp)));
+        assert_eq!(parse_port("80"), Ok((80, Protocol::Tcp)));
+        for text in ["", "x", "8080:80", "127.0.0.1::80", "80/sctp", "80-81"] {
             assert!(parse_port(text).is_err(), "{text}");
         }
     }

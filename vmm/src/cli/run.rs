@@ -21,7 +21,7 @@ use crate::runtime::cores::Cores;
 use crate::runtime::environment;
 use crate::runtime::guest::{Launch, Serial, Tell};
 use crate::runtime::interrupt::{Forwarding, Interrupts};
-use crate::runtime::network::{Link, Published, Wanted, parse_network, parse_published};
+use crate::runtime::network::{Link, Publish, Wanted, parse_network, parse_published, publish_exposed};
 use crate::runtime::oci::{Options, Writable};
 use crate::runtime::own_vmm::OwnVmm;
 use crate::runtime::record::Record;
@@ -213,8 +213,11 @@ pub struct MachineArgs {
     pub network: Option<Link>,
     /// Let a port of the host lead to one of the guest's: [[ADDRESS:][HOST]:]GUEST[/udp]; one that is free where HOST is
     /// left out
+    ///
+    /// HOST and GUEST can be ranges of as many ports, as in 8000-8010:8000-8010. A range for a single port of the guest gives
+    /// it the first that is free.
     #[arg(short, long, value_name = "PORTS", value_parser = parse_published, help_heading = "Network")]
-    pub publish: Vec<Published>,
+    pub publish: Vec<Publish>,
     /// What the processors are like: host, or x86-64-v2 or x86-64-v3 with no later instructions [default: host]
     #[arg(long, value_name = "MODEL", value_parser = str::parse::<Model>)]
     pub cpu: Option<Model>,
@@ -262,23 +265,6 @@ pub struct MachineArgs {
     /// Add words to the kernel's command line
     #[arg(long, value_name = "WORDS")]
     pub cmdline: Option<String>,
-}
-
-/// Publishes the ports that an image exposes, and that nobody has published yet.
-pub(super) fn publish_all(published: &mut Vec<Published>, exposed: &[String]) -> Result<(), Failure> {
-    for text in exposed {
-        let port = parse_published(text).ok().filter(|port| port.host == 0);
-        let port = port.ok_or_else(|| {
-            let shown = crate::agent::printable(text);
-            Failure::early(format!(
-                "-P: the image exposes '{shown}', which is no port: publish its ports by -p"
-            ))
-        })?;
-        if !published.iter().any(|other| other.inside() == port.inside()) {
-            published.push(port);
-        }
-    }
-    Ok(())
 }
 
 /// What pods need of the options.
@@ -514,7 +500,12 @@ fn fetch_and_run(
     let image = prepare(&global.store()?, &name, &reference, &access, &progress)?;
     progress.end();
     if args.publish_all {
-        publish_all(&mut shape.network.published, &image.image.config.exposed_ports)?;
+        for exposed in &image.image.config.exposed_ports {
+            publish_exposed(&mut shape.network.published, exposed).map_err(|error| {
+                let shown = crate::agent::printable(exposed);
+                Fault::new(format_args!("-P: the image exposes '{shown}', {error}: publish its ports by -p"))
+            })?;
+        }
     }
     let request = Request {
         image,

@@ -134,17 +134,6 @@ fn values_are_read_as_docker_reads_them() {
 }
 
 #[test]
-fn ports_that_the_image_exposes_are_published_once() {
-    use crate::runtime::network::{Published, parse_published};
-    let mut published = vec![parse_published("8080:80").unwrap()];
-    let exposed = ["443/tcp", "53/udp", "80", "80/tcp"].map(str::to_owned);
-    super::run::publish_all(&mut published, &exposed).unwrap();
-    assert_eq!(published.iter().map(Published::inside).collect::<Vec<_>>(), ["80/tcp", "443/tcp", "53/udp"]);
-    assert!(super::run::publish_all(&mut published, &["1:2".to_owned()]).is_err());
-    assert!(super::run::publish_all(&mut published, &["8000-8010/tcp".to_owned()]).is_err());
-}
-
-#[test]
 fn sig_proxy_is_on_unless_said_otherwise() {
     for (line, expected) in [
         ("run img", true),

@@ -37,6 +37,11 @@ pub fn command_line(bytes: &[u8]) {
     if let Ok(limit) = parse_ulimit(&text) {
         assert!(limit.soft <= limit.hard);
     }
+    if let Ok(ports) = parse_published(&text)
+        && let Some(host) = ports.host.filter(|_| ports.guest.single().is_none())
+    {
+        assert_eq!(host.count(), ports.guest.count());
+    }
     if let Ok(host) = parse_host(&text) {
         assert_eq!(parse_host(&host.to_string()), Ok(host));
     }
@@ -85,6 +90,8 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
         "tap=vm0,ip=10.0.0.2/24,gateway=10.0.0.1,mtu=9000",
         "127.0.0.1:8080:80",
         "[::1]:53:53/udp",
+        "127.0.0.1:8000-8002:80-82/udp",
+        "8000-8005",
         "disk=40g",
         "tmpfs",
         "/srv:/srv:ro",

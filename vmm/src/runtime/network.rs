@@ -5,9 +5,11 @@
 
 mod inspect;
 mod options;
+mod published;
 mod user;
 
-pub use options::{parse_network, parse_published};
+pub use options::parse_network;
+pub use published::{Ports, Protocol, Publish, Published, folded, parse_published, publish_exposed};
 pub use user::is_installed as passt_is_installed;
 
 use crate::agent::network::GuestNetwork;
@@ -17,7 +19,7 @@ use crate::devices::virtio::net::MAX_MTU;
 use crate::machine::NetworkConfig;
 use ferry_init::api::types::{Interface, IpAddress, IpFamily, Route};
 use serde::{Deserialize, Serialize};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
@@ -27,7 +29,7 @@ pub struct Wanted {
     /// The kind of network.
     pub link: Link,
     /// Ports of the host that lead into the guest.
-    pub published: Vec<Published>,
+    pub published: Vec<Publish>,
 }
 
 /// A kind of network.
@@ -63,62 +65,6 @@ pub struct TapOptions {
     pub rates: Rates,
 }
 
-/// A port of the host that leads to one of the guest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Published {
-    /// The host's address; none: all of them.
-    pub address: Option<IpAddr>,
-    /// The host's port; 0 until one that is free has been chosen.
-    pub host: u16,
-    /// The guest's port.
-    pub guest: u16,
-    /// TCP or UDP.
-    pub protocol: Protocol,
-}
-
-impl Published {
-    /// The guest's port, as in `80/tcp`.
-    pub fn inside(&self) -> String {
-        format!("{}/{}", self.guest, self.protocol.word())
-    }
-
-    /// The host's, as in `127.0.0.1:8080`.
-    pub fn outside(&self) -> SocketAddr {
-        SocketAddr::new(self.address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), self.host)
-    }
-
-    /// The same with a port that is free, where none was said.
-    fn chosen(self) -> std::io::Result<Self> {
-        if self.host != 0 {
-            return Ok(self);
-        }
-        // Whoever takes it meanwhile has passt say so.
-        let free = match self.protocol {
-            Protocol::Tcp => TcpListener::bind(self.outside())?.local_addr()?,
-            Protocol::Udp => UdpSocket::bind(self.outside())?.local_addr()?,
-        };
-        Ok(Self { host: free.port(), ..self })
-    }
-}
-
-impl Protocol {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        }
-    }
-}
-
-/// What a published port speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-}
-
 /// Why there is no network.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
@@ -133,6 +79,32 @@ pub enum NetworkError {
     /// No port of the host's is free.
     #[error("-p: no port of the host is free: {0}")]
     NoPort(std::io::Error),
+    /// No port of a range is.
+    #[error(
+        "-p: none of the ports {host} of the host is free for {guest}: stop who has them (ss -lnp), or name others"
+    )]
+    NoneOf {
+        /// The range, with its protocol.
+        host: String,
+        /// The guest's port.
+        guest: String,
+    },
+    /// A port that is to lead to two.
+    #[error("-p: the port {0} of the host is given twice, and leads to one place only")]
+    Twice(String),
+    /// More than the network takes.
+    #[error(
+        "-p: {count} ports are too many: passt opens a socket for each, and {most} can be published here (at most 16384, \
+         and half of the files a process may have open, which ulimit -Hn says: {limit})"
+    )]
+    TooMany {
+        /// How many were asked for.
+        count: u64,
+        /// How many there can be.
+        most: u64,
+        /// How many files a process may have open.
+        limit: u64,
+    },
     /// The machine is of a kind that has none.
     #[error("this kind of machine has no network of ferry's: leave --network and -p out")]
     Unsupported,
@@ -196,9 +168,8 @@ pub fn plan(wanted: &Wanted, id: &str, able: bool) -> Result<Option<Plan>, Netwo
     Ok(Some(Plan { mac: mac(id), way }))
 }
 
-fn user_way(published: &[Published], rates: Rates) -> Result<Way, NetworkError> {
-    let published = published.iter().cloned().map(Published::chosen).collect::<Result<_, _>>();
-    Ok(Way::User { published: published.map_err(NetworkError::NoPort)?, rates, six: user::host_has_ipv6() })
+fn user_way(published: &[Publish], rates: Rates) -> Result<Way, NetworkError> {
+    Ok(Way::User { published: published::choose(published)?, rates, six: user::host_has_ipv6() })
 }
 
 /// A locally administered address out of an id's hexadecimal digits.
@@ -369,16 +340,6 @@ mod tests {
             Link::Tap(options) => options,
             other => panic!("{other:?}"),
         }
-    }
-
-    #[test]
-    fn a_free_port_is_chosen_where_none_is_said() {
-        for text in ["127.0.0.1::80", "127.0.0.1::53/udp"] {
-            let port = parse_published(text).unwrap().chosen().unwrap();
-            assert!(port.host != 0 && port.outside().to_string() == format!("127.0.0.1:{}", port.host));
-        }
-        let said = parse_published("8080:80").unwrap();
-        assert_eq!(said.clone().chosen().unwrap(), said);
     }
 
     #[test]

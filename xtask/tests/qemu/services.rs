@@ -1,5 +1,6 @@
 //! Services as people deploy them: nginx, PostgreSQL, Node.js.
 
+use std::net::TcpListener;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,8 +30,13 @@ fn a_published_port_leads_to_the_guest_from_outside() {
         println!("left out: passt, which the network without privileges needs, is not in the search path");
         return;
     }
-    let port = free_port();
-    let mut running = on_qemu(&["nginx", "--network", "user", "-p", &format!("127.0.0.1:{port}:80")]).start();
+    // The second of two ports in a row that lead to two in a row.
+    let (before, port) = std::iter::repeat_with(free_port)
+        .filter_map(|port| Some((port, port.checked_add(1)?)))
+        .find(|(_, port)| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("two free ports");
+    let published = format!("127.0.0.1:{before}-{port}:79-80");
+    let mut running = on_qemu(&["nginx", "--network", "user", "-p", &published]).start();
     let began = Instant::now();
     let answer = loop {
         match ask(port, "/") {

@@ -1,6 +1,6 @@
-//! The values of `--network` and `-p`.
+//! The value of `--network`.
 
-use super::{Link, Protocol, Published, TapOptions};
+use super::{Link, TapOptions};
 use crate::backends::net::rate::Rates;
 use crate::devices::virtio::net::{MAX_MTU, MAX_PAIRS, MIN_MTU};
 use crate::runtime::size::parse_size;
@@ -127,7 +127,7 @@ fn tap(name: &str, rest: &str) -> Result<TapOptions, String> {
     Ok(options)
 }
 
-fn parse<T: FromStr>(what: &str, text: &str) -> Result<T, String> {
+pub(super) fn parse<T: FromStr>(what: &str, text: &str) -> Result<T, String> {
     text.parse().map_err(|_| format!("'{text}' is not {what}"))
 }
 
@@ -136,41 +136,6 @@ fn within(what: &str, value: usize, least: usize, most: usize) -> Result<usize, 
         true => Ok(value),
         false => Err(format!("{value} is not {what}: it is from {least} to {most}")),
     }
-}
-
-/// Reads the value of `-p`: `[[ADDRESS:][HOST]:]GUEST[/PROTOCOL]`, an IPv6 address in brackets.
-pub fn parse_published(text: &str) -> Result<Published, String> {
-    let (ports, protocol) = match text.rsplit_once('/') {
-        None | Some((_, "tcp")) => (text.trim_end_matches("/tcp"), Protocol::Tcp),
-        Some((ports, "udp")) => (ports, Protocol::Udp),
-        Some((_, other)) => return Err(format!("'{other}' is neither tcp nor udp")),
-    };
-    let port = |text| match parse("a port", text) {
-        Ok(0) => Err("0 is not a port".to_owned()),
-        result => result,
-    };
-    let Some((rest, guest)) = ports.rsplit_once(':') else {
-        return match port(ports) {
-            Ok(guest) => Ok(Published { address: None, host: 0, guest, protocol }),
-            Err(_) => Err("it is [[ADDRESS:][HOST-PORT]:]GUEST-PORT[/udp]".to_owned()),
-        };
-    };
-    let (address, host) = match rest.rsplit_once(':') {
-        None => (None, port(rest)?),
-        Some((address, "")) => (Some(parse_address(address)?), 0),
-        Some((address, host)) => (Some(parse_address(address)?), port(host)?),
-    };
-    Ok(Published { address, host, guest: port(guest)?, protocol })
-}
-
-/// An IPv4 address, or an IPv6 one in brackets.
-fn parse_address(text: &str) -> Result<IpAddr, String> {
-    let six = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    let address = match six {
-        Some(six) => six.parse().ok().map(IpAddr::V6),
-        None => text.parse().ok().map(IpAddr::V4),
-    };
-    address.ok_or_else(|| format!("'{text}' is no IPv4 address, nor an IPv6 address in brackets"))
 }
 
 #[cfg(test)]
@@ -225,40 +190,6 @@ mod tests {
         ] {
             let error = parse_network(text).unwrap_err();
             assert!(error.contains(words), "{text}: {error}");
-        }
-    }
-
-    #[test]
-    fn ports_are_published_as_in_docker() {
-        let published = |address: Option<&str>, host, guest, protocol| {
-            let address = address.map(|address| address.parse().unwrap());
-            Ok(Published { address, host, guest, protocol })
-        };
-        assert_eq!(parse_published("8080:80"), published(None, 8080, 80, Protocol::Tcp));
-        assert_eq!(parse_published("8080:80/tcp"), published(None, 8080, 80, Protocol::Tcp));
-        assert_eq!(
-            parse_published("127.0.0.1:5353:53/udp"),
-            published(Some("127.0.0.1"), 5353, 53, Protocol::Udp)
-        );
-        assert_eq!(parse_published("[::1]:8080:80"), published(Some("::1"), 8080, 80, Protocol::Tcp));
-        assert_eq!(parse_published("53/udp"), published(None, 0, 53, Protocol::Udp));
-        assert_eq!(parse_published("[::1]::80"), published(Some("::1"), 0, 80, Protocol::Tcp));
-        let wrong = [
-            "",
-            ":80",
-            "::80",
-            "0",
-            "0:80",
-            "80:0",
-            "70000:80",
-            "a:80",
-            "1:2:3",
-            "1:2:3:4",
-            "80:80/sctp",
-            "80:80/",
-        ];
-        for text in wrong.into_iter().chain(["::1:80:80", "[::1:80:80", "[127.0.0.1]:80:80", "[]:1:2"]) {
-            assert!(parse_published(text).is_err(), "{text}");
         }
     }
 }

@@ -143,19 +143,26 @@ fn last_line(stderr: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::parse_published;
+    use super::super::{parse_published, published};
     use super::*;
+
+    fn chosen(texts: &[&str]) -> Vec<Published> {
+        let wanted: Vec<_> = texts.iter().map(|text| parse_published(text).unwrap()).collect();
+        published::choose(&wanted).unwrap()
+    }
 
     #[test]
     fn only_what_is_published_is_let_in() {
-        let words = |published: &[&str]| {
-            let published: Vec<_> = published.iter().map(|text| parse_published(text).unwrap()).collect();
-            arguments(7, &published, false).join(" ")
-        };
+        let words = |published: &[&str]| arguments(7, &chosen(published), false).join(" ");
         assert!(words(&[]).ends_with("--tcp-ports none --udp-ports none"));
         assert!(
             words(&["127.0.0.1:8080:80", "443:443", "53:5353/udp"])
                 .ends_with("--tcp-ports 127.0.0.1/8080:80 --tcp-ports 443:443 --udp-ports 53:5353")
+        );
+        // A range is as many options: of a range as one, old versions only say whether they have any port of it.
+        assert!(
+            words(&["127.0.0.1:8000-8001:80-81"])
+                .contains("--tcp-ports 127.0.0.1/8000:80 --tcp-ports 127.0.0.1/8001:81 ")
         );
         assert!(words(&[]).contains("--no-map-gw"), "the gateway is not the host's loopback");
     }
@@ -176,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_guest_has_ipv6_where_the_host_has() {
-        let words = arguments(7, &[parse_published("[::1]:8080:80").unwrap()], true).join(" ");
+        let words = arguments(7, &chosen(&["[::1]:8080:80"]), true).join(" ");
         assert!(!words.contains("--ipv4-only") && !words.contains("--no-ndp"), "{words}");
         assert!(words.contains(&format!("--address {ADDRESS_SIX} --gateway {GATEWAY_SIX}")), "{words}");
         assert!(words.contains("--tcp-ports ::1/8080:80"), "{words}");

@@ -13,7 +13,7 @@ use crate::runtime::guest::{Contents, Guest, Plan, PlannedDisk, Reason};
 use crate::runtime::logs::Capacity;
 use crate::runtime::monitor::{Monitor, Server};
 use crate::runtime::name;
-use crate::runtime::network::{self, Published};
+use crate::runtime::network::{self, Ports, Publish};
 use crate::runtime::oci::{self, SCRATCH_SERIAL, Writable};
 use crate::runtime::oom;
 use crate::runtime::record::{Made, Record};
@@ -76,10 +76,10 @@ pub fn machine(pod: &Pod, mut shape: Shape, cpus_fixed: bool, memory_fixed: bool
     }
     shape.network.published.extend(pod.init.iter().chain(&pod.containers).flat_map(|container| {
         container.ports.iter().filter_map(|port| {
-            Some(Published {
+            Some(Publish {
                 address: port.address.map(IpAddr::V4),
-                host: port.host?,
-                guest: port.container,
+                host: Some(Ports::one(port.host?)),
+                guest: Ports::one(port.container),
                 protocol: port.protocol,
             })
         })

@@ -16,7 +16,7 @@ fn a_machine_is_as_large_as_the_limits_of_its_containers() {
     let pod = pod(&format!("{one}, {two}"));
     let shape = machine(&pod, Shape::default(), false, false);
     assert_eq!((shape.vcpus, shape.memory_mib), (3, 800 + 128));
-    assert_eq!((shape.network.published[0].host, shape.network.published[0].guest), (81, 80));
+    assert_eq!(shape.network.published, [crate::runtime::network::parse_published("81:80").unwrap()]);
     let shape = machine(&pod, Shape::default(), true, true);
     assert_eq!((shape.vcpus, shape.memory_mib), (1, 512), "what was asked for by hand stays");
 }
