@@ -14,13 +14,12 @@ use super::layout::{self, Layer};
 use crate::config::ImageConfig;
 use crate::debian;
 use crate::digest::{DiffId, Digest};
-use crate::erofs::format::{BLOCK, HOLE};
-use crate::erofs::read;
 use crate::erofs::space::Text;
-use crate::erofs::tree::{Content, Data, Node, NodeId, Tree};
+use crate::erofs::tree::{Node, NodeId, Tree};
 use crate::progress::Progress;
 use crate::reference::{Grammar, Reference};
 use crate::registry::Registries;
+use crate::source::contents::Contents;
 use crate::source::{self, Access, Image, Keep, Pull};
 use crate::store::Store;
 
@@ -43,9 +42,7 @@ pub(super) struct Base {
     /// The manifest, and seconds since 1970 that the image says it was made.
     manifest: Digest,
     created: u64,
-    tree: Tree,
-    /// The files that the tree's data are in, by device.
-    devices: Vec<File>,
+    contents: Contents,
 }
 
 /// A layer as it came.
@@ -147,14 +144,9 @@ fn bring(
         let file = store.blob(&digest)?.ok_or_else(unpacked)?;
         layers.push(Stored { media_type: ocis(&media_type), digest, diff_id: *diff_id, file });
     }
-    let mut devices = Vec::with_capacity(1 + layers.len());
-    for segment in image.disk(store)?.segments {
-        devices.push(File::open(&segment.path).map_err(|cause| Error::Write { path: segment.path, cause })?);
-    }
-    let joined = devices.first().ok_or_else(|| broken(text, io::ErrorKind::NotFound.into()))?;
-    let tree = read::load(joined).map_err(|error| broken(text, io::Error::other(error)))?;
+    let contents = Contents::open(&image.disk(store)?.segments).map_err(|cause| broken(text, cause))?;
     let created = created.as_deref().and_then(seconds).unwrap_or(0);
-    Ok(Base { image, layers, manifest, created, tree, devices })
+    Ok(Base { image, layers, manifest, created, contents })
 }
 
 fn broken(name: &str, cause: io::Error) -> Error {
@@ -218,10 +210,11 @@ impl Base {
     /// The whole tree: every path, without a slash in front, and its node.
     pub(super) fn walk(&self, mut visit: impl FnMut(&[u8], &Node)) {
         let mut left: Vec<(Vec<u8>, NodeId)> = vec![(Vec::new(), Tree::ROOT)];
+        let tree = self.contents.tree();
         while let Some((path, id)) = left.pop() {
-            for (name, below) in self.tree.entries(id) {
+            for (name, below) in tree.entries(id) {
                 let path = [&path[..], if path.is_empty() { b"" } else { b"/" }, &name].concat();
-                visit(&path, &self.tree.node(below));
+                visit(&path, &tree.node(below));
                 left.push((path, below));
             }
         }
@@ -229,43 +222,21 @@ impl Base {
 
     /// A symbolic link's target.
     pub(super) fn target(&self, target: Text) -> Vec<u8> {
-        self.tree.text(target).into_owned()
+        self.contents.tree().text(target).into_owned()
     }
 
     /// A regular file's content.
     pub(super) fn content(&self, name: &str, node: &Node) -> Result<Vec<u8>, Error> {
-        self.data(node).map_err(|cause| broken(name, cause))
-    }
-
-    fn data(&self, node: &Node) -> io::Result<Vec<u8>> {
-        let Content::File { size, data } = node.content else { return Ok(Vec::new()) };
-        if size > MAX_FILE {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 16 MiB"));
-        }
-        let mut bytes = vec![0; size as usize];
-        let (device, chunk, blocks) = match &data {
-            Data::Plain { device, block } => (*device, bytes.len().max(1), std::slice::from_ref(block)),
-            Data::Chunks(id) => {
-                let chunks = self.tree.chunks(*id);
-                (chunks.device, BLOCK << chunks.bits, &chunks.blocks[..])
-            }
-        };
-        let device = self.devices.get(usize::from(device));
-        let device = device.ok_or_else(|| io::Error::other("its data are on no device of the image"))?;
-        for (piece, block) in bytes.chunks_mut(chunk).zip(blocks) {
-            if *block != HOLE {
-                device.read_exact_at(piece, u64::from(*block) * BLOCK as u64)?;
-            }
-        }
-        Ok(bytes)
+        self.contents.read(node, MAX_FILE).map_err(|cause| broken(name, cause))
     }
 
     /// The Debian packages in it, by name and version. It must be of the release that packages are taken from.
     pub(super) fn packages(&self, image: &str) -> Result<Vec<(String, String)>, Error> {
         let text = |path: &str| -> Result<String, Error> {
             let mut names = path.split('/');
-            let found = names.try_fold(Tree::ROOT, |at, name| self.tree.child(at, name.as_bytes()));
-            let bytes = found.map(|id| self.content(image, &self.tree.node(id))).transpose()?;
+            let tree = self.contents.tree();
+            let found = names.try_fold(Tree::ROOT, |at, name| tree.child(at, name.as_bytes()));
+            let bytes = found.map(|id| self.content(image, &tree.node(id))).transpose()?;
             Ok(String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned())
         };
         let release = text("usr/lib/os-release")?;

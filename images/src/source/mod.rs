@@ -1,5 +1,6 @@
 //! Images as others hand them over, checked digest by digest, and brought into the store.
 
+pub mod contents;
 mod docker;
 mod error;
 mod files;

@@ -3,10 +3,11 @@
 use super::run::read_text;
 use crate::runtime::clock;
 use crate::runtime::details::{
-    Details, Security, Tmpfs, Ulimit, parse_group, parse_label, parse_pids, parse_shm, parse_sysctl,
-    parse_tmpfs, parse_ulimit,
+    Details, Security, Tmpfs, Ulimit, parse_label, parse_pids, parse_shm, parse_sysctl, parse_tmpfs,
+    parse_ulimit,
 };
 use crate::runtime::environment;
+use crate::runtime::groups::{Group, parse_group};
 use crate::runtime::health::Wanted;
 use crate::runtime::oci::Options;
 use crate::runtime::resolver::{HostEntry, Resolver, parse_host, parse_option, parse_search};
@@ -42,9 +43,9 @@ pub struct DetailArgs {
     /// How soon its processes are ended where memory is short, from -1000 (last) to 1000
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(-1000..=1000), allow_negative_numbers = true)]
     oom_score_adj: Option<i32>,
-    /// A group of its processes besides their user's, by number
-    #[arg(long, value_name = "GID", value_parser = parse_group)]
-    group_add: Vec<u32>,
+    /// A group of its processes besides their user's, by number or by its name in the image
+    #[arg(long, value_name = "GROUP", value_parser = parse_group)]
+    group_add: Vec<Group>,
     /// A setting of its kernel: NAME=VALUE
     #[arg(long, value_name = "SETTING", value_parser = parse_sysctl)]
     sysctl: Vec<(String, String)>,
@@ -136,7 +137,8 @@ impl DetailArgs {
             shm_bytes: self.shm_size,
             ulimits: self.ulimit.clone(),
             sysctls: self.sysctl.iter().cloned().collect(),
-            groups: self.group_add.clone(),
+            groups: Vec::new(),
+            named_groups: self.group_add.clone(),
             oom_score: self.oom_score_adj,
             pids: self.pids_limit,
             security: security(&self.security_opt)?,
@@ -229,7 +231,7 @@ mod tests {
     #[test]
     fn options_become_details() {
         let line = "run --tmpfs /run --mount type=tmpfs,target=/t --mount type=bind,src=/srv,dst=/data,ro --ulimit core=-1 \
-                    --sysctl net.core.somaxconn=1024 --group-add 7 --oom-score-adj -5 --pids-limit -1 --label a=b -l c \
+                    --sysctl net.core.somaxconn=1024 --group-add 7 --group-add video --oom-score-adj -5 --pids-limit -1 --label a=b -l c \
                     --security-opt no-new-privileges --security-opt label=disable --init --shm-size 1m --add-host a:192.0.2.1 \
                     --dns 192.0.2.53 --dns-search example --dns-opt ndots:2";
         let args = args(line).unwrap();
@@ -237,7 +239,8 @@ mod tests {
         assert_eq!((volumes[0].target.as_str(), volumes[0].read_only), ("/data", true));
         let details = args.details().unwrap();
         assert_eq!(details.tmpfs.iter().map(|one| one.target.as_str()).collect::<Vec<_>>(), ["/run", "/t"]);
-        assert_eq!((details.groups, details.oom_score, details.pids), (vec![7], Some(-5), Some(-1)));
+        assert_eq!(details.named_groups, [Group::Id(7), Group::Name("video".into())]);
+        assert_eq!((details.oom_score, details.pids), (Some(-5), Some(-1)));
         assert_eq!((details.shm_bytes, details.init), (Some(1 << 20), true));
         assert!(details.security.no_new_privileges && !details.security.open_paths);
         assert_eq!(

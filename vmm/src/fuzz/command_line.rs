@@ -5,9 +5,8 @@ use crate::cli::keys::DetachKeys;
 use crate::cli::lifecycle;
 use crate::cli::values::{parse_cpus, parse_log_option, parse_log_size, parse_memory, parse_overlay};
 use crate::machine::Model;
-use crate::runtime::details::{
-    parse_group, parse_label, parse_pids, parse_shm, parse_sysctl, parse_tmpfs, parse_ulimit,
-};
+use crate::runtime::details::{parse_label, parse_pids, parse_shm, parse_sysctl, parse_tmpfs, parse_ulimit};
+use crate::runtime::groups::parse_group;
 use crate::runtime::network::{parse_network, parse_published};
 use crate::runtime::resolver::{parse_host, parse_option, parse_search};
 use crate::runtime::restart::Restart;
@@ -105,6 +104,7 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
         "ctrl-p,ctrl-q",
         "1900000000-1900065535",
         "9",
+        "video",
         "1m30s",
         "net.core.somaxconn=1024",
         "/run:size=64m,mode=1777,exec",

@@ -4,6 +4,7 @@
 //! An option that asks the kernel of a host for protection that the VM gives already is taken and changes nothing, so that a
 //! command line that was written for Docker runs.
 
+use super::groups::Group;
 use super::oci::PID1_ANNOTATION;
 use super::seccomp_profile::Profile;
 use super::size::parse_size;
@@ -29,6 +30,9 @@ pub struct Details {
     pub sysctls: BTreeMap<String, String>,
     /// Groups of its processes besides their user's.
     pub groups: Vec<u32>,
+    /// The same while the container is made: some of them by names that only its image knows.
+    #[serde(skip)]
+    pub named_groups: Vec<Group>,
     /// How soon its processes are ended where memory is short.
     pub oom_score: Option<i32>,
     /// How many processes it may have; -1 for no limit.
@@ -167,15 +171,6 @@ pub fn parse_sysctl(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-/// Reads the value of `--group-add`: a group's number.
-pub fn parse_group(text: &str) -> Result<u32, String> {
-    text.parse().map_err(|_| {
-        format!(
-            "'{text}' is no number of a group, and the names are only known in the image: getent group {text}"
-        )
-    })
-}
-
 /// Reads the value of `--label`: `NAME[=VALUE]`.
 pub fn parse_label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=').unwrap_or((text, "")) {
@@ -312,7 +307,6 @@ mod tests {
         }
         assert_eq!(parse_label("a.b"), Ok(("a.b".into(), String::new())));
         assert!(parse_label("=x").is_err());
-        assert!(words(parse_group("wheel")).contains("getent group wheel"));
     }
 
     #[test]
@@ -359,6 +353,7 @@ mod tests {
             ulimits: vec![parse_ulimit("nofile=7:8").unwrap()],
             sysctls: [parse_sysctl("a.b=c").unwrap()].into(),
             groups: vec![9],
+            named_groups: Vec::new(),
             oom_score: Some(-5),
             pids: Some(3),
             security: Security { no_new_privileges: true, open_paths: true, ..Security::default() },

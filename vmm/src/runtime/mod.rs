@@ -19,6 +19,7 @@ mod ended;
 pub mod environment;
 #[cfg(test)]
 pub(crate) mod fake_guest;
+pub mod groups;
 pub mod guest;
 pub mod health;
 pub mod init_system;

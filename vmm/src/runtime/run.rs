@@ -5,6 +5,7 @@ use super::clock;
 use super::cores::Cores;
 use super::details::Details;
 use super::directory;
+use super::groups;
 use super::guest::{Contents, Launch, Plan, PlannedDisk, PlannedShare, Reason};
 use super::health::{self, Check};
 use super::init_system;
@@ -164,6 +165,8 @@ pub fn run(request: &Request, host: &Host<'_>) -> Result<u8, Failure> {
     if options.terminal && options.window.is_none() {
         options.window = Window::current();
     }
+    let groups = std::mem::take(&mut options.details.named_groups);
+    options.details.groups = groups::numbers(&groups, &request.image).map_err(Failure::early)?;
     let mut container =
         oci::container_for(&id, &request.image.image.config, &options).map_err(|error| fault(&error))?;
     let shape = &request.shape;
@@ -198,7 +201,7 @@ pub fn run(request: &Request, host: &Host<'_>) -> Result<u8, Failure> {
     let hosts = oci::guest_path(&id, "hosts");
     let hosts = options.resolver.hosts_file(&mut container.oci, hosts, gateway).map_err(Failure::early)?;
     container.files.extend(hosts);
-    let made = made(request, &container, network.clone())?;
+    let made = made(request, &options, &container, network.clone())?;
     let sockets = directory::make(&host.containers.root().join("run"))
         .map_err(|error| Failure::early(format!("no place for the run's sockets: {error}")))?;
     directory::make_for_vm(sockets.path(), request.shape.vsock.as_deref())
@@ -454,10 +457,11 @@ pub(super) fn conclude(monitor: &Monitor, result: &Result<u8, Failure>, gone: bo
 /// What is remembered of how the container was made.
 fn made(
     request: &Request,
+    options: &oci::Options,
     container: &ContainerSpec,
     network: Option<network::Plan>,
 ) -> Result<Made, Failure> {
-    let Request { image, options, shape, restart, stop, .. } = request;
+    let Request { image, shape, restart, stop, .. } = request;
     let rest = Made {
         interactive: request.interactive,
         detached: request.mode != Mode::Foreground,

@@ -24,7 +24,7 @@ unlimited
 99
 100
 50
-0 33
+0 33 65534
 NoNewPrivs:\t1
 Seccomp:\t2
 refused
@@ -47,8 +47,8 @@ fn the_container_is_as_the_options_say() {
     let seccomp = format!("seccomp={}", profile.display());
     let options = "--tmpfs /run/x:size=1m,mode=1777,exec --mount type=tmpfs,target=/t2,tmpfs-size=2m --shm-size 5m \
                    --ulimit nofile=77:88 --ulimit core=-1 --sysctl net.core.somaxconn=99 --oom-score-adj 100 \
-                   --pids-limit 50 --group-add 33 --security-opt no-new-privileges --security-opt systempaths=unconfined \
-                   --add-host db:192.0.2.7 --add-host me=2001:db8::1 --dns 192.0.2.53 --dns-search a.example \
+                   --pids-limit 50 --group-add 33 --group-add nogroup --security-opt no-new-privileges \
+                   --security-opt systempaths=unconfined --add-host db:192.0.2.7 --add-host me=2001:db8::1 --dns 192.0.2.53 --dns-search a.example \
                    --dns-option ndots:2 --label tier=front";
     let options: Vec<&str> = options.split_whitespace().chain(["--security-opt", &seccomp]).collect();
     on_qemu(&[&options[..], &["hello", "--", "sh", "-c", LOOK]].concat()).run().exits(0).prints(SEEN);
