@@ -125,21 +125,21 @@ impl Connection {
 
     /// Queues the answer to something that was no call.
     pub fn refuse(&mut self, stream_id: u32, answer: Result<Vec<u8>>) {
-        let response = match answer {
-            Ok(payload) => Response { status: Some(status(Code::Ok, String::new())), payload },
+        let (code, message, payload) = match answer {
+            Ok(payload) => (Code::Ok, String::new(), payload),
             Err(fault) => {
                 let Words { code, message } = fault.into_words();
-                Response { status: Some(status(code, message)), payload: Vec::new() }
+                (code, message, Vec::new())
             }
         };
         // What a response has besides these two is a few bytes.
-        let text = response.status.as_ref().map_or(0, |status| status.message.len());
-        if self.output.try_reserve(HEADER_LEN + 2 * (text + response.payload.len()) + 64).is_err() {
-            if !response.payload.is_empty() {
+        if self.output.try_reserve(HEADER_LEN + 2 * (message.len() + payload.len()) + 64).is_err() {
+            if !payload.is_empty() {
                 self.refuse(stream_id, Err(fault!(ResourceExhausted, "no memory for the answer")));
             }
             return;
         }
+        let response = Response { status: Some(Status { code: code as i32, message }), payload };
         let begin = self.output.len();
         self.output.extend_from_slice(&[0; HEADER_LEN]);
         encode(&response, &mut self.output);
@@ -197,10 +197,6 @@ impl Connection {
     pub fn has_room(&self) -> bool {
         self.to_send().len() < OUTPUT_LIMIT
     }
-}
-
-fn status(code: Code, message: String) -> Status {
-    Status { code: code as i32, message, details: Vec::new() }
 }
 
 #[cfg(test)]

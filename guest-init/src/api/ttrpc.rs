@@ -1,4 +1,5 @@
-//! The two envelopes of ttrpc and its status codes (ttrpc's own `ttrpc.proto`).
+//! The two envelopes of ttrpc and its status codes (ttrpc's own `ttrpc.proto`). What is only metadata of a call, or detail
+//! of a status, is skipped.
 
 use super::protobuf::{enumerations, messages};
 use crate::prelude::*;
@@ -10,7 +11,6 @@ messages! {
         2 method: String => "Name of the method.",
         3 payload: Vec<u8> => "The encoded request message.",
         4 timeout_nano: i64 => "How long the caller waits, in nanoseconds; 0 for ever.",
-        5 metadata: Vec<KeyValue> => "Free key and value pairs.",
     }
 
     /// The answer to a call: no status or status [`Code::Ok`] is success.
@@ -23,19 +23,6 @@ messages! {
     Status {
         1 code: i32 => "A [`Code`].",
         2 message: String => "A sentence for people.",
-        3 details: Vec<Any> => "Typed details; nobody here sends any.",
-    }
-
-    /// A message together with its type's name (`google.protobuf.Any`).
-    Any {
-        1 type_url: String => "Names the type.",
-        2 value: Vec<u8> => "The encoded message.",
-    }
-
-    /// One metadata entry of a [`Request`].
-    KeyValue {
-        1 key: String => "Its name.",
-        2 value: String => "Its value.",
     }
 }
 

@@ -43,10 +43,8 @@ fn details(call: &api::GuestDetailsRequest) -> api::GuestDetailsResponse {
     let details = api::AgentDetails {
         version: VERSION.into(),
         init_daemon: true,
-        device_handlers: Vec::new(),
         storage_handlers: strings(&storage::DRIVERS),
         supports_seccomp: true,
-        extra_features: Vec::new(),
     };
     api::GuestDetailsResponse {
         mem_block_size_bytes: if call.mem_block_size { memory_block_size() } else { 0 },

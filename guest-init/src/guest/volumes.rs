@@ -26,7 +26,6 @@ pub fn stats(call: &VolumeStatsRequest) -> Result<VolumeStatsResponse> {
             usage(VolumeUnit::Bytes, bytes(stat.f_blocks), bytes(stat.f_bfree), bytes(stat.f_bavail)),
             usage(VolumeUnit::Inodes, number(stat.f_files), number(stat.f_ffree), number(stat.f_ffree)),
         ]),
-        volume_condition: None,
     })
 }
 

@@ -347,7 +347,7 @@ mod tests {
             let caller = scope.spawn(|| call(&client));
             let (id, request) = receive(&mut peer);
             assert_eq!((request.service.as_str(), request.method.as_str()), ("service", "Method"));
-            let status = ttrpc::Status { code: 5, message: "no\x1b[31m such\nthing".into(), details: vec![] };
+            let status = ttrpc::Status { code: 5, message: "no\x1b[31m such\nthing".into() };
             let response = ttrpc::Response { status: Some(status), payload: vec![] }.encode_to_vec();
             peer.write_all(&frame::encode(Kind::Response, id, &response).unwrap()).unwrap();
             let error = caller.join().unwrap().unwrap_err();

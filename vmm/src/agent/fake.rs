@@ -202,7 +202,7 @@ impl Agent {
         let response = match answer {
             Ok(payload) => Response { status: None, payload },
             Err((code, message)) => {
-                let status = Status { code: code as i32, message: message.into(), details: vec![] };
+                let status = Status { code: code as i32, message: message.into() };
                 Response { status: Some(status), payload: vec![] }
             }
         };
