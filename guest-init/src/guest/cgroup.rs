@@ -5,7 +5,7 @@ use core::cell::Cell;
 use crate::agent::Frozen;
 use crate::api::oci::{LinuxDeviceCgroup, LinuxResources};
 use crate::prelude::*;
-use crate::spec::cgroup::{path, writes};
+use crate::spec::cgroup::{path, set_limits};
 use crate::spec::device_filter;
 use crate::sys::file::*;
 use crate::sys::{bpf, file};
@@ -41,7 +41,8 @@ impl Cgroup {
             at = format!("{at}/{part}");
             file::ensure_dir(CWD, &at, 0o755).context(format_args!("make cgroup {at}"))?;
         }
-        let directory = open_directory(&at).context(format_args!("open cgroup {at}"))?;
+        let directory =
+            open(CWD, &at, O_RDONLY | O_DIRECTORY, 0).context(format_args!("open cgroup {at}"))?;
         let cgroup = Cgroup { directory, path: at, devices: Cell::new(None) };
         if let Some(resources) = resources {
             cgroup.update(resources)?;
@@ -56,9 +57,7 @@ impl Cgroup {
 
     /// Sets limits.
     pub fn update(&self, resources: &LinuxResources) -> Result {
-        for write in writes(resources)? {
-            self.set(&write.file, &write.value)?;
-        }
+        set_limits(resources, &mut |file, value| self.set(file, value))?;
         self.restrict_devices(&resources.devices)
     }
 
@@ -106,13 +105,13 @@ impl Cgroup {
 
     /// Kills every process in it.
     pub fn kill(&self) -> Result {
-        write_control(self.directory.raw(), "cgroup.kill", b"1").context("kill the cgroup")
+        self.write("cgroup.kill", "1").context("kill the cgroup")
     }
 
     /// Stops or resumes every process in it.
     pub fn freeze(&self, frozen: Frozen) -> Result {
-        let value = if frozen == Frozen::Yes { b"1" } else { b"0" };
-        write_control(self.directory.raw(), "cgroup.freeze", value).context("freeze the cgroup")
+        let value = if frozen == Frozen::Yes { "1" } else { "0" };
+        self.write("cgroup.freeze", value).context("freeze the cgroup")
     }
 
     /// One of its files, empty when it is not there.
@@ -159,10 +158,6 @@ fn numbers(text: &[u8]) -> Vec<i32> {
         .filter_map(|line| core::str::from_utf8(line).ok()?.parse().ok())
         .filter(|&pid| pid > 1)
         .collect()
-}
-
-fn open_directory(path: &str) -> SysResult<Fd> {
-    open(CWD, path, O_RDONLY | O_DIRECTORY, 0)
 }
 
 /// Lets children of a cgroup use those of these controllers that it has itself.

@@ -3,46 +3,35 @@
 //! The conversions from cgroup v1's terms, which the OCI specification keeps, are those that runc and crun
 //! use, so that a limit means the same here.
 
-use alloc::string::{String, ToString};
+use alloc::string::ToString;
 
 use crate::api::oci::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice};
 use crate::prelude::*;
 
-/// What to write into which file of the container's cgroup.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Write {
-    /// Name of the file.
-    pub file: String,
-    /// Its new content.
-    pub value: String,
-}
+/// Writes a text into the file of this name in the container's cgroup.
+pub type Set<'a> = dyn FnMut(&str, &str) -> Result + 'a;
 
-fn write(file: impl Into<String>, value: impl Into<String>) -> Write {
-    Write { file: file.into(), value: value.into() }
-}
-
-/// The writes that set these limits, in order. What cgroup v2 has no file for is refused.
-pub fn writes(resources: &LinuxResources) -> Result<Vec<Write>> {
+/// Sets these limits, in order. What cgroup v2 has no file for is refused before anything is written.
+pub fn set_limits(resources: &LinuxResources, set: &mut Set<'_>) -> Result {
     refuse(resources)?;
-    let mut writes = Vec::new();
     if let Some(memory) = &resources.memory {
-        memory_writes(memory, &mut writes);
+        set_memory(memory, set)?;
     }
     if let Some(cpu) = &resources.cpu {
-        cpu_writes(cpu, &mut writes);
+        set_cpu(cpu, set)?;
     }
     if let Some(pids) = &resources.pids
         && pids.limit != 0
     {
-        writes.push(write("pids.max", limit(pids.limit)));
+        set("pids.max", &limit(pids.limit))?;
     }
     if let Some(io) = &resources.block_io {
-        io_writes(io, &mut writes);
+        set_io(io, set)?;
     }
     for huge in &resources.hugepage_limits {
-        writes.push(write(format!("hugetlb.{}.max", huge.pagesize), huge.limit.to_string()));
+        set(&format!("hugetlb.{}.max", huge.pagesize), &huge.limit.to_string())?;
     }
-    Ok(writes)
+    Ok(())
 }
 
 /// A limit that is said and not kept would be worse than none.
@@ -52,17 +41,14 @@ fn refuse(resources: &LinuxResources) -> Result {
     let io = resources.block_io.iter();
     let leaf_weights =
         io.flat_map(|io| io.weight_device.iter().map(|device| device.leaf_weight).chain([io.leaf_weight]));
-    let network = resources.network.as_ref();
+    let network = resources.network.clone().unwrap_or_default();
     let said = [
         ("memory swappiness", memory.swappiness != 0),
         ("a switch for the OOM killer", memory.disable_oom_killer),
         ("limits of kernel memory", memory.kernel > 0 || memory.kernel_tcp > 0),
         ("real-time processor limits", cpu.realtime_runtime != 0 || cpu.realtime_period != 0),
         ("leaf weights", leaf_weights.max() > Some(0)),
-        (
-            "network classes and priorities",
-            network.is_some_and(|network| network.class_id != 0 || !network.priorities.is_empty()),
-        ),
+        ("network classes and priorities", network.class_id != 0 || !network.priorities.is_empty()),
     ];
     match said.iter().find(|(_, said)| *said) {
         Some((what, _)) => Err(fault!(Unimplemented, "cgroup v2 has no {what}")),
@@ -75,63 +61,61 @@ fn limit(value: i64) -> String {
     if value < 0 { "max".into() } else { value.to_string() }
 }
 
-fn memory_writes(memory: &LinuxMemory, writes: &mut Vec<Write>) {
+fn set_memory(memory: &LinuxMemory, set: &mut Set<'_>) -> Result {
     // v1 counts memory and swap together; v2 counts swap alone.
     match (memory.swap, memory.limit) {
-        (0, _) => {}
-        (swap, _) if swap < 0 => writes.push(write("memory.swap.max", "max")),
-        (swap, limit) if limit > 0 && swap >= limit => {
-            writes.push(write("memory.swap.max", (swap - limit).to_string()));
-        }
+        (..0, _) => set("memory.swap.max", "max")?,
+        (swap, limit @ 1..) if swap >= limit => set("memory.swap.max", &(swap - limit).to_string())?,
         _ => {}
     }
     if memory.limit != 0 {
-        writes.push(write("memory.max", limit(memory.limit)));
+        set("memory.max", &limit(memory.limit))?;
     }
     if memory.reservation != 0 {
-        writes.push(write("memory.low", limit(memory.reservation)));
+        set("memory.low", &limit(memory.reservation))?;
     }
+    Ok(())
 }
 
-fn cpu_writes(cpu: &LinuxCpu, writes: &mut Vec<Write>) {
+fn set_cpu(cpu: &LinuxCpu, set: &mut Set<'_>) -> Result {
     if cpu.shares != 0 {
         // 2..262144 onto 1..10000.
         let shares = cpu.shares.clamp(2, 262_144);
-        writes.push(write("cpu.weight", (1 + (shares - 2) * 9999 / 262_142).to_string()));
+        set("cpu.weight", &(1 + (shares - 2) * 9999 / 262_142).to_string())?;
     }
     if cpu.quota != 0 || cpu.period != 0 {
         let quota = if cpu.quota > 0 { cpu.quota.to_string() } else { "max".into() };
         let period = if cpu.period == 0 { 100_000 } else { cpu.period };
-        writes.push(write("cpu.max", format!("{quota} {period}")));
+        set("cpu.max", &format!("{quota} {period}"))?;
     }
     if !cpu.cpus.is_empty() {
-        writes.push(write("cpuset.cpus", cpu.cpus.as_str()));
+        set("cpuset.cpus", &cpu.cpus)?;
     }
     if !cpu.mems.is_empty() {
-        writes.push(write("cpuset.mems", cpu.mems.as_str()));
+        set("cpuset.mems", &cpu.mems)?;
     }
+    Ok(())
 }
 
-fn io_writes(io: &LinuxBlockIo, writes: &mut Vec<Write>) {
+fn set_io(io: &LinuxBlockIo, set: &mut Set<'_>) -> Result {
     // 10..1000 onto 1..10000.
     let scaled = |weight: u32| 1 + (u64::from(weight.clamp(10, 1000)) - 10) * 9999 / 990;
     if io.weight != 0 {
-        writes.push(write("io.weight", scaled(io.weight).to_string()));
+        set("io.weight", &scaled(io.weight).to_string())?;
     }
     for device in io.weight_device.iter().filter(|device| device.weight != 0) {
-        let value = format!("{}:{} {}", device.major, device.minor, scaled(device.weight));
-        writes.push(write("io.weight", value));
+        set("io.weight", &format!("{}:{} {}", device.major, device.minor, scaled(device.weight)))?;
     }
     let mut throttle = |devices: &[LinuxThrottleDevice], key: &str| {
-        for device in devices {
+        devices.iter().try_for_each(|device| {
             let rate = if device.rate == 0 { "max".into() } else { device.rate.to_string() };
-            writes.push(write("io.max", format!("{}:{} {key}={rate}", device.major, device.minor)));
-        }
+            set("io.max", &format!("{}:{} {key}={rate}", device.major, device.minor))
+        })
     };
-    throttle(&io.throttle_read_bps_device, "rbps");
-    throttle(&io.throttle_write_bps_device, "wbps");
-    throttle(&io.throttle_read_iops_device, "riops");
-    throttle(&io.throttle_write_iops_device, "wiops");
+    throttle(&io.throttle_read_bps_device, "rbps")?;
+    throttle(&io.throttle_write_bps_device, "wbps")?;
+    throttle(&io.throttle_read_iops_device, "riops")?;
+    throttle(&io.throttle_write_iops_device, "wiops")
 }
 
 /// The cgroup of a container below cgroup2's mount: the path that the specification gives, or else `name`.
@@ -153,7 +137,13 @@ mod tests {
     use crate::api::oci::LinuxPids;
 
     fn values(resources: &LinuxResources) -> Vec<(String, String)> {
-        writes(resources).unwrap().into_iter().map(|write| (write.file, write.value)).collect()
+        let mut values = Vec::new();
+        set_limits(resources, &mut |file, value| {
+            values.push((file.into(), value.into()));
+            Ok(())
+        })
+        .unwrap();
+        values
     }
 
     #[test]
