@@ -68,8 +68,17 @@ impl Kept {
 }
 
 impl Keeper {
+    /// Whether there is anything to keep: an appliance has services, and a guest with a host has none.
+    fn is_there(&self) -> bool {
+        !self.services.is_empty()
+    }
+
+    fn name(&self, at: usize) -> String {
+        self.supervisor.name(at).into()
+    }
+
     /// The service whose output this is; none for output that a client reads.
-    fn service_of(&self, key: &ProcessKey) -> Option<usize> {
+    pub(super) fn service_of(&self, key: &ProcessKey) -> Option<usize> {
         let at = self.supervisor.find(&key.container)?;
         (key.process == FIRST || key.process == self.services[at].check).then_some(at)
     }
@@ -89,45 +98,42 @@ impl<S: System> Agent<S> {
             let ring = Ring::new(service.log.as_ref().map_or(0, |log| log.ring_bytes));
             services.push(Kept { ring, service, writer: None, check: String::new() });
         }
-        self.keeper = Some(Keeper { supervisor, services, ..Default::default() });
+        self.keeper = Keeper { supervisor, services, ..Default::default() };
         Ok(())
     }
 
     /// How the appliance ends, if this is one.
     pub fn outcome(&self) -> Option<(AtEnd, i32)> {
-        self.keeper.as_ref().map(|keeper| keeper.supervisor.outcome())
+        self.keeper.is_there().then(|| self.keeper.supervisor.outcome())
     }
 
     /// A signal that asks for the orderly end.
     pub fn asked_to_end(&mut self, signal: u32) {
-        if let Some(keeper) = &mut self.keeper {
-            keeper.supervisor.end((signal == SIGINT).then_some(AtEnd::Reboot));
-        }
+        self.keeper.supervisor.end((signal == SIGINT).then_some(AtEnd::Reboot));
     }
 
     /// Takes an answer to a call of the keeper's.
     pub(super) fn keep_answer(&mut self, number: u32, answer: Result<Vec<u8>>) {
-        if let Some(keeper) = &mut self.keeper {
-            keeper.answers.push((number, answer));
-        }
+        self.keeper.answers.push((number, answer));
     }
 
     /// Does everything that is to be done for the services now. Returns when to look again, in milliseconds.
     pub(super) fn keep_services(&mut self) -> Option<u32> {
+        if !self.keeper.is_there() {
+            return None;
+        }
         loop {
-            let answers = core::mem::take(&mut self.keeper.as_mut()?.answers);
             let now = self.system.now();
-            for (number, answer) in answers {
+            for (number, answer) in core::mem::take(&mut self.keeper.answers) {
                 self.answered(number as usize, answer, now);
             }
-            let keeper = self.keeper.as_mut()?;
-            match keeper.supervisor.next(now) {
+            match self.keeper.supervisor.next(now) {
                 Some((at, action)) => self.act(at, action),
-                None if !keeper.answers.is_empty() => {}
+                None if !self.keeper.answers.is_empty() => {}
                 None => break,
             }
         }
-        let keeper = self.keeper.as_mut()?;
+        let keeper = &mut self.keeper;
         let stopped = keeper.stopping.extract_if(.., |(_, at)| keeper.supervisor.is_at_rest(*at));
         let stopped = stopped.map(|(caller, _)| caller).collect();
         let deadline = keeper.supervisor.deadline();
@@ -136,8 +142,7 @@ impl<S: System> Agent<S> {
     }
 
     fn act(&mut self, at: usize, action: Action) {
-        let Some(keeper) = &self.keeper else { return };
-        let name = String::from(keeper.supervisor.name(at));
+        let name = self.keeper.name(at);
         let (step, outcome) = match action {
             Action::Create => (Step::Create, self.create_kept(at)),
             Action::Start => {
@@ -169,22 +174,18 @@ impl<S: System> Agent<S> {
     }
 
     fn create_request(&self, at: usize) -> Result<api::CreateContainerRequest> {
-        let service = self.keeper.as_ref().and_then(|keeper| keeper.services.get(at));
-        let create = service.map_or(&[][..], |kept| &kept.service.create);
-        api::CreateContainerRequest::decode(create)
+        api::CreateContainerRequest::decode(&self.keeper.services[at].service.create)
             .map_err(|_| fault!(InvalidArgument, "the container does not decode"))
     }
 
     /// Sees to it that what a service writes is written down.
     fn open_writer(&mut self, at: usize) {
-        let Some(keeper) = &mut self.keeper else { return };
-        let name = keeper.supervisor.name(at);
-        let kept = &mut keeper.services[at];
+        let kept = &mut self.keeper.services[at];
         let Some(log) = kept.service.log.as_ref().filter(|log| log.console || !log.file.is_empty()) else {
             return;
         };
         if kept.writer.is_none() {
-            match self.system.open_log(name, log) {
+            match self.system.open_log(self.keeper.supervisor.name(at), log) {
                 Ok(stream) => kept.writer = Some(stream),
                 Err(fault) => kept.ring.add(format!("ferry-init: {}\n", fault.message).as_bytes()),
             }
@@ -193,9 +194,8 @@ impl<S: System> Agent<S> {
 
     /// Begins a check of a service's health.
     fn begin_check(&mut self, at: usize) -> Outcome {
-        let Some(keeper) = &mut self.keeper else { return Ok(None) };
-        let Some(health) = &keeper.services[at].service.health else { return Ok(None) };
-        let container_id = String::from(keeper.supervisor.name(at));
+        let container_id = self.keeper.name(at);
+        let Some(health) = &self.keeper.services[at].service.health else { return Ok(None) };
         if health.exec.is_empty() {
             let (tcp_port, http) = (health.tcp_port, health.http.clone());
             // The supervisor has its own idea of when a check is too late.
@@ -207,10 +207,10 @@ impl<S: System> Agent<S> {
             };
             return self.send_child(caller(at, Step::Check), Some(&call.container_id), &request);
         }
-        keeper.checks = keeper.checks.wrapping_add(1);
-        let exec_id = format!("ferry-health-{}", keeper.checks);
         let args = health.exec.clone();
-        keeper.services[at].check = exec_id.clone();
+        self.keeper.checks = self.keeper.checks.wrapping_add(1);
+        let exec_id = format!("ferry-health-{}", self.keeper.checks);
+        self.keeper.services[at].check = exec_id.clone();
         let mut process = self.create_request(at)?.oci.and_then(|spec| spec.process).unwrap_or_default();
         process.args = args;
         process.terminal = false;
@@ -228,27 +228,22 @@ impl<S: System> Agent<S> {
             let now = self.system.now();
             return self.check_answered(at, Err(String::new()), now);
         }
-        if let Some(keeper) = &self.keeper {
-            let (name, check) = (String::from(keeper.supervisor.name(at)), keeper.services[at].check.clone());
-            if !check.is_empty() {
-                let _ = self.signal_process(&name, &check, SIGKILL);
-            }
+        let (name, check) = (self.keeper.name(at), self.keeper.services[at].check.clone());
+        if !check.is_empty() {
+            let _ = self.signal_process(&name, &check, SIGKILL);
         }
     }
 
     fn check_answered(&mut self, at: usize, result: Result<(), String>, now: u64) {
-        if let Some(keeper) = &mut self.keeper {
-            keeper.services[at].check.clear();
-            keeper.supervisor.checked(at, result, now);
-        }
+        self.keeper.services[at].check.clear();
+        self.keeper.supervisor.checked(at, result, now);
     }
 
     /// A call of the keeper's was answered.
     fn answered(&mut self, number: usize, answer: Result<Vec<u8>>, now: u64) {
         let (at, step) = (number / STEPS.len(), STEPS[number % STEPS.len()]);
-        let Some(Keeper { supervisor, services, .. }) = &mut self.keeper else { return };
-        let Some(service) = services.get(at) else { return };
-        let container = String::from(supervisor.name(at));
+        let container = self.keeper.name(at);
+        let supervisor = &mut self.keeper.supervisor;
         // A probe's answer is empty, which is the message of status 0.
         let status = |payload: Vec<u8>| {
             api::WaitProcessResponse::decode(&payload).map_err(|_| fault!(Internal, "no status"))
@@ -270,7 +265,7 @@ impl<S: System> Agent<S> {
                 supervisor.ended(at, status, now);
             }
             (Step::Exec, Ok(_)) => {
-                let process = service.check.clone();
+                let process = self.keeper.services[at].check.clone();
                 self.wait_for(at, Step::Check, ProcessKey { container, process });
             }
             (Step::Exec | Step::Check, answer) => {
@@ -291,11 +286,6 @@ impl<S: System> Agent<S> {
         }
     }
 
-    /// The service whose output this is.
-    pub(super) fn kept_output(&self, key: &ProcessKey) -> Option<usize> {
-        self.keeper.as_ref()?.service_of(key)
-    }
-
     /// Keeps what a service's process has written; what a check writes is of no interest.
     pub(super) fn keep_output(&mut self, at: usize, key: &ProcessKey, channel: Channel) {
         for _ in 0..TURNS {
@@ -304,7 +294,7 @@ impl<S: System> Agent<S> {
             let Some(stream) = process.outputs[channel as usize].stream else { return };
             match system.read(stream, chunk) {
                 Ok(length) if length > 0 => {
-                    if let (FIRST, Some(keeper)) = (key.process.as_str(), keeper) {
+                    if key.process == FIRST {
                         keeper.services[at].write(system, &chunk[..length]);
                     }
                 }
@@ -320,17 +310,16 @@ impl<S: System> Agent<S> {
 
     /// Everything has stopped.
     fn end_appliance(&mut self) {
-        let Some(keeper) = &mut self.keeper else { return };
-        let (at_end, status) = keeper.supervisor.outcome();
+        let (at_end, status) = self.keeper.supervisor.outcome();
         let answer = appliance::WaitEndResponse { status, at_end: at_end.into() }.encode_to_vec();
-        let waiting = core::mem::take(&mut keeper.waiting);
+        let waiting = core::mem::take(&mut self.keeper.waiting);
         self.answer_all(waiting, Ok(answer));
         self.ending = true;
     }
 
     /// Gives up what writes the services' output down, which ends when it has written all.
     pub fn close_logs(&mut self) {
-        for kept in self.keeper.iter_mut().flat_map(|keeper| &mut keeper.services) {
+        for kept in &mut self.keeper.services {
             if let Some(stream) = kept.writer.take() {
                 self.system.close(stream);
             }
@@ -339,10 +328,8 @@ impl<S: System> Agent<S> {
 
     /// A client is gone.
     pub(super) fn forget_keeper_s(&mut self, connection: StreamId) {
-        if let Some(keeper) = &mut self.keeper {
-            keeper.stopping.retain(|(caller, _)| caller.connection != connection);
-            keeper.waiting.retain(|caller| caller.connection != connection);
-        }
+        self.keeper.stopping.retain(|(caller, _)| caller.connection != connection);
+        self.keeper.waiting.retain(|caller| caller.connection != connection);
     }
 
     /// The calls of `ferry.v1.Supervisor`.
@@ -351,10 +338,8 @@ impl<S: System> Agent<S> {
             let call: appliance::ProbeRequest = decode(request)?;
             return self.send_child(caller, Some(&call.container_id), request);
         }
-        let now = self.system.now();
-        let Some(keeper) = &mut self.keeper else {
-            return Err(fault!(FailedPrecondition, "this guest is no appliance"));
-        };
+        refuse_if!(!self.keeper.is_there(), FailedPrecondition, "this guest is no appliance");
+        let (now, keeper) = (self.system.now(), &mut self.keeper);
         let supervisor = &mut keeper.supervisor;
         match request.method.as_str() {
             method::LIST_SERVICES => {

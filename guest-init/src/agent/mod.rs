@@ -68,8 +68,8 @@ pub struct Agent<S: System> {
     clients: Table<StreamId, Connection>,
     roles: Table<StreamId, Role>,
     errands: Table<StreamId, Errand>,
-    /// What keeps services running, where this is an appliance.
-    keeper: Option<Keeper>,
+    /// What keeps services running: some where this is an appliance, else none.
+    keeper: Keeper,
     /// Where storages of the sandbox are mounted, in order.
     shared_mounts: Vec<String>,
     memory_events: memory::Events,
@@ -101,7 +101,7 @@ impl<S: System> Agent<S> {
             clients: Table::default(),
             roles: Table::default(),
             errands: Table::default(),
-            keeper: None,
+            keeper: Keeper::default(),
             shared_mounts: Vec::new(),
             memory_events: memory::Events::default(),
             unheard: Vec::new(),

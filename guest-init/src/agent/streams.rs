@@ -20,7 +20,7 @@ impl<S: System> Agent<S> {
         channel: Channel,
         length: u32,
     ) -> Outcome {
-        let is_kept = self.kept_output(&key).is_some();
+        let is_kept = self.keeper.service_of(&key).is_some();
         let output = &mut self.known_process(&key)?.outputs[channel as usize];
         if output.ended {
             return Err(eof());
@@ -34,7 +34,7 @@ impl<S: System> Agent<S> {
 
     /// Answers reads while there is data.
     pub(super) fn pump_output(&mut self, key: &ProcessKey, channel: Channel) {
-        if let Some(at) = self.kept_output(key) {
+        if let Some(at) = self.keeper.service_of(key) {
             return self.keep_output(at, key, channel);
         }
         loop {
@@ -95,7 +95,7 @@ impl<S: System> Agent<S> {
                 for channel in [Channel::Out, Channel::Err] {
                     let key = ProcessKey { container: id.clone(), process: name.clone() };
                     let is_read = !process.outputs[channel as usize].readers.is_empty();
-                    if is_read || self.kept_output(&key).is_some() {
+                    if is_read || self.keeper.service_of(&key).is_some() {
                         waiting.push((key, channel));
                     }
                 }
