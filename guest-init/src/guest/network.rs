@@ -162,10 +162,9 @@ fn family(is_ipv4: bool) -> i32 {
 }
 
 fn limit<T>(entries: &[T]) -> Result<&[T]> {
-    match entries.len() {
-        0..=ENTRY_LIMIT => Ok(entries),
-        _ => Err(fault!(InvalidArgument, "at most {ENTRY_LIMIT} entries can be set at once")),
-    }
+    let is_long = entries.len() > ENTRY_LIMIT;
+    refuse_if!(is_long, InvalidArgument, "at most {ENTRY_LIMIT} entries can be set at once");
+    Ok(entries)
 }
 
 /// Gives an interface its name, addresses and MTU, and brings it up. Addresses that it had go.
@@ -276,12 +275,12 @@ fn parse(route: &types::Route, kernel: &Kernel) -> Result<Route> {
         gateway,
         source,
         link: if route.device.is_empty() { 0 } else { kernel.index(&route.device)? },
-        metric: 0,
         table: MAIN_TABLE,
         protocol: n::RTPROT_BOOT as u8,
         scope: if on_link { n::rt_scope_t::RT_SCOPE_LINK as u8 } else { scope },
         kind: n::RTN_UNICAST as u8,
         flags: route.flags & n::RTNH_F_ONLINK,
+        ..Route::default()
     })
 }
 

@@ -73,23 +73,21 @@ impl Request {
         // The table's number is an attribute, where it may be larger than a byte.
         let fixed =
             [route.family, route.prefix, 0, 0, 0, route.protocol, route.scope, route.kind, a, b, c, d];
-        let request = Request::new(kind, flags | n::NLM_F_ACK, &fixed)
-            .attribute(n::rtattr_type_t::RTA_TABLE as u16, &route.table.to_le_bytes());
-        let addresses = [
+        // To the kernel no device and no metric are 0.
+        let mut request = Request::new(kind, flags | n::NLM_F_ACK, &fixed)
+            .attribute(n::rtattr_type_t::RTA_TABLE as u16, &route.table.to_le_bytes())
+            .attribute(n::rtattr_type_t::RTA_OIF as u16, &route.link.to_le_bytes())
+            .attribute(n::rtattr_type_t::RTA_PRIORITY as u16, &route.metric.to_le_bytes());
+        for (kind, address) in [
             (n::rtattr_type_t::RTA_DST, route.destination),
             (n::rtattr_type_t::RTA_GATEWAY, route.gateway),
             (n::rtattr_type_t::RTA_PREFSRC, route.source),
-        ];
-        let numbers =
-            [(n::rtattr_type_t::RTA_OIF, route.link), (n::rtattr_type_t::RTA_PRIORITY, route.metric)];
-        let request = addresses.into_iter().fold(request, |request, (kind, address)| match address {
-            Some(address) => request.ip(kind as u16, address),
-            None => request,
-        });
-        numbers.into_iter().fold(request, |request, (kind, number)| match number {
-            0 => request,
-            number => request.attribute(kind as u16, &number.to_le_bytes()),
-        })
+        ] {
+            if let Some(address) = address {
+                request = request.ip(kind as u16, address);
+            }
+        }
+        request
     }
 
     /// Makes a route; one to the same destination with the same metric gives way.
