@@ -8,17 +8,11 @@ pub const PATHS: [&str; 3] = ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"]
 /// The text of one of [`PATHS`], for a container of this host name in a sandbox with these resolver lines.
 pub fn text(path: &str, hostname: &str, dns: &[String]) -> Option<String> {
     match path {
-        "/etc/hostname" => Some(hostname_file(hostname)),
+        "/etc/hostname" => Some([hostname, "\n"].concat()),
         "/etc/hosts" => Some(hosts(hostname)),
         "/etc/resolv.conf" => Some(resolv_conf(dns)),
         _ => None,
     }
-}
-
-fn hostname_file(hostname: &str) -> String {
-    let mut text = String::from(hostname);
-    text.push('\n');
-    text
 }
 
 /// `/etc/hosts` of a container of this host name.
@@ -33,9 +27,7 @@ pub fn hosts(hostname: &str) -> String {
     );
     // Docker gives the name the container's address on its network; without one it is the loopback's.
     if !hostname.is_empty() && hostname != "localhost" {
-        text.push_str("127.0.0.1\t");
-        text.push_str(hostname);
-        text.push('\n');
+        text.push_str(&["127.0.0.1\t", hostname, "\n"].concat());
     }
     text
 }
@@ -46,9 +38,7 @@ fn resolv_conf(dns: &[String]) -> String {
         // A bare address is a name server; anything else is a line of its own.
         let bare = line.bytes().all(|byte| byte.is_ascii_hexdigit() || b".:%".contains(&byte))
             && line.contains(['.', ':']);
-        text.push_str(if bare { "nameserver " } else { "" });
-        text.push_str(line);
-        text.push('\n');
+        text.push_str(&[if bare { "nameserver " } else { "" }, line, "\n"].concat());
     }
     text
 }

@@ -93,12 +93,8 @@ impl<C> Container<C> {
 /// Checks a container's name: it becomes a part of paths.
 pub fn check_id(id: &str) -> Result {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-    if id.is_empty() || id.len() > 128 || !id.bytes().all(allowed) || id.starts_with('.') {
-        return Err(fault!(
-            InvalidArgument,
-            "a container id is 1-128 letters, digits and `_.-`, no `.` first"
-        ));
-    }
+    let is_sound = (1..=128).contains(&id.len()) && id.bytes().all(allowed) && !id.starts_with('.');
+    refuse_if!(!is_sound, InvalidArgument, "a container id is 1-128 letters, digits and `_.-`, no `.` first");
     Ok(())
 }
 

@@ -48,12 +48,8 @@ pub fn candidates(program: &str, path: &str) -> Vec<String> {
     if program.is_empty() {
         return Vec::new();
     }
-    path.split(':')
-        .map(|directory| match directory {
-            "" => format!("./{program}"),
-            directory => format!("{directory}/{program}"),
-        })
-        .collect()
+    let directories = path.split(':').map(|directory| if directory.is_empty() { "." } else { directory });
+    directories.map(|directory| format!("{directory}/{program}")).collect()
 }
 
 #[cfg(test)]

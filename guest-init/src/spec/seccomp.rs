@@ -44,9 +44,8 @@ pub fn bar(spec: &Spec) -> Option<Filter> {
 /// The specification's filter. The first rule that names a call and whose conditions hold decides.
 pub fn filter(seccomp: &LinuxSeccomp) -> Result<Filter> {
     let is_ours = |name: &String| name == "SCMP_ARCH_X86_64";
-    if !seccomp.architectures.is_empty() && !seccomp.architectures.iter().any(is_ours) {
-        return Err(fault!(InvalidArgument, "seccomp: SCMP_ARCH_X86_64 is not among the architectures"));
-    }
+    let is_for_others = !seccomp.architectures.is_empty() && !seccomp.architectures.iter().any(is_ours);
+    refuse_if!(is_for_others, InvalidArgument, "seccomp: SCMP_ARCH_X86_64 is not among the architectures");
     let mut flags = 0;
     for flag in &seccomp.flags {
         flags |= match flag.as_str() {

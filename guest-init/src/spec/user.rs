@@ -63,10 +63,7 @@ fn unknown(kind: &str, name: &str) -> Fault {
 /// Looks up a user string. Supplementary groups come from group's member lists, unless the string names a
 /// group of its own.
 pub fn look_up(user: &str, passwd: &[u8], group: &[u8]) -> Result<Identity> {
-    let (user, own_group) = match user.split_once(':') {
-        Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
-        None => (user, None),
-    };
+    let (user, own_group) = user.split_once(':').unwrap_or((user, ""));
     let user = if user.is_empty() { "0" } else { user };
     let as_number = number(user.as_bytes());
     // A name goes first, even one of digits, as in Docker.
@@ -80,13 +77,10 @@ pub fn look_up(user: &str, passwd: &[u8], group: &[u8]) -> Result<Identity> {
         (None, Some(uid)) => Identity { uid, ..Default::default() },
         (None, None) => return Err(unknown("user", user)),
     };
-    match own_group {
-        Some(name) => identity.gid = group_id(name, group)?,
-        None => {
-            if let Some((entry, _)) = &entry {
-                identity.groups = memberships(entry.name, group);
-            }
-        }
+    if !own_group.is_empty() {
+        identity.gid = group_id(own_group, group)?;
+    } else if let Some((entry, _)) = &entry {
+        identity.groups = memberships(entry.name, group);
     }
     insert(&mut identity.groups, identity.gid);
     Ok(identity)

@@ -88,9 +88,8 @@ impl Unit {
 impl Check {
     fn plan(health: &HealthCheck) -> Result<Check> {
         let kinds = [!health.exec.is_empty(), health.tcp_port != 0, health.http.is_some()];
-        if kinds.iter().filter(|is_there| **is_there).count() != 1 {
-            return Err(fault!(InvalidArgument, "a health check is one of a command, a port and a page"));
-        }
+        let is_one = kinds.iter().filter(|is_there| **is_there).count() == 1;
+        refuse_if!(!is_one, InvalidArgument, "a health check is one of a command, a port and a page");
         Ok(Check {
             interval: or(health.interval_ms, 30_000),
             timeout: or(health.timeout_ms, 30_000),
