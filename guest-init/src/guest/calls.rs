@@ -39,11 +39,10 @@ pub fn answer(request: &Request) -> Result<Vec<u8>> {
 }
 
 fn details(call: &api::GuestDetailsRequest) -> api::GuestDetailsResponse {
-    let strings = |names: &[&str]| names.iter().map(|name| String::from(*name)).collect();
     let details = api::AgentDetails {
         version: VERSION.into(),
         init_daemon: true,
-        storage_handlers: strings(&storage::DRIVERS),
+        storage_handlers: storage::DRIVERS.map(String::from).into(),
         supports_seccomp: true,
     };
     api::GuestDetailsResponse {
@@ -55,17 +54,14 @@ fn details(call: &api::GuestDetailsRequest) -> api::GuestDetailsResponse {
 
 /// In bytes; 0 when the kernel has no memory hotplug.
 fn memory_block_size() -> u64 {
-    read_control(CWD, "/sys/devices/system/memory/block_size_bytes")
-        .ok()
-        .and_then(|text| u64::from_str_radix(text.trim_ascii(), 16).ok())
-        .unwrap_or(0)
+    let text = read_control(CWD, "/sys/devices/system/memory/block_size_bytes").unwrap_or_default();
+    u64::from_str_radix(text.trim_ascii(), 16).unwrap_or(0)
 }
 
 fn set_clock(call: &api::SetGuestDateTimeRequest) -> Result {
-    let nanoseconds =
-        call.usec.checked_mul(1000).filter(|nanoseconds| (0..1_000_000_000).contains(nanoseconds));
-    let nanoseconds = nanoseconds.ok_or_else(|| fault!(InvalidArgument, "microseconds are 0 to 999999"))?;
-    event::set_clock(call.sec, nanoseconds).context("set the clock")
+    let is_part = (0..1_000_000).contains(&call.usec);
+    refuse_if!(!is_part, InvalidArgument, "microseconds are 0 to 999999");
+    event::set_clock(call.sec, call.usec * 1000).context("set the clock")
 }
 
 fn add_entropy(call: &api::ReseedRandomDevRequest) -> Result {

@@ -27,6 +27,10 @@ fn of_files(file: impl Fn(&str) -> Vec<u8>) -> CgroupStats {
     let cpu = file("cpu.stat");
     let nanoseconds = |key| keyed(&cpu, key) * 1000;
     let memory_stat = file("memory.stat");
+    let mut memory_counters = Table::default();
+    for (key, value) in pairs(&memory_stat) {
+        memory_counters.insert(key.into(), value);
+    }
     let data = |current, peak, max, failures| MemoryData {
         usage: number(&file(current)),
         max_usage: number(&file(peak)),
@@ -52,11 +56,12 @@ fn of_files(file: impl Fn(&str) -> Vec<u8>) -> CgroupStats {
             usage: Some(data("memory.current", "memory.peak", "memory.max", failures)),
             swap_usage: Some(data("memory.swap.current", "memory.swap.peak", "memory.swap.max", 0)),
             use_hierarchy: true,
-            stats: by_name(&memory_stat),
+            stats: memory_counters,
         }),
         pids_stats: Some(PidsStats {
             current: number(&file("pids.current")),
-            limit: Some(limit(&file("pids.max"))).filter(|limit| *limit != u64::MAX).unwrap_or(0),
+            // `max` is no number, and 0 is no limit here.
+            limit: number(&file("pids.max")),
         }),
         blkio_stats: Some(block(&file("io.stat"))),
     }
@@ -84,14 +89,6 @@ fn pairs(file: &[u8]) -> impl Iterator<Item = (&str, u64)> {
         let (key, value) = line.split_once(' ')?;
         Some((key, value.parse().ok()?))
     })
-}
-
-fn by_name(file: &[u8]) -> Table<String, u64> {
-    let mut table = Table::default();
-    for (key, value) in pairs(file) {
-        table.insert(key.into(), value);
-    }
-    table
 }
 
 fn keyed(file: &[u8], key: &str) -> u64 {
@@ -125,23 +122,19 @@ fn block(file: &[u8]) -> BlkioStats {
 fn network(file: &[u8]) -> Vec<NetworkStats> {
     let interface = |line: &str| {
         let (name, counters) = line.split_once(':')?;
-        let mut numbers = [0; 12];
-        for (number, text) in numbers.iter_mut().zip(counters.split_ascii_whitespace()) {
-            *number = text.parse().unwrap_or(0);
-        }
-        // Between them: fifo, frame, compressed, multicast.
-        let [rx_bytes, rx_packets, rx_errors, rx_dropped, _, _, _, _, sent @ ..] = numbers;
-        let [tx_bytes, tx_packets, tx_errors, tx_dropped] = sent;
+        let mut numbers = counters.split_ascii_whitespace().map(|number| number.parse().unwrap_or(0));
+        let mut next = |skipped| numbers.nth(skipped).unwrap_or(0);
         Some(NetworkStats {
             name: name.trim_ascii().into(),
-            rx_bytes,
-            rx_packets,
-            rx_errors,
-            rx_dropped,
-            tx_bytes,
-            tx_packets,
-            tx_errors,
-            tx_dropped,
+            rx_bytes: next(0),
+            rx_packets: next(0),
+            rx_errors: next(0),
+            rx_dropped: next(0),
+            // Between them: fifo, frame, compressed, multicast.
+            tx_bytes: next(4),
+            tx_packets: next(0),
+            tx_errors: next(0),
+            tx_dropped: next(0),
         })
     };
     text(file).lines().skip(2).filter_map(interface).filter(|interface| interface.name != "lo").collect()

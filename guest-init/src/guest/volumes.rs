@@ -36,10 +36,8 @@ pub fn add_swap(call: &AddSwapPathRequest) -> Result {
 
 /// `AddSwap`: the same, of a virtio disk by its place on the PCI bus: the slots of the bridges that lead to it, and its own.
 pub fn add_swap_by_place(call: &AddSwapRequest) -> Result {
-    let mut source = String::from("pci=");
-    for (at, slot) in call.pci_path.iter().enumerate() {
-        source.push_str(&format!("{}{slot:02x}", if at == 0 { "" } else { "/" }));
-    }
+    let slots: Vec<String> = call.pci_path.iter().map(|slot| format!("{slot:02x}")).collect();
+    let source = format!("pci={}", slots.join("/"));
     match Disks::default().find(&source)? {
         Some(path) => add_swap(&AddSwapPathRequest { path }),
         None => Err(fault!(FailedPrecondition, "no disk is {source}: AddSwapPath takes one by its path")),

@@ -23,32 +23,30 @@ impl LogFile<'_> {
     }
 
     fn write(&mut self, text: &[u8]) -> SysResult<()> {
-        if self.open.as_ref().is_some_and(|(_, size)| *size != 0 && size + text.len() as u64 > self.limit) {
-            self.open = None;
-            for age in (1..self.count).rev() {
-                // What is not there need not grow older.
-                let _ = rename(&self.path(age - 1), &self.path(age));
+        let more = text.len() as u64;
+        let (file, size) = match self.open.take() {
+            Some((_, size)) if size != 0 && size + more > self.limit => {
+                for age in (1..self.count).rev() {
+                    // What is not there need not grow older.
+                    let _ = rename(&self.path(age - 1), &self.path(age));
+                }
+                self.open(if self.count == 1 { O_TRUNC } else { 0 })?
             }
-            let how = if self.count == 1 { O_TRUNC } else { 0 };
-            self.open(how)?;
-        }
-        if self.open.is_none() {
-            self.open(0)?;
-        }
-        if let Some((file, size)) = &mut self.open {
-            *size += text.len() as u64;
-            write_all(file.raw(), text)?;
-        }
-        Ok(())
+            Some(open) => open,
+            None => self.open(0)?,
+        };
+        let result = write_all(file.raw(), text);
+        self.open = Some((file, size + more));
+        result
     }
 
-    fn open(&mut self, how: u32) -> SysResult<()> {
+    /// Opens the file, and says its size.
+    fn open(&self, how: u32) -> SysResult<(Fd, u64)> {
         let above = self.path.rsplit_once('/').map_or("", |(above, _)| above);
         make_directories(above)?;
         let file = open(CWD, self.path, O_WRONLY | O_APPEND | O_CREAT | how, 0o640)?;
         let size = u64::try_from(stat_at(file.raw(), "")?.st_size).unwrap_or(0);
-        self.open = Some((file, size));
-        Ok(())
+        Ok((file, size))
     }
 }
 
