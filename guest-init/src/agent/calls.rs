@@ -1,6 +1,5 @@
 //! The calls of the API: which method does what.
 
-use super::container::Stage;
 use super::process::{Caller, Channel};
 use super::streams::no_container;
 use super::system::Frozen;
@@ -134,15 +133,6 @@ impl<S: System> Agent<S> {
             }
             method::KERNEL_LOG => self.send_child(caller, None, request),
             other => Err(fault!(Unimplemented, "{} has no {other}", method::FERRY_SERVICE)),
-        }
-    }
-
-    /// A container that stands: its root can be looked into.
-    pub(super) fn made_container<'a>(&self, id: &'a str) -> Result<&'a str> {
-        let container = self.containers.get(id).ok_or_else(|| fault!(NotFound, "no container {id}"))?;
-        match container.stage {
-            Stage::Created | Stage::Running | Stage::Ended => Ok(id),
-            _ => Err(fault!(FailedPrecondition, "container {id} does not stand")),
         }
     }
 

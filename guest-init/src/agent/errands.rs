@@ -4,6 +4,7 @@
 //! memory that its owner pages in: whoever looks there waits for as long as the container likes. So PID 1 never
 //! looks itself; a child does, and writes its answer into a pipe.
 
+use super::container::Stage;
 use super::process::Caller;
 use super::{Agent, CHUNK, Outcome, Role, StreamId, System};
 use crate::api::frame::MAX_MESSAGE;
@@ -28,12 +29,15 @@ impl<S: System> Agent<S> {
     /// Sends a child, for a call about a container or about the guest.
     pub(super) fn send_child(&mut self, caller: Caller, id: Option<&str>, request: &Request) -> Outcome {
         refuse_if!(self.errands.len() >= LIMIT, ResourceExhausted, "too many errands at once; try again");
-        let container = match id {
-            Some(id) => Some(self.made_container(id)?),
-            None => None,
-        };
-        let container = container.and_then(|id| self.containers.get(id)?.system.as_ref());
-        let (pid, stream) = self.system.send_child(container, request)?;
+        let mut space = None;
+        if let Some(id) = id {
+            let container = self.containers.get(id).ok_or_else(|| fault!(NotFound, "no container {id}"))?;
+            // Only the root of one that stands can be looked into.
+            let stands = matches!(container.stage, Stage::Created | Stage::Running | Stage::Ended);
+            refuse_if!(!stands, FailedPrecondition, "container {id} does not stand");
+            space = container.system.as_ref();
+        }
+        let (pid, stream) = self.system.send_child(space, request)?;
         self.roles.insert(stream, Role::Errand);
         self.errands.insert(stream, Errand { caller, pid: Some(pid), answer: Vec::new() });
         Ok(None)

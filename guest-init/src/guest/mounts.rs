@@ -43,26 +43,25 @@ pub fn give_directory(id: &str, uid: u32, gid: u32) -> Result {
 /// Takes hold of the sources of bind mounts and makes filesystems, in the guest's root: sources are paths of the guest,
 /// and in a user namespace the kernel gives a new /proc only to who can see an old one.
 pub fn prepare<'a>(id: &str, spec: &'a Spec, dns: &[String]) -> Result<Vec<Prepared<'a>>> {
-    spec.mounts
-        .iter()
-        .map(|mount| {
-            let options = Options::parse(&mount.options);
-            let is_bind = options.bind.is_some() || mount.r#type == "bind";
-            let tree = if is_bind {
-                hold_source(id, spec, mount, &options, dns)
-            } else {
-                new_filesystem(mount, &options).context(&mount.r#type)
-            };
-            let tree =
-                tree.map_err(|fault| fault.while_doing(format_args!("mount on {}", mount.destination)))?;
-            let mut kind = Kind::Directory;
-            if is_bind {
-                kind = (bind_attributes(&tree, &options).and_then(|()| Kind::of(tree.raw(), "")))
-                    .context(format_args!("mount on {}", mount.destination))?;
-            }
-            Ok(Prepared { mount, options, tree, kind })
-        })
-        .collect()
+    let mut prepared = Vec::with_capacity(spec.mounts.len());
+    for mount in &spec.mounts {
+        let doing = format_args!("mount on {}", mount.destination);
+        let options = Options::parse(&mount.options);
+        let is_bind = options.bind.is_some() || mount.r#type == "bind";
+        let tree = if is_bind {
+            hold_source(id, spec, mount, &options, dns)
+        } else {
+            new_filesystem(mount, &options).context(&mount.r#type)
+        };
+        let tree = tree.map_err(|fault| fault.while_doing(doing))?;
+        let mut kind = Kind::Directory;
+        if is_bind {
+            let looked_at = bind_attributes(&tree, &options).and_then(|()| Kind::of(tree.raw(), ""));
+            kind = looked_at.context(doing)?;
+        }
+        prepared.push(Prepared { mount, options, tree, kind });
+    }
+    Ok(prepared)
 }
 
 fn hold_source(id: &str, spec: &Spec, mount: &Mount, options: &Options, dns: &[String]) -> Result<Fd> {

@@ -172,14 +172,12 @@ pub fn update_interface(wanted: &Interface) -> Result {
     let mut kernel = kernel()?;
     let name = if wanted.device.is_empty() { &wanted.name } else { &wanted.device };
     let link = kernel.link(name, &wanted.hw_addr)?;
-    let addresses = limit(&wanted.ip_addresses)?
-        .iter()
-        .map(|each| {
-            let address = address::parse(&each.address)?;
-            let prefix = address::parse_prefix(&each.mask, &address)?;
-            Ok(Address { link: link.index, address, prefix })
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let mut addresses = Vec::new();
+    for each in limit(&wanted.ip_addresses)? {
+        let address = address::parse(&each.address)?;
+        let prefix = address::parse_prefix(&each.mask, &address)?;
+        addresses.push(Address { link: link.index, address, prefix });
+    }
     let mtu = u32::try_from(wanted.mtu).map_err(|_| fault!(InvalidArgument, "an MTU is below 4 GiB"))?;
     let doing = format_args!("configure the network interface {}", link.name);
     let mut change = Request::set_link(link.index, UP | wanted.raw_flags & NO_ARP, UP | NO_ARP);
@@ -239,7 +237,10 @@ pub fn list_interfaces() -> Result<Interfaces> {
 /// were there are there again.
 pub fn update_routes(wanted: &[types::Route]) -> Result<Routes> {
     let mut kernel = kernel()?;
-    let new = limit(wanted)?.iter().map(|route| parse(route, &kernel)).collect::<Result<Vec<_>>>()?;
+    let mut new = Vec::new();
+    for route in limit(wanted)? {
+        new.push(parse(route, &kernel)?);
+    }
     let (kept, old) = kernel.routes_by_origin()?;
     if let Err(fault) = kernel.exchange_routes(&old, &new) {
         let (_, left) = kernel.routes_by_origin()?;

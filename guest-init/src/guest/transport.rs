@@ -52,16 +52,11 @@ impl SerialPort {
 
 /// Listens for the host's connections, if the kernel has vsock.
 pub fn listen(poll: &Poll, token: u64) -> Option<Fd> {
-    let listener = listen_vsock(VSOCK_PORT).and_then(|listener| {
-        poll.watch(listener.raw(), token)?;
-        Ok(listener)
-    });
-    let missing = |errno| {
-        if errno != Errno::EAFNOSUPPORT {
-            log_error("vsock", errno);
-        }
-    };
-    listener.map_err(missing).ok()
+    let listener = listen_vsock(VSOCK_PORT);
+    match listener.and_then(|listener| poll.watch(listener.raw(), token).map(|()| listener)) {
+        Err(Errno::EAFNOSUPPORT) => None,
+        listener => listener.map_err(|errno| log_error("vsock", errno)).ok(),
+    }
 }
 
 impl Guest {

@@ -38,13 +38,9 @@ pub fn parse(text: &str) -> Result<IpAddr> {
 /// A prefix length from decimal text; the whole address when there is none.
 pub fn parse_prefix(text: &str, address: &IpAddr) -> Result<u8> {
     let bits = if address.is_ipv4() { 32 } else { 128 };
-    match text {
-        "" => Ok(bits),
-        text => {
-            let prefix = text.parse().ok().filter(|prefix| *prefix <= bits);
-            prefix.ok_or_else(|| fault!(InvalidArgument, "`{text}` is no prefix length for {address}"))
-        }
-    }
+    let prefix = if text.is_empty() { Some(bits) } else { text.parse().ok() };
+    let prefix = prefix.filter(|prefix| *prefix <= bits);
+    prefix.ok_or_else(|| fault!(InvalidArgument, "`{text}` is no prefix length for {address}"))
 }
 
 /// A network from text such as `10.0.0.0/8`.

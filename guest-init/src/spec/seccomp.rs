@@ -67,7 +67,10 @@ pub fn filter(seccomp: &LinuxSeccomp) -> Result<Filter> {
 
 fn add(program: &mut Program, rule: &LinuxSyscall) -> Result {
     let action = action(&rule.action, rule.errno_ret)?;
-    let conditions = rule.args.iter().map(condition).collect::<Result<Vec<_>, _>>()?;
+    let mut conditions = Vec::new();
+    for arg in &rule.args {
+        conditions.push(condition(arg)?);
+    }
     let repeats = |at: usize| conditions[..at].iter().any(|(argument, _)| *argument == conditions[at].0);
     // Two conditions on one argument are alternatives, as runc has it.
     let alternatives: Vec<&[_]> = if (0..conditions.len()).any(repeats) {

@@ -35,12 +35,9 @@ const fn names() -> [u8; length()] {
     let (mut number, mut at) = (0, 0);
     while number <= Sysno::last().id() as usize {
         let name = name(number);
-        let mut byte = 0;
-        while byte < name.len() {
-            names[at] = name[byte];
-            (at, byte) = (at + 1, byte + 1);
-        }
-        (number, at) = (next(number), at + 1);
+        let (place, _) = names.split_at_mut(at).1.split_at_mut(name.len());
+        place.copy_from_slice(name);
+        (number, at) = (next(number), at + name.len() + 1);
     }
     names
 }
