@@ -55,8 +55,10 @@ messages! {
     AgentDetails {
         1 version: String => "Version of the agent.",
         2 init_daemon: bool => "Whether it is PID 1.",
+        3 device_handlers: Vec<String> => "Devices that it knows.",
         4 storage_handlers: Vec<String> => "Storage drivers that it knows.",
         5 supports_seccomp: bool => "Whether seccomp filters work.",
+        6 extra_features: Vec<String> => "Optional parts that are built in.",
     }
 
     /// Asks what the guest is.
@@ -123,6 +125,7 @@ messages! {
     /// How full a volume is.
     VolumeStatsResponse {
         1 usage: Vec<VolumeUsage> => "By unit.",
+        2 volume_condition: Option<VolumeCondition> => "Its health.",
     }
 
     /// How full a volume is, in one unit.
@@ -131,6 +134,12 @@ messages! {
         2 total: u64 => "All.",
         3 used: u64 => "Used.",
         4 unit: i32 => "The unit.",
+    }
+
+    /// Health of a volume.
+    VolumeCondition {
+        1 abnormal: bool => "Whether something is wrong.",
+        2 message: String => "What.",
     }
 
     /// Grows a volume's filesystem.

@@ -16,7 +16,7 @@ messages! {
         8 linux: Option<Linux> => "What is special to Linux.",
     }
 
-    /// A process of a container. Its AppArmor profile and SELinux label are no fields here: the guest has neither.
+    /// A process of a container.
     Process {
         1 terminal: bool => "Whether it gets a terminal instead of three pipes.",
         2 console_size: Option<Box> => "The terminal's first size.",
@@ -28,7 +28,9 @@ messages! {
         7 capabilities: Option<LinuxCapabilities>,
         8 rlimits: Vec<PosixRlimit> => "Its resource limits.",
         9 no_new_privileges: bool => "Whether set-user-ID files and file capabilities are without effect.",
+        10 apparmor_profile: String => "AppArmor profile; the guest has no AppArmor.",
         11 oom_score_adj: i64 => "Added to its badness when memory is short, -1000 to 1000.",
+        12 selinux_label: String => "SELinux label; the guest has no SELinux.",
     }
 
     /// Size of a terminal, in characters.
@@ -94,7 +96,7 @@ messages! {
         4 timeout: i64 => "Seconds that it may take.",
     }
 
-    /// What is special to Linux. The SELinux label of mounts is no field here: the guest has no SELinux.
+    /// What is special to Linux.
     Linux {
         1 uid_mappings: Vec<LinuxIdMapping> => "User ids of a user namespace.",
         2 gid_mappings: Vec<LinuxIdMapping> => "Group ids of a user namespace.",
@@ -107,6 +109,7 @@ messages! {
         9 rootfs_propagation: String => "Mount propagation of the root.",
         10 masked_paths: Vec<String> => "Paths to hide.",
         11 readonly_paths: Vec<String> => "Paths to make read-only.",
+        12 mount_label: String => "SELinux label; the guest has no SELinux.",
         13 intel_rdt: Option<LinuxIntelRdt> => "Cache allocation.",
     }
 

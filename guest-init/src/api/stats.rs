@@ -1,4 +1,4 @@
-//! Counters of containers: what `StatsContainer` answers (Kata's `agent.proto`), as far as cgroup v2 counts it.
+//! Counters of containers: what `StatsContainer` answers (Kata's `agent.proto`), as far as the guest counts.
 
 use super::protobuf::messages;
 use crate::prelude::*;

@@ -28,6 +28,7 @@ messages! {
         3 ip_addresses: Vec<IpAddress> => "Its addresses.",
         4 mtu: u64 => "Largest packet, in bytes.",
         5 hw_addr: String => "MAC address as text; finds the interface.",
+        6 device_path: String => "Path of its device, for those that are waited for.",
         7 r#type: String => "Kind of link, in netlink's words.",
         8 raw_flags: u32 => "Link flags (`IFF_*`).",
     }

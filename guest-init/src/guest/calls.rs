@@ -42,8 +42,10 @@ fn details(call: &api::GuestDetailsRequest) -> api::GuestDetailsResponse {
     let details = api::AgentDetails {
         version: VERSION.into(),
         init_daemon: true,
+        device_handlers: Vec::new(),
         storage_handlers: storage::DRIVERS.map(String::from).into(),
         supports_seccomp: true,
+        extra_features: Vec::new(),
     };
     api::GuestDetailsResponse {
         mem_block_size_bytes: if call.mem_block_size { memory_block_size() } else { 0 },

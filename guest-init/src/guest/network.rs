@@ -220,6 +220,7 @@ fn describe(link: &Link, addresses: &[Address]) -> Interface {
             .collect(),
         mtu: link.mtu.into(),
         hw_addr: link.address.map(|address| format!("{address}")).unwrap_or_default(),
+        device_path: String::new(),
         r#type: link.kind.clone(),
         raw_flags: link.flags,
     }

@@ -26,6 +26,7 @@ pub fn stats(call: &VolumeStatsRequest) -> Result<VolumeStatsResponse> {
             usage(VolumeUnit::Bytes, bytes(stat.f_blocks), bytes(stat.f_bfree), bytes(stat.f_bavail)),
             usage(VolumeUnit::Inodes, number(stat.f_files), number(stat.f_ffree), number(stat.f_ffree)),
         ]),
+        volume_condition: None,
     })
 }
 
