@@ -42,6 +42,8 @@ mod wire;
 #[cfg(feature = "cli")]
 pub use fuzz::fuzz;
 #[cfg(feature = "cli")]
+pub use owners::give_to;
+#[cfg(feature = "cli")]
 pub use serve::serve;
 #[cfg(feature = "cli")]
 pub use server::{Answer, Server, Share};

@@ -27,7 +27,7 @@ pub struct PsArgs {
     /// Do not shorten anything
     #[arg(long)]
     no_trunc: bool,
-    /// Only those that fit: id=, name=, status=, exited=, ancestor=, pod=, label= or health= and a
+    /// Only those that fit: id=, name=, status=, exited=, ancestor=, pod=, label=, volume= or health= and a
     /// value; may be given several times
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = Filter::parse)]
     filter: Vec<Filter>,
@@ -48,6 +48,9 @@ pub struct RmArgs {
     /// Also one that runs: its VM is ended
     #[arg(short, long)]
     force: bool,
+    /// Also its volumes that have no name and that no other container has
+    #[arg(short, long)]
+    volumes: bool,
     /// Names, ids, or beginnings of ids; a pod's name stands for all its containers
     #[arg(required = true)]
     containers: Vec<String>,
@@ -122,7 +125,7 @@ fn fields(one: &Listed, whole: bool) -> serde_json::Value {
         "Names": names,
         "Pod": record.pod,
         "Labels": listed_labels(&record.made.details.labels),
-        "Mounts": record.made.volumes.iter().map(|volume| volume.source.display().to_string()).collect::<Vec<_>>().join(","),
+        "Mounts": record.made.volumes.iter().map(|volume| volume.name().map_or_else(|| volume.source.display().to_string(), str::to_owned)).collect::<Vec<_>>().join(","),
     })
 }
 
@@ -177,8 +180,16 @@ pub fn rm(args: &RmArgs) -> Result<u8, Fault> {
     let force = if args.force { Force::Yes } else { Force::No };
     let mut status = 0;
     for wanted in expand(&args.containers)? {
-        match containers.find(&wanted).map_err(Fault::new).and_then(|found| remove(&containers, found, force))
-        {
+        let found = containers.find(&wanted).map_err(Fault::new);
+        let removed = found.and_then(|found| {
+            let volumes = found.record.made.volumes.clone();
+            remove(&containers, found, force)?;
+            if args.volumes {
+                containers.drop_volumes(&volumes);
+            }
+            Ok(())
+        });
+        match removed {
             Ok(()) => drop(print(&format!("{wanted}\n"))?),
             Err(fault) => {
                 super::report(&fault, false);

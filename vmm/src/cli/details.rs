@@ -24,8 +24,8 @@ use std::time::Duration;
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Container")]
 pub struct DetailArgs {
-    /// The same as -v, or --tmpfs, in words: type=bind,source=HOST,target=CONTAINER[,readonly] or
-    /// type=tmpfs,target=DIR[,tmpfs-size=SIZE][,tmpfs-mode=MODE]
+    /// The same as -v, or --tmpfs, in words: type=bind,source=HOST,target=CONTAINER[,readonly],
+    /// type=volume,source=NAME,target=CONTAINER[,readonly][,volume-nocopy] or type=tmpfs,target=DIR[,tmpfs-size=SIZE][,tmpfs-mode=MODE]
     #[arg(long, value_name = "WORDS", value_parser = parse_mount)]
     mount: Vec<Mounted>,
     /// Memory as a file system there: DIR[:OPTIONS], as in /run:size=64m,mode=1777,exec
@@ -110,10 +110,10 @@ impl DetailArgs {
         Ok(options)
     }
 
-    /// What of the host they let it see.
+    /// What of the host, and of ferry's volumes, they let it see.
     fn volumes(&self) -> impl Iterator<Item = Volume> + '_ {
         self.mount.iter().filter_map(|mounted| match mounted {
-            Mounted::Bind(volume) => Some(volume.clone()),
+            Mounted::Volume(volume) => Some(volume.clone()),
             Mounted::Tmpfs(_) => None,
         })
     }
@@ -122,7 +122,7 @@ impl DetailArgs {
     fn details(&self) -> Result<Details, Failure> {
         let of_mounts = self.mount.iter().filter_map(|mounted| match mounted {
             Mounted::Tmpfs(tmpfs) => Some(tmpfs.clone()),
-            Mounted::Bind(_) => None,
+            Mounted::Volume(_) => None,
         });
         let mut labels = BTreeMap::new();
         for path in &self.label_file {

@@ -3,6 +3,8 @@
 
 use crate::runtime::health::State;
 use crate::runtime::state::{Listed, Status};
+use crate::runtime::volume::Volume;
+use std::collections::BTreeMap;
 
 /// One filter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +24,9 @@ pub enum Filter {
     /// Whether it is well; none: nobody looks.
     Health(Option<State>),
     /// A label, perhaps with its value.
-    Label(String, Option<String>),
+    Label(String),
+    /// A volume by its name, or where the container sees something.
+    Volume(String),
 }
 
 /// The word for the health of a container that nobody looks at.
@@ -36,7 +40,8 @@ impl Filter {
     /// Reads `KEY=VALUE`.
     pub fn parse(text: &str) -> Result<Self, String> {
         let known = || {
-            "it is id=, name=, status=, exited=, ancestor=, pod=, label= or health= and a value".to_owned()
+            "it is id=, name=, status=, exited=, ancestor=, pod=, label=, volume= or health= and a value"
+                .to_owned()
         };
         let (key, value) = text.split_once('=').ok_or_else(known)?;
         let value = value.to_owned();
@@ -57,10 +62,8 @@ impl Filter {
                 let state = State::ALL.into_iter().find(|state| state.word() == value);
                 Self::Health(Some(state.ok_or("it is starting, healthy, unhealthy or none")?))
             }
-            "label" => match value.split_once('=') {
-                Some((name, value)) => Self::Label(name.to_owned(), Some(value.to_owned())),
-                None => Self::Label(value, None),
-            },
+            "label" => Self::Label(value),
+            "volume" => Self::Volume(value),
             _ => return Err(known()),
         })
     }
@@ -85,9 +88,10 @@ impl Filter {
             }
             Self::Pod(pod) => record.pod == *pod,
             Self::Health(state) => record.health.as_ref().map(|health| health.state) == *state,
-            Self::Label(name, value) => {
-                let there = record.made.details.labels.get(name);
-                there.is_some_and(|there| value.as_ref().is_none_or(|value| there == value))
+            Self::Label(label) => is_labelled(&record.made.details.labels, label),
+            Self::Volume(wanted) => {
+                let is_it = |volume: &Volume| volume.name() == Some(wanted) || volume.target == *wanted;
+                record.made.volumes.iter().any(is_it)
             }
         }
     }
@@ -95,10 +99,19 @@ impl Filter {
 
 /// Whether a container is listed with these.
 pub fn fit(filters: &[Filter], one: &Listed) -> bool {
-    let same_key = |a: &Filter, b: &Filter| std::mem::discriminant(a) == std::mem::discriminant(b);
-    filters
-        .iter()
-        .all(|filter| filters.iter().filter(|other| same_key(filter, other)).any(|other| other.fits(one)))
+    all_keys_fit(filters, |filter| filter.fits(one))
+}
+
+/// Whether of the filters of each key, which are the enum's kinds, one fits.
+pub fn all_keys_fit<F>(filters: &[F], fits: impl Fn(&F) -> bool) -> bool {
+    let same_key = |a: &F, b: &F| std::mem::discriminant(a) == std::mem::discriminant(b);
+    filters.iter().all(|filter| filters.iter().filter(|other| same_key(filter, other)).any(&fits))
+}
+
+/// Whether something has this label: `NAME`, or `NAME=VALUE`.
+pub fn is_labelled(labels: &BTreeMap<String, String>, label: &str) -> bool {
+    let (name, value) = label.split_once('=').map_or((label, None), |(name, value)| (name, Some(value)));
+    labels.get(name).is_some_and(|there| value.is_none_or(|value| there == value))
 }
 
 #[cfg(test)]
@@ -106,6 +119,7 @@ mod tests {
     use super::*;
     use crate::runtime::record::{Made, Record};
     use crate::runtime::state::Containers;
+    use crate::runtime::volume::parse_volume;
 
     fn listed(change: impl FnOnce(&mut Record)) -> Listed {
         let root = tempfile::tempdir().unwrap();
@@ -113,6 +127,7 @@ mod tests {
         let mut record = Record::new("0123abcd", "shop-web", made);
         record.pod = "shop".into();
         record.made.details.labels.insert("tier".into(), "front".into());
+        record.made.volumes = vec![parse_volume("shop:/data").unwrap()];
         change(&mut record);
         let containers = Containers::open(root.path());
         let _entry = containers.create(record).unwrap();
@@ -137,6 +152,8 @@ mod tests {
             &["ancestor=registry.example:5000/web:1"],
             &["pod=shop", "name=web"],
             &["label=tier"],
+            &["volume=shop"],
+            &["volume=x", "volume=/data"],
             &["health=none", "health=healthy"],
             &["label=tier=back", "label=tier=front"],
             &[],
@@ -151,6 +168,7 @@ mod tests {
             &["ancestor=registry.example"],
             &["label=tier=back"],
             &["label=colour"],
+            &["volume=sho"],
             &["health=unhealthy"],
         ] {
             assert!(!fits(filters, &one), "{filters:?}");

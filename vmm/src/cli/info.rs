@@ -9,6 +9,7 @@ use crate::runtime::logs::Capacity;
 use crate::runtime::shape::LEAST_MEMORY_MIB;
 use crate::runtime::size::{MIB, human_size};
 use crate::runtime::state::Containers;
+use crate::runtime::volumes::Volumes;
 use std::path::PathBuf;
 
 /// `ferry info`.
@@ -37,6 +38,7 @@ pub fn info(global: &Global) -> Result<u8, Fault> {
         ("Initial RAM disk", payload(payload::initrd())),
         ("Images", global.store_path().map_or_else(|fault| fault.message, |path| path.display().to_string())),
         ("Containers", place(Containers::default_path())),
+        ("Volumes", place(Volumes::default_path())),
         ("Settings", place(Settings::path())),
         ("vCPUs", format!("{} (--cpus)", shape.vcpus)),
         (

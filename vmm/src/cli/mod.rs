@@ -38,6 +38,7 @@ mod tag;
 mod target;
 mod top;
 pub mod values;
+mod volume;
 
 #[cfg(test)]
 mod tests;
@@ -157,6 +158,8 @@ enum Command {
     Save(save::SaveArgs),
     /// Remove what no image that has a name and no container needs
     Prune(rmi::PruneArgs),
+    /// Make, list and remove volumes, which containers see and which outlive them
+    Volume(volume::VolumeArgs),
     /// Show this host, the defaults and where things are kept
     Info,
     /// Show the version
@@ -209,7 +212,7 @@ impl Global {
     fn containers() -> Result<Containers, Fault> {
         let root =
             Containers::default_path().ok_or(crate::runtime::state::Error::NoPlace).map_err(Fault::new)?;
-        Ok(Containers::open(&root))
+        Ok(Containers::open(&root).with_usual_volumes())
     }
 }
 
@@ -266,6 +269,7 @@ fn dispatch(global: &Global, command: Command) -> Result<u8, Fault> {
         Command::Rmi(args) => rmi::rmi(global, &args),
         Command::Save(args) => save::save(global, &args),
         Command::Prune(args) => rmi::prune(global, &args),
+        Command::Volume(args) => volume::volume(args),
         Command::Info => info::info(global),
         Command::Version => info::version(),
         Command::Completions(args) => completions::completions(&args),

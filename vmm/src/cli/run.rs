@@ -170,7 +170,11 @@ pub struct ContainerArgs {
     /// Where what the container writes goes: disk, disk=SIZE or tmpfs (the guest's memory) [default: disk=10g]
     #[arg(long, value_name = "WHERE", value_parser = parse_overlay)]
     pub overlay: Option<Overlay>,
-    /// Let it see a directory or a file of the host: HOST:CONTAINER, with :ro for reading only; may be given several times
+    /// Let it see a directory or a file of the host, HOST:CONTAINER, or a volume of ferry's, NAME:CONTAINER, with :ro for
+    /// reading only; may be given several times
+    ///
+    /// A volume (ferry volume ls) is made where it is missing and stays; CONTAINER alone is one without a name, which goes
+    /// with the container (--rm, ferry rm -v). While it is empty, it gets what the image has there, unless :nocopy is said.
     #[arg(short, long, value_name = "PATHS", value_parser = parse_volume)]
     pub volume: Vec<Volume>,
     /// Give the command every capability, and hide nothing of /proc and /sys

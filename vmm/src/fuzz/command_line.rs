@@ -12,7 +12,7 @@ use crate::runtime::resolver::{parse_host, parse_option, parse_search};
 use crate::runtime::restart::Restart;
 use crate::runtime::seccomp_profile::Profile;
 use crate::runtime::size::{human_size, parse_size};
-use crate::runtime::volume::{parse_mount, parse_volume};
+use crate::runtime::volume::{Volume, parse_mount, parse_volume};
 use crate::sandbox::UserRange;
 
 /// A word, by every option's parser.
@@ -40,6 +40,10 @@ pub fn command_line(bytes: &[u8]) {
         && let Some(host) = ports.host.filter(|_| ports.guest.single().is_none())
     {
         assert_eq!(host.count(), ports.guest.count());
+    }
+    if let Ok(Volume { kept: Some(kept), .. }) = parse_volume(&text) {
+        assert!(kept.anonymous == kept.name.is_empty() && !kept.name.contains(['/', '\0']));
+        assert!(!kept.name.starts_with('.'));
     }
     if let Ok(host) = parse_host(&text) {
         assert_eq!(parse_host(&host.to_string()), Ok(host));
@@ -94,6 +98,8 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
         "disk=40g",
         "tmpfs",
         "/srv:/srv:ro",
+        "data:/srv:ro,nocopy",
+        "/srv",
         "max-size=10m",
         "max-file=3",
         "on-failure:3",
@@ -110,6 +116,7 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
         "/run:size=64m,mode=1777,exec",
         "type=bind,source=/srv,target=/data,readonly",
         "type=tmpfs,target=/run,tmpfs-size=1m",
+        "type=volume,source=data,target=/data,volume-nocopy",
         "nofile=1024:-1",
         "db:192.0.2.7",
         "me=[2001:db8::1]",

@@ -315,7 +315,7 @@ mod tests {
             tmpfs: targets.iter().map(|target| parse_tmpfs(target).unwrap()).collect(),
             ..Details::default()
         };
-        let volume = Volume { source: "/srv".into(), target: "/data".into(), read_only: false };
+        let volume = Volume { source: "/srv".into(), target: "/data".into(), ..Volume::default() };
         assert!(tmpfs(&["/run", "/data/x"]).check(std::slice::from_ref(&volume)).is_ok());
         assert!(words(tmpfs(&["/run", "/run/"]).check(&[])).contains("/run is given twice"));
         assert!(words(tmpfs(&["/data"]).check(&[volume])).contains("/data is given twice"));

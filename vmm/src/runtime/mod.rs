@@ -46,6 +46,7 @@ pub mod state;
 pub mod supervise;
 mod vm_process;
 pub mod volume;
+pub mod volumes;
 
 pub use standby::stand_by;
 

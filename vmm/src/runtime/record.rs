@@ -245,13 +245,7 @@ impl Record {
                 "StopTimeout": made.stop_timeout,
                 "Labels": made.details.labels,
             },
-            "Mounts": made.volumes.iter().map(|volume| serde_json::json!({
-                "Type": "bind",
-                "Source": volume.source,
-                "Destination": volume.target,
-                "Mode": if volume.read_only { "ro" } else { "rw" },
-                "RW": !volume.read_only,
-            })).collect::<Vec<_>>(),
+            "Mounts": made.volumes.iter().map(Volume::inspect).collect::<Vec<_>>(),
             "HostConfig": {
                 "AutoRemove": made.auto_remove,
                 "RestartPolicy": { "Name": made.restart.word(), "MaximumRetryCount": made.restart.limit() },
@@ -295,10 +289,13 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::volume::Kept;
 
     #[test]
     fn inspect_speaks_dockers_words() {
-        let volumes = vec![Volume { source: "/srv".into(), target: "/data".into(), read_only: true }];
+        let bound = Volume { source: "/srv".into(), target: "/data".into(), read_only: true, kept: None };
+        let kept = Kept { name: "data".into(), anonymous: false, copies: false };
+        let volumes = vec![bound, Volume { kept: Some(kept), ..Volume::default() }];
         let made = Made { args: vec!["sh".into(), "-c".into()], memory_mib: 512, volumes, ..Made::default() };
         let mut record = Record::new("0123", "web", made);
         record.status = Status::Dead;
@@ -313,6 +310,11 @@ mod tests {
         assert_eq!(
             (&shown["Mounts"][0]["Source"], &shown["Mounts"][0]["RW"]),
             (&"/srv".into(), &false.into())
+        );
+        let of = |mount: usize, what: &str| shown["Mounts"][mount][what].clone();
+        assert_eq!(
+            (of(0, "Type"), of(1, "Type"), of(1, "Name")),
+            ("bind".into(), "volume".into(), "data".into())
         );
         assert_eq!(shown["HostConfig"]["Memory"], 512u64 << 20);
         assert_eq!(shown["HostConfig"]["RestartPolicy"]["Name"], "no");

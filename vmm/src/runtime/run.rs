@@ -152,15 +152,37 @@ pub fn check(options: &oci::Options, shape: &Shape, interactive: bool) -> Result
 pub fn run(request: &Request, host: &Host<'_>) -> Result<u8, Failure> {
     let at_our_keyboard = request.interactive && request.mode == Mode::Foreground;
     check(&request.options, &request.shape, at_our_keyboard)?;
-    if !request.options.volumes.is_empty() {
-        host.launch.shares().map_err(|error| Failure::early(error.to_string()))?;
-    }
-    let fault = |error: &dyn std::fmt::Display| Failure::early(error.to_string());
-    let id = name::id();
     if request.shape.vsock.is_some() && !host.launch.has_vsock() {
         return Err(Failure::early("this kind of machine has no vsock of ferry's: leave --vsock out"));
     }
     let mut options = request.options.clone();
+    if options.volumes.is_empty() {
+        return begin(request, options, host);
+    }
+    let fault = |error: &dyn std::fmt::Display| Failure::early(error.to_string());
+    host.launch.shares().map_err(|error| fault(&error))?;
+    let containers = host.containers.clone();
+    let attached = containers.volumes().attach(&mut options.volumes, &request.image);
+    let in_use = attached.map_err(|error| {
+        containers.drop_volumes(&options.volumes);
+        fault(&error)
+    })?;
+    let (in_use, theirs) = (Arc::new(Mutex::new(Some(in_use))), options.volumes.clone());
+    // Volumes without a name go with their container, however it ends, and stay with one that stays.
+    let let_go = move || {
+        drop(lock(&in_use).take());
+        containers.drop_volumes(&theirs);
+    };
+    host.interrupts.at_exit(Box::new(let_go.clone()));
+    let result = begin(request, options, host);
+    let_go();
+    result
+}
+
+/// The same, with what the container is to see of volumes in its place.
+fn begin(request: &Request, mut options: oci::Options, host: &Host<'_>) -> Result<u8, Failure> {
+    let fault = |error: &dyn std::fmt::Display| Failure::early(error.to_string());
+    let id = name::id();
     options.vsock = request.shape.vsock.is_some();
     if options.terminal && options.window.is_none() {
         options.window = Window::current();
@@ -174,8 +196,7 @@ pub fn run(request: &Request, host: &Host<'_>) -> Result<u8, Failure> {
     let are_mapped = shape.layers.are_mapped(host.launch, image_bytes, shape.memory_mib)?;
     oci::name_disks(&mut container.storages, are_mapped);
     let mut shares = Vec::new();
-    let volumes =
-        volume::plan(&id, &request.options.volumes).map_err(|error| fault(&format_args!("-v: {error}")))?;
+    let volumes = volume::plan(&id, &options.volumes).map_err(|error| fault(&format_args!("-v: {error}")))?;
     for (share, storage, mount) in volumes {
         shares.push(share);
         // The last storage is the root's.

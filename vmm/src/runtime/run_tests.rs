@@ -5,6 +5,7 @@ use crate::agent::fake::{Script, running};
 use crate::runtime::fake_guest::{FakeGuest, FakeVmm, request};
 use crate::runtime::interrupt::Forwarding;
 use crate::runtime::size::MIB;
+use crate::runtime::volume::Kept;
 use ferry_init::api::method;
 use ferry_init::api::ttrpc::Code;
 
@@ -134,6 +135,37 @@ fn a_guest_that_dies_under_its_process_is_remembered_with_the_reason() {
     let kept = outcome.containers.find("web").unwrap().record;
     assert_eq!((kept.status, kept.reason.as_str()), (Status::Dead, "guest-panic"));
     assert!(kept.error.contains("Kernel panic: at last"), "{}", kept.error);
+}
+
+#[test]
+fn volumes_without_a_name_stay_only_with_a_container_that_stays() {
+    let volume = |name: &str, target: &str| Volume {
+        target: target.to_owned(),
+        kept: Some(Kept { name: name.to_owned(), anonymous: name.is_empty(), copies: false }),
+        ..Volume::default()
+    };
+    for (afterwards, script, stays) in [
+        (Afterwards::ThrowAway, Some(running(|_| 3)), false),
+        (Afterwards::ThrowAway, None, false),
+        (Afterwards::Keep, Some(running(|_| 3)), true),
+        (Afterwards::Keep, None, true),
+    ] {
+        let mut request = Request { afterwards, ..request() };
+        request.options.volumes = vec![volume("named", "/x"), volume("", "/y")];
+        let outcome = run_it(&request, script);
+        let volumes = outcome.containers.volumes().list().unwrap();
+        assert_eq!(volumes.len(), 1 + usize::from(stays), "{afterwards:?}: {volumes:?}");
+        if stays {
+            let seen = outcome.containers.find("web").unwrap().record.made.volumes;
+            assert!(seen.iter().all(|volume| volume.source.is_dir()), "{seen:?}");
+            assert_eq!(seen[0].name(), Some("named"));
+        }
+    }
+    // A name that is somebody's is found out when the volumes are there.
+    let mut request = Request { name: Some("a b".into()), ..request() };
+    request.options.volumes = vec![volume("", "/y")];
+    let outcome = run_it(&request, Some(running(|_| 0)));
+    assert!(outcome.result.is_err() && outcome.containers.volumes().list().unwrap().is_empty());
 }
 
 #[test]

@@ -4,11 +4,14 @@
 use super::name;
 pub use super::record::{Record, Status, VERSION};
 use super::supervise::SHUTDOWN_LIMIT;
+use super::volume::Volume;
+use super::volumes::{self, Volumes};
 use rustix::fs::{FlockOperation, flock};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -63,6 +66,22 @@ pub enum Error {
     /// Nowhere to keep state.
     #[error("there is no place for containers' state: set HOME or XDG_STATE_HOME")]
     NoPlace,
+    /// A volume.
+    #[error(transparent)]
+    Volumes(#[from] volumes::Error),
+}
+
+impl Error {
+    /// Whether it is that there is no such volume.
+    pub fn is_no_volume(&self) -> bool {
+        matches!(self, Self::Volumes(volumes::Error::NotFound(_)))
+    }
+
+    /// Whether it is what others do with a volume.
+    pub fn is_of_volumes_use(&self) -> bool {
+        use volumes::Error::{Busy, InUse, NotFound};
+        matches!(self, Self::Volumes(Busy(_) | InUse { .. } | NotFound(_)))
+    }
 }
 
 fn io_at(path: &Path) -> impl Fn(io::Error) -> Error + use<> {
@@ -79,6 +98,7 @@ pub fn short(id: &str) -> &str {
 #[derive(Debug, Clone)]
 pub struct Containers {
     root: PathBuf,
+    volumes: Volumes,
 }
 
 /// A container that another command looks at.
@@ -139,7 +159,18 @@ impl Containers {
 
     /// Uses the state below `root`, which is made when something is written.
     pub fn open(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self { root: root.to_owned(), volumes: Volumes::open(&root.join("volumes")) }
+    }
+
+    /// The same with this user's volumes, where there is a place for them.
+    pub fn with_usual_volumes(self) -> Self {
+        let usual = Volumes::default_path().map(|path| Volumes::open(&path));
+        Self { volumes: usual.unwrap_or(self.volumes), root: self.root }
+    }
+
+    /// The volumes that they have.
+    pub fn volumes(&self) -> &Volumes {
+        &self.volumes
     }
 
     /// Where it is.
@@ -203,12 +234,15 @@ impl Containers {
 
     fn list_locked(&self) -> Result<Vec<Listed>, Error> {
         let directory = self.directory();
-        let mut found = Vec::new();
+        let (mut found, mut gone) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(&directory).map_err(io_at(&directory))? {
             let path = entry.map_err(io_at(&directory))?.path();
             let alive = is_held(&path.join("lock"));
             match read_record(&path.join("state.json")) {
-                Ok(record) if record.made.auto_remove && !alive => discard(&path, Some(&record)),
+                Ok(record) if record.made.auto_remove && !alive => {
+                    discard(&path, Some(&record));
+                    gone.extend(record.made.volumes);
+                }
                 Ok(mut record) => {
                     if !alive && !record.status.is_over() {
                         record.status = Status::Dead;
@@ -225,7 +259,36 @@ impl Containers {
             }
         }
         found.sort_by_key(|listed| std::cmp::Reverse(listed.record.created));
+        self.drop_unused(&gone, &found);
         Ok(found)
+    }
+
+    /// Removes those volumes of a container that is gone which nobody named, unless another has one of them.
+    pub fn drop_volumes(&self, volumes: &[Volume]) {
+        if !volumes.iter().any(|volume| volume.anonymous().is_some()) {
+            return;
+        }
+        let others = self.list();
+        match others {
+            Ok(others) => self.drop_unused(volumes, &others),
+            Err(error) => tracing::warn!(%error, "a container's volumes cannot be removed"),
+        }
+    }
+
+    fn drop_unused(&self, volumes: &[Volume], others: &[Listed]) {
+        for name in volumes.iter().filter_map(Volume::anonymous).filter(|name| !name.is_empty()) {
+            match self.volumes.remove::<Error>(name, || Ok(others.to_vec())) {
+                Err(error) if !error.is_of_volumes_use() => {
+                    tracing::warn!(name, %error, "a volume cannot be removed: ferry volume prune tries again");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Removes a volume that no container has.
+    pub fn remove_volume(&self, name: &str) -> Result<(), Error> {
+        self.volumes.remove(name, || self.list())
     }
 
     /// The container of this name, id, or beginning of an id.
@@ -253,9 +316,14 @@ impl Containers {
             }
             end_process(container)?;
         }
-        let _all = self.lock()?;
-        if container.directory.exists() {
-            discard(&container.directory, Some(&container.record));
+        {
+            let _all = self.lock()?;
+            if container.directory.exists() {
+                discard(&container.directory, Some(&container.record));
+            }
+        }
+        if container.record.made.auto_remove {
+            self.drop_volumes(&container.record.made.volumes);
         }
         Ok(())
     }
@@ -339,11 +407,11 @@ fn discard(directory: &Path, record: Option<&Record>) {
     }
 }
 
-fn private_directory(path: &Path) -> io::Result<()> {
+pub(super) fn private_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-fn open_lock(path: &Path) -> io::Result<File> {
+pub(super) fn open_lock(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
@@ -353,7 +421,19 @@ fn is_held(path: &Path) -> bool {
     flock(&file, FlockOperation::NonBlockingLockShared).is_err()
 }
 
+/// Whether the file at `path` is this one.
+pub(super) fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |found: fs::Metadata| (found.dev(), found.ino());
+    let here = file.metadata().map(identity);
+    here.is_ok_and(|here| fs::symlink_metadata(path).is_ok_and(|there| identity(there) == here))
+}
+
 fn read_record(path: &Path) -> io::Result<Record> {
+    read_versioned(path, VERSION)
+}
+
+/// Reads a record of that version.
+pub(super) fn read_versioned<T: DeserializeOwned>(path: &Path, known: u32) -> io::Result<T> {
     let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
     if fs::metadata(path)?.len() > LONGEST_RECORD {
         return Err(invalid("the record is too long".to_owned()));
@@ -365,8 +445,8 @@ fn read_record(path: &Path) -> io::Result<Record> {
     }
     let fault = |error: serde_json::Error| invalid(error.to_string());
     let Versioned { version } = serde_json::from_slice(&bytes).map_err(fault)?;
-    if version != VERSION {
-        return Err(invalid(format!("format {version}; this ferry knows {VERSION}")));
+    if version != known {
+        return Err(invalid(format!("format {version}; this ferry knows {known}")));
     }
     serde_json::from_slice(&bytes).map_err(fault)
 }

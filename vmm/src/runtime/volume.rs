@@ -2,26 +2,91 @@
 
 use super::details::{Tmpfs, tmpfs};
 use super::guest::PlannedShare;
+use super::name;
 use super::size::parse_size;
 use ferry_init::api::agent::Storage;
 use ferry_init::api::oci::Mount;
+use serde::{Deserialize, Serialize};
 use std::path::{Component, Path, PathBuf};
 
-/// A directory or a file of the host that a container sees.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+/// A directory or a file of the host, or a volume that ferry keeps, that a container sees.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Volume {
-    /// On the host.
+    /// On the host; of a volume that ferry keeps, when it is there.
     pub source: PathBuf,
     /// In the container: an absolute path without `.` and `..`.
     pub target: String,
     /// Whether the container may only read.
     pub read_only: bool,
+    /// Which of the volumes that ferry keeps it is; none: it is something else of the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Kept>,
 }
 
-/// Reads the value of `-v`: `HOST:CONTAINER[:OPTIONS]`.
+/// A volume that ferry keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Its name; empty until an anonymous one is made.
+    pub name: String,
+    /// Whether it goes with its container.
+    pub anonymous: bool,
+    /// Whether it gets, while it is empty, what the image has at its place.
+    #[serde(skip)]
+    pub copies: bool,
+}
+
+impl Volume {
+    /// A directory or a file of the host.
+    fn bind(source: &str, target: &str, read_only: bool) -> Result<Self, String> {
+        Ok(Self { source: source.into(), target: absolute(target)?, read_only, kept: None })
+    }
+
+    /// A volume that ferry keeps, which is made where it is missing; without a name, one that goes with its container.
+    fn kept(name: &str, target: &str, read_only: bool, copies: bool) -> Result<Self, String> {
+        if !name.is_empty() && !name::is_valid(name) {
+            let shown = crate::agent::printable(name);
+            return Err(format!(
+                "'{shown}' is no name of a volume (letters, digits, '_', '.' and '-', from two to 128 of them); for a \
+                 directory or file here write ./{shown}"
+            ));
+        }
+        let kept = Kept { name: name.to_owned(), anonymous: name.is_empty(), copies };
+        Ok(Self { source: PathBuf::new(), target: absolute(target)?, read_only, kept: Some(kept) })
+    }
+
+    /// Its name, if it is one that ferry keeps.
+    pub fn name(&self) -> Option<&str> {
+        self.kept.as_ref().map(|kept| kept.name.as_str())
+    }
+
+    /// The name of one that goes with its container.
+    pub(super) fn anonymous(&self) -> Option<&str> {
+        self.kept.as_ref().filter(|kept| kept.anonymous).map(|kept| kept.name.as_str())
+    }
+
+    /// As `inspect` shows it, in Docker's words.
+    pub(super) fn inspect(&self) -> serde_json::Value {
+        let mut shown = serde_json::json!({
+            "Type": "bind",
+            "Source": self.source,
+            "Destination": self.target,
+            "Mode": access(self.read_only),
+            "RW": !self.read_only,
+        });
+        if let Some(name) = self.name() {
+            shown["Type"] = "volume".into();
+            shown["Name"] = name.into();
+            shown["Driver"] = "local".into();
+        }
+        shown
+    }
+}
+
+/// Reads the value of `-v`: `HOST:CONTAINER[:OPTIONS]`, `NAME:CONTAINER[:OPTIONS]` or `CONTAINER`.
 pub fn parse_volume(text: &str) -> Result<Volume, String> {
     let parts: Vec<_> = text.split(':').collect();
     let (source, target, options) = match parts[..] {
+        [target] => return Volume::kept("", target, false, true),
         [source, target] => (source, target, ""),
         [source, target, options] => (source, target, options),
         _ => return Err("it is HOST:CONTAINER or HOST:CONTAINER:ro".to_owned()),
@@ -29,37 +94,43 @@ pub fn parse_volume(text: &str) -> Result<Volume, String> {
     if source.is_empty() {
         return Err("it names nothing of the host".to_owned());
     }
-    if !source.contains('/') && source != "." && source != ".." {
-        return Err(format!(
-            "'{source}' would be a named volume, which ferry does not have: for a directory or file here write ./{source}"
-        ));
-    }
-    let mut read_only = false;
+    let is_kept = !source.contains('/') && source != "." && source != "..";
+    let (mut read_only, mut copies) = (false, true);
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option {
             "ro" => read_only = true,
+            "nocopy" if is_kept => copies = false,
             // Labels are for containers of the host's own kernel: ferry's processes are the user's.
             "rw" | "z" | "Z" => {}
-            other => return Err(format!("'{other}' is no option of a volume: they are ro and rw")),
+            other => {
+                return Err(format!(
+                    "'{other}' is no option of a volume: they are ro and rw, and nocopy for one that has a name"
+                ));
+            }
         }
     }
-    Ok(Volume { source: source.into(), target: absolute(target)?, read_only })
+    match is_kept {
+        true => Volume::kept(source, target, read_only, copies),
+        false => Volume::bind(source, target, read_only),
+    }
 }
 
 /// The value of `--mount`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mounted {
-    /// What of the host a container sees.
-    Bind(Volume),
+    /// What of the host, or of ferry's volumes, a container sees.
+    Volume(Volume),
     /// Memory.
     Tmpfs(Tmpfs),
 }
 
-/// Reads the value of `--mount`: `type=bind,source=HOST,target=CONTAINER[,readonly]` or
+/// Reads the value of `--mount`: `type=bind,source=HOST,target=CONTAINER[,readonly]`,
+/// `type=volume[,source=NAME],target=CONTAINER[,readonly][,volume-nocopy]` or
 /// `type=tmpfs,target=DIR[,tmpfs-size=SIZE][,tmpfs-mode=MODE]`.
 pub fn parse_mount(text: &str) -> Result<Mounted, String> {
     let (mut kind, mut source, mut target, mut read_only, mut options) =
         ("volume", "", "", false, Vec::new());
+    let mut copies = true;
     for word in text.split(',') {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
         match (key, value) {
@@ -71,6 +142,8 @@ pub fn parse_mount(text: &str) -> Result<Mounted, String> {
             ("tmpfs-size", size) => {
                 options.push(format!("size={}", parse_size(size).map_err(|error| error.to_string())?));
             }
+            ("volume-nocopy", "" | "true" | "1") => copies = false,
+            ("volume-nocopy", "false" | "0") => copies = true,
             ("tmpfs-mode", mode) => options.push(format!("mode={mode}")),
             // What is mounted on the host later reaches no guest, whatever is said of it.
             ("bind-propagation" | "bind-nonrecursive" | "consistency", _) => {}
@@ -86,14 +159,16 @@ pub fn parse_mount(text: &str) -> Result<Mounted, String> {
     }
     match kind {
         "bind" if source.is_empty() => Err("it names nothing of the host: source=PATH".to_owned()),
-        "bind" if !options.is_empty() => Err(format!("{} is for a tmpfs", options.join(" and "))),
-        "bind" => Ok(Mounted::Bind(Volume { source: source.into(), target: absolute(target)?, read_only })),
+        "bind" | "volume" if !options.is_empty() => Err(format!("{} is for a tmpfs", options.join(" and "))),
+        "bind" | "tmpfs" if !copies => Err("volume-nocopy is for a volume".to_owned()),
+        "bind" => Volume::bind(source, target, read_only).map(Mounted::Volume),
+        "volume" => Volume::kept(source, target, read_only, copies).map(Mounted::Volume),
         "tmpfs" if !source.is_empty() => Err("a tmpfs has no source".to_owned()),
         "tmpfs" => {
             options.extend(read_only.then(|| "ro".to_owned()));
             tmpfs(target, options.iter().map(String::as_str)).map(Mounted::Tmpfs)
         }
-        _ => Err(format!("there is no type={kind} here: the types are bind and tmpfs")),
+        _ => Err(format!("there is no type={kind} here: the types are bind, volume and tmpfs")),
     }
 }
 
@@ -120,9 +195,12 @@ pub(super) fn absolute(target: &str) -> Result<String, String> {
 /// What is wrong with volumes that can be said before anything is started.
 pub fn check(volumes: &[Volume]) -> Result<(), String> {
     for (at, volume) in volumes.iter().enumerate() {
-        let Volume { source, target, .. } = volume;
+        let Volume { source, target, kept, .. } = volume;
         if volumes[..at].iter().any(|other| other.target == *target) {
             return Err(format!("-v: {target} is given twice"));
+        }
+        if kept.is_some() {
+            continue;
         }
         let kind = std::fs::metadata(source).map(|metadata| metadata.file_type());
         match kind {
@@ -207,7 +285,7 @@ mod tests {
     #[test]
     fn volumes_are_written_as_in_docker() {
         let volume = |source: &str, target: &str, read_only| {
-            Ok(Volume { source: source.into(), target: target.into(), read_only })
+            Ok(Volume { source: source.into(), target: target.into(), read_only, kept: None })
         };
         assert_eq!(parse_volume("/srv:/data"), volume("/srv", "/data", false));
         assert_eq!(parse_volume("./a:/data/./b/:ro"), volume("./a", "/data/b", true));
@@ -215,12 +293,34 @@ mod tests {
     }
 
     #[test]
+    fn volumes_of_ferrys_have_names_or_none() {
+        let kept = |name: &str, target: &str, read_only, copies| {
+            let kept = Some(Kept { name: name.into(), anonymous: name.is_empty(), copies });
+            Ok(Volume { source: PathBuf::new(), target: target.into(), read_only, kept })
+        };
+        assert_eq!(parse_volume("data:/srv"), kept("data", "/srv", false, true));
+        assert_eq!(parse_volume("da.ta_1:/srv:ro,nocopy"), kept("da.ta_1", "/srv", true, false));
+        assert_eq!(parse_volume("/srv/x/"), kept("", "/srv/x", false, true));
+        let mount = |text: &str| match parse_mount(text) {
+            Ok(Mounted::Volume(volume)) => Ok(volume),
+            other => Err(format!("{other:?}")),
+        };
+        assert_eq!(mount("type=volume,source=data,target=/data,readonly"), kept("data", "/data", true, true));
+        assert_eq!(mount("src=data,dst=/data,volume-nocopy"), kept("data", "/data", false, false));
+        assert_eq!(mount("target=/data"), kept("", "/data", false, true));
+    }
+
+    #[test]
     fn volumes_that_make_no_sense_are_refused_in_words() {
         for (text, words) in [
-            ("/srv", "it is HOST:CONTAINER"),
+            ("srv", "not an absolute path"),
+            ("", "not an absolute path"),
             ("/a:/b:ro:x", "it is HOST:CONTAINER"),
             (":/b", "nothing of the host"),
-            ("data:/b", "write ./data"),
+            ("d:/b", "write ./d"),
+            ("data\0:/b", "no name of a volume"),
+            ("-x:/b", "no name of a volume"),
+            ("data:/b:copy", "'copy' is no option"),
             ("/a:b", "not an absolute path"),
             ("/a:/b/../c", "'..'"),
             ("/a:/", "whole root"),
@@ -234,7 +334,7 @@ mod tests {
     #[test]
     fn mounts_are_written_as_in_docker() {
         let bind = |source: &str, target: &str, read_only| {
-            Ok(Mounted::Bind(Volume { source: source.into(), target: target.into(), read_only }))
+            Volume::bind(source, target, read_only).map(Mounted::Volume)
         };
         assert_eq!(parse_mount("type=bind,source=/srv,target=/data"), bind("/srv", "/data", false));
         assert_eq!(parse_mount("type=bind,src=srv,dst=/data,readonly"), bind("srv", "/data", true));
@@ -245,8 +345,12 @@ mod tests {
             ("type=bind,source=/srv", "target=DIR"),
             ("type=bind,target=/data", "source=PATH"),
             ("type=bind,source=/srv,target=/data,tmpfs-size=1m", "for a tmpfs"),
-            ("type=volume,source=data,target=/data", "no type=volume"),
-            ("source=data,target=/data", "no type=volume"),
+            ("type=volume,source=/data,target=/data", "no name of a volume"),
+            ("type=volume,source=..,target=/data", "no name of a volume"),
+            ("type=volume,source=data", "target=DIR"),
+            ("type=volume,source=data,target=/data,tmpfs-size=1m", "for a tmpfs"),
+            ("type=bind,source=/srv,target=/data,volume-nocopy", "for a volume"),
+            ("type=npipe,source=data,target=/data", "no type=npipe"),
             ("type=tmpfs,target=/run,size=1", "'size=1' is no word"),
             ("type=tmpfs,target=/run,tmpfs-size=much", "not a size"),
             ("type=tmpfs,source=x,target=/run", "no source"),
@@ -262,7 +366,7 @@ mod tests {
         let volume = |source: &Path, target: &str| Volume {
             source: source.to_owned(),
             target: target.into(),
-            read_only: false,
+            ..Volume::default()
         };
         check(&[volume(here.path(), "/a"), volume(here.path(), "/b")]).unwrap();
         let twice = check(&[volume(here.path(), "/a"), volume(here.path(), "/a")]).unwrap_err();
@@ -277,7 +381,8 @@ mod tests {
         let here = tempfile::tempdir().unwrap();
         std::fs::write(here.path().join("file"), "").unwrap();
         std::os::unix::fs::symlink("file", here.path().join("link")).unwrap();
-        let volume = |source: PathBuf, read_only| Volume { source, target: "/x".into(), read_only };
+        let volume =
+            |source: PathBuf, read_only| Volume { source, target: "/x".into(), read_only, kept: None };
         let volumes = [volume(here.path().to_owned(), false), volume(here.path().join("link"), true)];
         let planned = plan("c", &volumes).unwrap();
         let (share, storage, mount) = &planned[0];

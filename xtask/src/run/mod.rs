@@ -166,7 +166,7 @@ pub fn run(workshop: &mut Workshop, run: Run) -> Result<ExitCode> {
 /// Where containers are kept.
 fn containers() -> Result<Containers> {
     let path = Containers::default_path().ok_or_else(|| anyhow!("no place for containers: set HOME"))?;
-    Ok(Containers::open(&path))
+    Ok(Containers::open(&path).with_usual_volumes())
 }
 
 fn say_where(workshop: &Workshop, on: On, why: &str) {

@@ -1,4 +1,4 @@
-//! What a guest has of its host: a shared directory and a shared file, until their helpers die, memory, until the process ends
+//! What a guest has of its host: a shared directory and a shared file, until their helpers die, volumes that ferry keeps, memory, until the process ends
 //! that used it or takes all there is, and the host's one copy of the layers. One boot for all of it.
 
 use std::fs;
@@ -76,6 +76,7 @@ fn what_is_shared_goes_with_its_helpers_and_memory_is_given_back_until_it_runs_o
          echo $line $setting > a; mv a b; ln -s b l; read line < l
          exec 3<> gone; rm gone; echo \"$line, still\" >&3
          (echo no > /etc/settings) 2> refused || echo refused >> refused
+         for place in /usr/share/doc/*; do echo $place; done > /usr/share/doc/seen; echo $line > /unnamed/file
          echo $line > told
          (x=xxxxxxxxxxxxxxxx; while [ ${{#x}} -lt {length} ]; do x=$x$x; done; echo ${{#x}} > filled)
          trap 'while :; do x=${{x:-xxxxxxxxxxxxxxxx}}$x; done' USR1
@@ -98,6 +99,10 @@ fn what_is_shared_goes_with_its_helpers_and_memory_is_given_back_until_it_runs_o
         &shared,
         "-v",
         &file,
+        "-v",
+        "kept:/usr/share/doc",
+        "--mount",
+        "type=volume,target=/unnamed",
         &image,
         "sh",
         "-c",
@@ -162,7 +167,7 @@ fn what_is_shared_goes_with_its_helpers_and_memory_is_given_back_until_it_runs_o
     assert!(!lost.status.success() && said.contains("not connected"), "{}: {said}", lost.status);
     let id = inspected[0]["Id"].as_str().expect("an id");
     let log = fs::read_to_string(ferry.containers().join(id).join("monitor.log")).expect("the monitor's log");
-    assert_eq!(log.matches("the process that shares ").count(), 2, "{log}");
+    assert_eq!(log.matches("the process that shares ").count(), 4, "{log}");
 
     // The container's own process takes all the memory that there is: minutes where ring 0 is emulated.
     if full() {
@@ -171,4 +176,28 @@ fn what_is_shared_goes_with_its_helpers_and_memory_is_given_back_until_it_runs_o
         let state = ferry.inspect("shared")["State"].clone();
         assert_eq!((&state["Reason"], &state["OOMKilled"]), (&"oom".into(), &true.into()), "{state}");
     }
+    volumes_stay_and_go(&ferry, &inspected[0]["Mounts"]);
+}
+
+/// What has a name stays until it is removed, with what the image had there and the container wrote; the rest goes with the
+/// container.
+fn volumes_stay_and_go(ferry: &Ferry, mounts: &serde_json::Value) {
+    let place = ferry.says(&["volume", "inspect", "--format", "{{.Mountpoint}}", "kept"]);
+    let place = Path::new(place.trim());
+    assert_eq!(mounts[2]["Source"], place.display().to_string());
+    let seen = fs::read_to_string(place.join("seen")).expect("what the container saw");
+    assert_eq!(seen, "/usr/share/doc/busybox-static\n/usr/share/doc/seen\n");
+    assert!(place.join("busybox-static/copyright").is_file(), "what the image has there");
+    let unnamed = mounts[3]["Name"].as_str().expect("a name");
+    assert_eq!(ferry.says(&["volume", "ls", "-q", "-f", "dangling=false"]).lines().count(), 2);
+    let refused = ferry.run(&["volume", "rm", "kept"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("in use by container shared"), "{said}");
+    let data =
+        place.parent().and_then(Path::parent).expect("where volumes are").join(unnamed).join("data/file");
+    assert_eq!(fs::read_to_string(&data).expect("a file"), "hello colour=blue\n");
+    ferry.says(&["rm", "-f", "-v", "shared"]);
+    assert_eq!(ferry.says(&["volume", "ls", "-q"]), "kept\n");
+    assert_eq!(ferry.says(&["volume", "rm", "kept"]), "kept\n");
+    assert!(!place.exists() && !data.exists());
 }

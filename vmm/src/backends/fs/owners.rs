@@ -6,9 +6,12 @@
 //! systems without extended attributes remember nothing: what is on them stays root's.
 
 use super::nodes::{DIRECTORY, KIND, REGULAR};
-use rustix::fs::{AtFlags, Gid, Stat, Uid, XattrFlags, chownat, getxattr, removexattr, setxattr};
+use rustix::fs::{
+    AtFlags, Gid, Mode, OFlags, Stat, Uid, XattrFlags, chownat, fstat, getxattr, open, removexattr, setxattr,
+};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 
 /// What the extended attributes of ferry begin with. The guest sees none of them.
 pub(super) const OWN_XATTRS: &[u8] = b"user.ferry.";
@@ -104,6 +107,21 @@ impl Owners {
     }
 }
 
+/// Gives what is at `path` to an owner of guests, as one of them would; it is not followed if it is a symbolic link. Where an
+/// owner cannot be remembered it stays root's, to guests.
+pub fn give_to(path: &Path, uid: u32, gid: u32) -> std::io::Result<()> {
+    let fd = open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let (stat, owners) = (fstat(&fd)?, Owners::of_this_process());
+    let remembers = matches!(stat.st_mode & KIND, DIRECTORY | REGULAR);
+    if !remembers && owners != Owners::Same {
+        return Ok(());
+    }
+    match owners.give(Links::ABSOLUTE, &fd, &stat, Some(uid), Some(gid)) {
+        Err(Errno::PERM) if owners != Owners::Same => Ok(()),
+        other => Ok(other?),
+    }
+}
+
 fn in_guest(id: u32, own: u32) -> u32 {
     match id {
         id if id == own => 0,
@@ -125,7 +143,6 @@ fn remembered(links: Links, fd: &impl AsFd, stat: &Stat) -> Option<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::fs::fstat;
 
     #[test]
     fn an_ordinary_users_files_are_roots_and_other_owners_are_remembered() {

@@ -252,7 +252,12 @@ fn of_host(pod: &Pod, container: &Container) -> Vec<Volume> {
     let seen = |mount: &super::document::Mount| {
         let volume = pod.volumes.iter().find(|volume| volume.name == mount.volume)?;
         let Source::HostPath(host) = &volume.source else { return None };
-        Some(Volume { source: host.path.clone(), target: mount.path.clone(), read_only: mount.read_only })
+        Some(Volume {
+            source: host.path.clone(),
+            target: mount.path.clone(),
+            read_only: mount.read_only,
+            kept: None,
+        })
     };
     container.mounts.iter().filter_map(seen).collect()
 }
