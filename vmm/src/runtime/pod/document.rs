@@ -6,7 +6,7 @@ mod names;
 mod volume;
 
 pub use container::{Check, Container, EnvSource, EnvVar, Mount, Port, Probe, Pull, Resources};
-pub use volume::{EmptyDir, Expected, HostPath, Medium, Source, Volume};
+pub use volume::{Claim, EmptyDir, Expected, HostPath, Medium, Source, Volume};
 
 use super::fields::{DocumentError, Field, Fields};
 use super::yaml::{self, YamlError};

@@ -97,10 +97,12 @@ pub fn run(request: &Request, host: &Host<'_>) -> Result<u8, Failure> {
     }
     let fault = |error: &dyn std::fmt::Display| Failure::early(error.to_string());
     let pod_id = name::id();
-    if pod.volumes.iter().any(|volume| matches!(volume.source, Source::HostPath(_))) {
+    if pod.volumes.iter().any(|volume| !matches!(volume.source, Source::EmptyDir(_))) {
         host.launch.shares().map_err(|error| fault(&error))?;
     }
-    let host_paths = host_path::prepare(pod, &pod_id).map_err(|error| fault(&error))?;
+    let image = |number: usize| request.images.get(*request.image_of.get(number)?);
+    let (host_paths, _in_use) =
+        host_path::prepare(pod, &pod_id, host.containers.volumes(), image).map_err(|error| fault(&error))?;
     let network = network::plan(&request.shape.network, &pod_id, host.launch.has_network())
         .map_err(|error| fault(&error))?;
     let sockets = directory::make(&host.containers.root().join("run"))

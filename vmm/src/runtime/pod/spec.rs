@@ -10,7 +10,7 @@ use crate::runtime::command::Entrypoint;
 use crate::runtime::details::{Details, SHM_BYTES};
 use crate::runtime::limits::Limits;
 use crate::runtime::oci::{self, Options, SpecError, Writable, guest_path, memory, scratch_disk};
-use crate::runtime::volume::{self, Volume};
+use crate::runtime::volume::{self, Kept, Volume};
 use ferry_images::ImageConfig;
 use ferry_init::api::agent::{CreateContainerRequest, CreateSandboxRequest};
 use ferry_init::api::guest::CopyFileRequest;
@@ -67,7 +67,7 @@ pub fn sandbox(pod: &Pod, id: &str, host_paths: &HostPaths, dns: Vec<String>) ->
                 file_mode: DIRECTORY | VOLUME_MODE,
                 ..Default::default()
             }),
-            Source::HostPath(_) => {}
+            Source::HostPath(_) | Source::Claim(_) => {}
         }
     }
     storages.extend(host_paths.values().map(|shared| shared.storage.clone()));
@@ -188,7 +188,7 @@ pub fn member(
     }
     mount(pod, pod_id, host_paths, container, &mut oci.mounts);
     // Which the record of the container shows.
-    options.volumes = of_host(pod, container);
+    options.volumes = of_host(pod, host_paths, container);
     let files = hosts.into_iter().collect();
     let spec = ContainerSpec { id: id.to_owned(), storages, oci, files, ..Default::default() };
     Ok(Member { spec, options, limits })
@@ -241,23 +241,29 @@ fn mount(pod: &Pod, pod_id: &str, host_paths: &HostPaths, container: &Container,
         let Some(volume) = pod.volumes.iter().find(|volume| volume.name == mount.volume) else { continue };
         let path = match &volume.source {
             Source::EmptyDir(directory) => Some(volume_path(pod_id, &volume.name, directory.medium)),
-            Source::HostPath(_) => host_paths.get(&volume.name).map(|shared| shared.seen.clone()),
+            Source::HostPath(_) | Source::Claim(_) => {
+                host_paths.get(&volume.name).map(|shared| shared.seen.clone())
+            }
         };
-        mounts.extend(path.map(|path| volume::mount(path, &mount.path, mount.read_only)));
+        let is_read = matches!(&volume.source, Source::Claim(claim) if claim.read_only);
+        mounts.extend(path.map(|path| volume::mount(path, &mount.path, mount.read_only || is_read)));
     }
 }
 
 /// What a container sees of the host.
-fn of_host(pod: &Pod, container: &Container) -> Vec<Volume> {
+fn of_host(pod: &Pod, host_paths: &HostPaths, container: &Container) -> Vec<Volume> {
     let seen = |mount: &super::document::Mount| {
         let volume = pod.volumes.iter().find(|volume| volume.name == mount.volume)?;
-        let Source::HostPath(host) = &volume.source else { return None };
-        Some(Volume {
-            source: host.path.clone(),
-            target: mount.path.clone(),
-            read_only: mount.read_only,
-            kept: None,
-        })
+        let (source, read_only, kept) = match &volume.source {
+            Source::EmptyDir(_) => return None,
+            Source::HostPath(host) => (host.path.clone(), mount.read_only, None),
+            Source::Claim(claim) => {
+                let kept = Kept { name: claim.name.clone(), anonymous: false, copies: false };
+                let source = host_paths.get(&volume.name)?.share.source.clone();
+                (source, mount.read_only || claim.read_only, Some(kept))
+            }
+        };
+        Some(Volume { source, target: mount.path.clone(), read_only, kept })
     };
     container.mounts.iter().filter_map(seen).collect()
 }

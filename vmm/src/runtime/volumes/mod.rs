@@ -150,7 +150,14 @@ impl Stored {
 
 /// Volumes that a container uses: they stay while this lives.
 #[derive(Debug, Default)]
-pub struct InUse(#[expect(dead_code, reason = "what counts is that they are open")] Vec<File>);
+pub struct InUse(Vec<File>);
+
+impl InUse {
+    /// And the one whose lock this is.
+    pub(super) fn also(&mut self, lock: File) {
+        self.0.push(lock);
+    }
+}
 
 /// All volumes of this user.
 #[derive(Debug, Clone)]
@@ -274,7 +281,7 @@ impl Volumes {
     /// Makes sure that what a container is to see of volumes is there, made, and filled from its image where it is new, and
     /// says in `volumes` where it is.
     pub fn attach(&self, volumes: &mut [Volume], image: &Ready) -> Result<InUse, Error> {
-        let mut locks = Vec::new();
+        let mut in_use = InUse::default();
         for volume in volumes {
             let Some(kept) = &mut volume.kept else { continue };
             if kept.name.is_empty() {
@@ -283,13 +290,13 @@ impl Volumes {
             let from = kept.copies.then_some((image, volume.target.as_str()));
             let (stored, lock) = self.hold(&kept.name, kept.anonymous, from)?;
             volume.source = stored.data();
-            locks.push(lock);
+            in_use.also(lock);
         }
-        Ok(InUse(locks))
+        Ok(in_use)
     }
 
     /// Begins to use a volume, filled from that place of the image where it is empty and nobody uses it yet.
-    pub fn hold(
+    pub(super) fn hold(
         &self,
         name: &str,
         anonymous: bool,

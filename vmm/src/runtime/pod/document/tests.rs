@@ -266,9 +266,15 @@ fn what_makes_no_sense_is_said_with_its_path() {
         (
             "    emptyDir: {}",
             "    emptyDir: {}\n    hostPath: {path: /x}",
-            "either an emptyDir or a hostPath",
+            "one of an emptyDir, a hostPath and",
         ),
-        ("    emptyDir: {}", "", "There are emptyDir and hostPath"),
+        ("    emptyDir: {}", "", "There are emptyDir, hostPath and persistentVolumeClaim"),
+        ("    emptyDir: {}", "    persistentVolumeClaim: {}", "persistentVolumeClaim.claimName is missing"),
+        (
+            "    emptyDir: {}",
+            "    persistentVolumeClaim: {claimName: ../x}",
+            "claimName: a volume's name has",
+        ),
         ("name: prepare", "name: web", "there are two containers called web"),
         ("medium: Memory,", "", "sizeLimit without medium: Memory"),
         (

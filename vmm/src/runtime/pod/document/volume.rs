@@ -3,6 +3,7 @@
 use super::super::fields::{DocumentError, Field, Fields};
 use super::container::amount;
 use super::name_of;
+use crate::runtime::name::is_valid;
 use std::path::PathBuf;
 
 /// A volume.
@@ -21,6 +22,8 @@ pub enum Source {
     EmptyDir(EmptyDir),
     /// Something of the host.
     HostPath(HostPath),
+    /// A volume that ferry keeps.
+    Claim(Claim),
 }
 
 /// `emptyDir`.
@@ -39,6 +42,15 @@ pub enum Medium {
     Disk,
     /// In the machine's memory.
     Memory,
+}
+
+/// `persistentVolumeClaim`: as podman has it, the claim's name is the volume's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The volume, which is made where it is missing.
+    pub name: String,
+    /// Whether it is only read, whatever its mounts say.
+    pub read_only: bool,
 }
 
 /// `hostPath`.
@@ -69,13 +81,19 @@ pub enum Expected {
 pub(super) fn volume(field: Field) -> Result<Volume, DocumentError> {
     let mut fields = field.clone().fields()?;
     let name = name_of(fields.need("name")?)?;
-    let source = match (fields.take_any("emptyDir"), fields.take_any("hostPath")) {
-        (Some(directory), None) => Source::EmptyDir(empty_dir(directory.fields()?)?),
-        (None, Some(path)) => Source::HostPath(host_path(path.fields()?)?),
-        (Some(_), Some(_)) => return Err(field.wrong("it is either an emptyDir or a hostPath")),
-        (None, None) => {
+    let kinds = ["emptyDir", "hostPath", "persistentVolumeClaim"].map(|kind| fields.take_any(kind));
+    let source = match kinds {
+        [Some(directory), None, None] => Source::EmptyDir(empty_dir(directory.fields()?)?),
+        [None, Some(path), None] => Source::HostPath(host_path(path.fields()?)?),
+        [None, None, Some(claimed)] => Source::Claim(claim(claimed.fields()?)?),
+        [None, None, None] => {
             fields.end()?;
-            return Err(field.wrong("what kind of volume? There are emptyDir and hostPath"));
+            return Err(
+                field.wrong("what kind of volume? There are emptyDir, hostPath and persistentVolumeClaim")
+            );
+        }
+        _ => {
+            return Err(field.wrong("it is one of an emptyDir, a hostPath and a persistentVolumeClaim"));
         }
     };
     fields.end()?;
@@ -94,6 +112,19 @@ fn empty_dir(mut directory: Fields) -> Result<EmptyDir, DocumentError> {
     }
     directory.end()?;
     Ok(EmptyDir { medium, limit })
+}
+
+fn claim(mut fields: Fields) -> Result<Claim, DocumentError> {
+    let at = fields.need("claimName")?;
+    let name = at.clone().text()?;
+    if !is_valid(&name) {
+        return Err(
+            at.wrong("a volume's name has letters, digits, '_', '.' and '-', from two to 128 of them")
+        );
+    }
+    let read_only = fields.truth("readOnly")?.unwrap_or(false);
+    fields.end()?;
+    Ok(Claim { name, read_only })
 }
 
 fn host_path(mut fields: Fields) -> Result<HostPath, DocumentError> {
