@@ -27,7 +27,7 @@ mod volumes;
 mod written;
 
 pub use space::PID1_ANNOTATION;
-use space::{Space, come_back, way_back};
+use space::Space;
 use stdio::ChildStdio;
 use storage::Disks;
 use transport::SerialPort;
@@ -42,7 +42,7 @@ use crate::fault::reason;
 use crate::prelude::*;
 use crate::sys::event::{self, Poll};
 use crate::sys::file::*;
-use crate::sys::process::{CLONE_NEWPID, Forked, SIGKILL, enter, exists, exit, fork, kill};
+use crate::sys::process::{CLONE_NEWPID, Forked, SIGKILL, enter, exists, exit, fork, kill, process as pidfd};
 
 /// Says something on the kernel's log.
 pub fn log(text: &str) {
@@ -125,7 +125,8 @@ impl Guest {
         let Some((_, inhabitant)) = &space.inhabitant else {
             return Err(fault!(FailedPrecondition, "the container is gone"));
         };
-        let way_back = space.has_pids().then(way_back).transpose()?;
+        // A pid namespace is entered by children only.
+        let way_back = space.has_pids().then(|| pidfd(1)).transpose().context("open our pid namespace")?;
         if space.has_pids() {
             enter(inhabitant, CLONE_NEWPID).context("enter the container's pid namespace")?;
         }
@@ -134,7 +135,7 @@ impl Guest {
         if matches!(forked, Ok(Forked::Child)) {
             return Ok(None);
         }
-        come_back(way_back)?;
+        way_back.map_or(Ok(()), |way| enter(&way, CLONE_NEWPID)).context("come back to our pid namespace")?;
         match forked.context("fork")? {
             Forked::Child => Ok(None),
             Forked::Parent(pid) => Ok(Some(pid)),
@@ -252,6 +253,10 @@ impl System for Guest {
 
     fn start(&mut self, space: &mut Space, spec: &Spec, process: &Process, which: Which) -> Result<Started> {
         let (ours, childs) = self.stdio(space, process)?;
+        // The guest's root, whose they are, is nobody in a user namespace.
+        if let Some((uid, gid)) = space.root_user {
+            childs.give_to(uid, gid).context("give stdio to the user")?;
+        }
         let (report, writer) = self.report()?;
         let makes_space = space.is_init && which == Which::First;
         let forked = if makes_space { space.fork_new(spec) } else { self.fork_into(space) };
@@ -349,10 +354,6 @@ impl System for Guest {
 /// In the child: from the guest's namespaces to the program. Returns only with why that failed.
 fn enter_and_run(space: &Space, spec: &Spec, process: &Process, stdio: &ChildStdio, which: Which) -> Fault {
     let entered = program::before_entering(process).and_then(|()| {
-        // The guest's root, whose pipes they are, is nobody in a user namespace.
-        if let Some((uid, gid)) = users::root(spec.linux.as_ref()) {
-            stdio.give_to(uid, gid).context("give stdio to the user")?;
-        }
         if space.is_init && which == Which::First {
             return space.set_up(spec);
         }
@@ -360,7 +361,7 @@ fn enter_and_run(space: &Space, spec: &Spec, process: &Process, stdio: &ChildStd
             Some((_, inhabitant)) => {
                 // Its own process is in the pid namespace by birth.
                 enter(inhabitant, space.kinds & !CLONE_NEWPID).context("enter the container")?;
-                if space.has_users() { users::become_root() } else { Ok(()) }
+                space.root_user.map_or(Ok(()), |_| users::become_root())
             }
             None => Err(fault!(FailedPrecondition, "the container is gone")),
         }

@@ -11,6 +11,10 @@
 //!
 //! A program that is an init itself wants to be process 1, and is: when its name is one of [`INITS`] or the
 //! annotation [`PID1_ANNOTATION`] says so. Then there is no holder; set-up and program are one process.
+//!
+//! **What is joined.** Who joins another's mount namespace has the root and the mounts that are there: what its own
+//! specification says of either would change them under the other, and is not done. A joined user namespace owns all
+//! namespaces that are made with it, as a new one does, so it is joined before them.
 
 use super::cgroup::Cgroup;
 use super::{devices, mounts, users};
@@ -45,6 +49,8 @@ pub struct Space {
     pub(super) cgroup: Option<Cgroup>,
     /// The namespaces that are its own or joined (`CLONE_NEW*`); all but the mount namespace may be missing.
     pub(super) kinds: u32,
+    /// Who in the guest is its root, where it has a user namespace: user and group.
+    pub(super) root_user: Option<(u32, u32)>,
     /// The namespaces that are made for it.
     new: u32,
     /// Those that it joins, by their files.
@@ -60,6 +66,8 @@ pub struct Space {
     pub(super) words_in_guest: bool,
     /// In the child that makes it: opens when its user namespace has users.
     gate: Option<Fd>,
+    /// In that child: what it joins.
+    joined: Vec<(u32, Fd)>,
 }
 
 /// Which namespaces a specification makes, and which it joins.
@@ -84,19 +92,22 @@ const KINDS: [u32; 8] = [
 const FILES: &str = "mnt pid ipc uts cgroup net time user";
 
 fn namespaces(linux: Option<&Linux>) -> Result<Namespaces<'_>> {
-    // A container always has mounts of its own.
+    // A container has mounts of its own, asked for or not, unless it joins another's.
     let mut found = Namespaces { new: CLONE_NEWNS, ..Default::default() };
+    let mut seen = 0;
     for LinuxNamespace { r#type, path } in linux.iter().flat_map(|linux| &linux.namespaces) {
         let kind = place(NAMES, r#type).and_then(|place| KINDS.get(place as usize).copied());
         let kind = kind.ok_or_else(|| fault!(InvalidArgument, "no namespace type `{}`", r#type))?;
+        refuse_if!(seen & kind != 0, InvalidArgument, "two namespaces of type `{}`", r#type);
+        seen |= kind;
         match (kind, path.is_empty()) {
             // The network is the sandbox's, as in a pod.
             (CLONE_NEWNET, true) => {}
-            (CLONE_NEWNS | CLONE_NEWUSER, false) => {
-                return Err(fault!(Unimplemented, "joining a {} namespace is not supported", r#type));
-            }
             (_, true) => found.new |= kind,
-            (_, false) => found.join.push((kind, path)),
+            (_, false) => {
+                found.new &= !kind;
+                found.join.push((kind, path));
+            }
         }
     }
     Ok(found)
@@ -146,6 +157,7 @@ impl Space {
         let found = namespaces(linux)?;
         let is_astray = !further.time_offsets.is_empty() && found.new & CLONE_NEWTIME == 0;
         refuse_if!(is_astray, InvalidArgument, "offsets of clocks without a new time namespace");
+        let mut root_user = users::root(linux);
         let mut join = Vec::new();
         for (kind, path) in found.join {
             let path = match path.strip_prefix("container:") {
@@ -157,6 +169,9 @@ impl Space {
                     format!("/proc/{pid}/ns/{}", file_name(kind))
                 }
             };
+            if kind == CLONE_NEWUSER {
+                root_user = Some(users::root_of(&path)?);
+            }
             join.push((kind, path));
         }
         let joined = join.iter().fold(0, |all, (kind, _)| all | kind);
@@ -174,6 +189,7 @@ impl Space {
             inhabitant: None,
             cgroup,
             kinds: found.new | joined,
+            root_user,
             new: found.new,
             join,
             is_init,
@@ -182,6 +198,7 @@ impl Space {
             last_words: mounted.map_or(said, |mount| &mount.source).into(),
             words_in_guest: mounted.is_some(),
             gate: None,
+            joined: Vec::new(),
         };
         further.cgroup.iter().try_for_each(|(file, value)| space.cgroup()?.set(file, value))?;
         Ok(space)
@@ -195,11 +212,6 @@ impl Space {
     /// Whether the container has a pid namespace of its own, whose process 1 is ours to end.
     pub fn owns_pids(&self) -> bool {
         self.new & CLONE_NEWPID != 0
-    }
-
-    /// Whether it has a user namespace of its own.
-    pub fn has_users(&self) -> bool {
-        self.kinds & CLONE_NEWUSER != 0
     }
 
     /// Whether its processes are in another pid namespace than the guest's.
@@ -228,35 +240,23 @@ impl Space {
 
     /// Forks into the namespaces that are made by the fork itself. The child goes on with [`set_up`](Self::set_up).
     pub(super) fn fork_new(&mut self, spec: &Spec) -> Result<Option<i32>> {
-        // The cgroup namespace begins at the cgroup that its maker is in, so it is made after the fork.
-        let mut flags = self.new & !CLONE_NEWCGROUP;
-        let way_back = (self.has_pids() && !self.owns_pids()).then(way_back).transpose()?;
-        // A pid namespace is joined by children only.
-        for (_, path) in self.join.iter().filter(|(kind, _)| *kind == CLONE_NEWPID) {
-            join(CLONE_NEWPID, path)?;
-        }
-        if let Some((uid, gid)) = users::root(spec.linux.as_ref()) {
+        if let Some((uid, gid)) = self.root_user {
             mounts::give_directory(&self.id, uid, gid)?;
         }
-        let gate = if self.has_users() { Some(pipe(0).context("make a pipe")?) } else { None };
-        let own_time = match Further::parse(spec)?.time_offsets {
-            offsets if offsets.is_empty() => None,
-            offsets => Some(shift_time(&offsets)?),
+        // The cgroup namespace begins at the cgroup that its maker is in, so it is made after the fork.
+        let flags = self.new & !CLONE_NEWCGROUP;
+        let gate = if self.new & CLONE_NEWUSER != 0 { Some(pipe(0).context("make a pipe")?) } else { None };
+        let further = Further::parse(spec)?;
+        let joined = self.join.iter().map(hold_namespace).collect::<Result<Vec<_>>>()?;
+        let forked = if self.joins(CLONE_NEWPID | CLONE_NEWUSER) || !further.time_offsets.is_empty() {
+            self.fork_ahead(flags, &joined, &further.time_offsets)
+        } else {
+            // SAFETY: PID 1 has one thread.
+            unsafe { fork(flags, self.cgroup_directory()) }.context("fork a container")
         };
-        if own_time.is_some() {
-            flags &= !CLONE_NEWTIME;
-        }
-        // SAFETY: PID 1 has one thread.
-        let forked = unsafe { fork(flags, self.cgroup.as_ref().map(Cgroup::directory)) };
-        if !matches!(forked, Ok(Forked::Child)) {
-            if let Some(own_time) = own_time {
-                enter(&own_time, CLONE_NEWTIME).context("come back to our time namespace")?;
-            }
-            come_back(way_back)?;
-        }
-        match forked.context("fork a container")? {
+        match forked? {
             Forked::Child => {
-                self.gate = gate.map(|(reader, _)| reader);
+                (self.gate, self.joined) = (gate.map(|(reader, _)| reader), joined);
                 Ok(None)
             }
             Forked::Parent(pid) => {
@@ -274,12 +274,54 @@ impl Space {
         }
     }
 
+    fn joins(&self, kinds: u32) -> bool {
+        self.kinds & !self.new & kinds != 0
+    }
+
+    fn cgroup_directory(&self) -> Option<&Fd> {
+        self.cgroup.as_ref().map(Cgroup::directory)
+    }
+
+    /// The same where namespaces come first that PID 1 would have to leave again: a child enters them, and forks a
+    /// child for PID 1.
+    fn fork_ahead(&self, flags: u32, joined: &[(u32, Fd)], time_offsets: &str) -> Result<Forked> {
+        let (reader, writer) = pipe(0).context("make a pipe")?;
+        // SAFETY: PID 1 has one thread.
+        if let Forked::Parent(_) = unsafe { fork(0, None) }.context("fork a container")? {
+            drop(writer);
+            let mut report = [0; REPORT_LIMIT];
+            let length = read(reader.raw(), &mut report).context("hear of a container's process")?;
+            return match report[..length] {
+                [0, a, b, c, d] => Ok(Forked::Parent(i32::from_ne_bytes([a, b, c, d]))),
+                _ => Err(Fault::decode(&report[..length])),
+            };
+        }
+        let go = || {
+            join(joined, CLONE_NEWPID)?;
+            if !time_offsets.is_empty() {
+                unshare(CLONE_NEWTIME)
+                    .and_then(|()| write_control(CWD, "/proc/self/timens_offsets", time_offsets.as_bytes()))
+                    .context("set the offsets of clocks")?;
+            }
+            join(joined, CLONE_NEWUSER)?;
+            let flags = if time_offsets.is_empty() { flags } else { flags & !CLONE_NEWTIME };
+            // SAFETY: a copy of PID 1 has one thread too. Whose the cgroup is, it still is.
+            unsafe { fork(flags | CLONE_PARENT, self.cgroup_directory()) }.context("fork a container")
+        };
+        let report = match go() {
+            Ok(Forked::Child) => return Ok(Forked::Child),
+            Ok(Forked::Parent(pid)) => [&[0][..], &pid.to_ne_bytes()].concat(),
+            Err(fault) => fault.encode(),
+        };
+        let _ = write_all(writer.raw(), &report);
+        exit(0);
+    }
+
     /// In the child: makes the container.
     pub(super) fn set_up(&self, spec: &Spec) -> Result {
         self.gate.as_ref().map_or(Ok(()), users::wait)?;
-        for (kind, path) in self.join.iter().filter(|(kind, _)| *kind != CLONE_NEWPID) {
-            join(*kind, path)?;
-        }
+        self.root_user.map_or(Ok(()), |_| users::become_root())?;
+        join(&self.joined, !(CLONE_NEWPID | CLONE_NEWUSER | CLONE_NEWNS))?;
         if self.new & CLONE_NEWCGROUP != 0 {
             unshare(CLONE_NEWCGROUP).context("make a cgroup namespace")?;
         }
@@ -291,10 +333,14 @@ impl Space {
                 set_domainname(name).context("set the domain name")?;
             }
         }
+        if self.joins(CLONE_NEWNS) {
+            spec.linux.as_ref().map_or(Ok(()), set_parameters)?;
+            return join(&self.joined, CLONE_NEWNS);
+        }
         umask(0);
         let prepared = mounts::prepare(&self.id, spec, &self.dns)?;
         // Nobody makes device nodes in a user namespace; the guest's own are shown there.
-        let nodes = if self.has_users() { devices::hold()? } else { Vec::new() };
+        let nodes = if self.root_user.is_some() { devices::hold()? } else { Vec::new() };
         let root = spec.root.as_ref().ok_or_else(|| fault!(InvalidArgument, "no root"))?;
         mounts::enter_root(&root.path)?;
         prepared.iter().try_for_each(mounts::mount)?;
@@ -325,35 +371,22 @@ fn is_ours(root: &Fd) -> bool {
     }
 }
 
-/// Opens the guest's own pid namespace, for children to be in it again.
-pub(super) fn way_back() -> Result<Fd> {
-    process(1).context("open our pid namespace")
+/// Takes hold of a namespace to be joined, which who is in another user namespace cannot.
+fn hold_namespace((kind, path): &(u32, String)) -> Result<(u32, Fd)> {
+    // The path may be anything, a pipe to which nobody writes as well.
+    let namespace = open(CWD, path, O_RDONLY | O_NONBLOCK, 0);
+    Ok((*kind, namespace.context(format_args!("join the namespace {path}"))?))
 }
 
-pub(super) fn come_back(way: Option<Fd>) -> Result {
-    way.map_or(Ok(()), |way| enter(&way, CLONE_NEWPID)).context("come back to our pid namespace")
+/// Joins those of `kinds`.
+fn join(namespaces: &[(u32, Fd)], kinds: u32) -> Result {
+    let mut wanted = namespaces.iter().filter(|(kind, _)| kind & kinds != 0);
+    wanted.try_for_each(|(kind, namespace)| {
+        enter(namespace, *kind).context(format_args!("join the {} namespace", file_name(*kind)))
+    })
 }
 
-/// Lets children be in a new time namespace with these offsets, which a process can set only before it has any child
-/// there. Gives the way back to our own.
-fn shift_time(offsets: &str) -> Result<Fd> {
-    let own = open(CWD, "/proc/self/ns/time", O_RDONLY, 0).context("open our time namespace")?;
-    let shifted = unshare(CLONE_NEWTIME)
-        .and_then(|()| write_control(CWD, "/proc/self/timens_offsets", offsets.as_bytes()));
-    if shifted.is_err() {
-        enter(&own, CLONE_NEWTIME).context("come back to our time namespace")?;
-    }
-    shifted.context("set the offsets of clocks")?;
-    Ok(own)
-}
-
-fn join(kind: u32, path: &str) -> Result {
-    open(CWD, path, O_RDONLY, 0)
-        .and_then(|namespace| enter(&namespace, kind))
-        .context(format_args!("join the namespace {path}"))
-}
-
-/// Writes kernel parameters of the container's namespaces. The container's /proc is mounted by now.
+/// Writes kernel parameters of this process's namespaces.
 fn set_parameters(linux: &Linux) -> Result {
     for (name, value) in linux.sysctl.iter() {
         // `net.ipv4.conf.eth0/1.x`: a slash in a name stands for a dot, as in sysctl(8).
@@ -432,8 +465,8 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_is_said() {
-        assert!(namespaces(Some(&linux(&[("user", "/proc/9/ns/user")]))).is_err());
         assert!(namespaces(Some(&linux(&[("soul", "")]))).is_err());
+        assert!(namespaces(Some(&linux(&[("uts", ""), ("uts", "/proc/9/ns/uts")]))).is_err());
     }
 
     #[test]

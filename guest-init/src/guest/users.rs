@@ -2,22 +2,23 @@
 
 use crate::api::oci::{Linux, LinuxIdMapping};
 use crate::prelude::*;
-use crate::sys::file::{CWD, read, write_all, write_control};
+use crate::sys::file::{CWD, read, read_file, write_all, write_control};
 use crate::sys::process::{set_gid, set_groups, set_uid};
 
-/// Most ranges that the kernel takes.
+/// Most ranges that the kernel takes, and a limit for what it says of them, in bytes.
 const RANGES: usize = 340;
+const MAP_LIMIT: usize = 64 * RANGES;
 
-/// Checks the mappings; they are there if there is a user namespace, and have the container's root.
+/// Checks the mappings; they are there if there is a new user namespace, and have the container's root.
 pub fn check(linux: Option<&Linux>) -> Result {
     let Some(linux) = linux else { return Ok(()) };
-    let has_users = linux.namespaces.iter().any(|namespace| namespace.r#type == "user");
+    let has_users = linux.namespaces.iter().any(|one| one.r#type == "user" && one.path.is_empty());
     for (what, mappings) in [("uid", &linux.uid_mappings), ("gid", &linux.gid_mappings)] {
         let has_root = mappings.iter().any(|mapping| mapping.container_id == 0 && mapping.size > 0);
         let is_bad = has_users && (!has_root || mappings.len() > RANGES);
         refuse_if!(is_bad, InvalidArgument, "a user namespace: 1 to {RANGES} {what} mappings, one of id 0");
         let is_needless = !has_users && !mappings.is_empty();
-        refuse_if!(is_needless, InvalidArgument, "{what} mappings without a user namespace");
+        refuse_if!(is_needless, InvalidArgument, "{what} mappings without a new user namespace");
     }
     Ok(())
 }
@@ -31,11 +32,36 @@ fn lines(mappings: &[LinuxIdMapping]) -> String {
     text
 }
 
-/// Who in the guest is the root of a container with a user namespace: user and group.
+/// Who in the guest is the root of a container with a user namespace of its own: user and group.
 pub fn root(linux: Option<&Linux>) -> Option<(u32, u32)> {
     let of = |mappings: &[LinuxIdMapping]| Some(mappings.iter().find(|one| one.container_id == 0)?.host_id);
     let linux = linux?;
     of(&linux.uid_mappings).zip(of(&linux.gid_mappings))
+}
+
+/// Who is the root of a user namespace that is joined: its maps lie beside its file.
+pub fn root_of(path: &str) -> Result<(u32, u32)> {
+    let process = path.strip_suffix("/ns/user");
+    let process = process.ok_or_else(|| {
+        fault!(InvalidArgument, "a user namespace is joined by /proc/PID/ns/user, not {path}")
+    })?;
+    let root = |file| {
+        let path = format!("{process}/{file}");
+        let map = read_file(CWD, &path, MAP_LIMIT).context(format_args!("read {path}"))?;
+        mapped_root(&String::from_utf8_lossy(&map)).ok_or_else(|| {
+            fault!(FailedPrecondition, "the user namespace to be joined has no root in {path}")
+        })
+    };
+    Ok((root("uid_map")?, root("gid_map")?))
+}
+
+/// Which id of the guest a map's lines (see [`lines`]) have for id 0.
+fn mapped_root(map: &str) -> Option<u32> {
+    let outside = |line: &str| {
+        let mut words = line.split_whitespace();
+        (words.next() == Some("0")).then(|| words.next()?.parse().ok()).flatten()
+    };
+    map.lines().find_map(outside)
 }
 
 /// Gives the namespace of a child its users and groups, and opens its gate.
@@ -48,10 +74,10 @@ pub fn map(pid: i32, linux: Option<&Linux>, gate: Fd) -> Result {
     write_all(gate.raw(), &[1]).context("start the container")
 }
 
-/// In the child: waits at the gate, then becomes the namespace's root.
+/// In the child: waits at the gate.
 pub fn wait(gate: &Fd) -> Result {
     match read(gate.raw(), &mut [0]) {
-        Ok(1) => become_root(),
+        Ok(1) => Ok(()),
         Ok(_) => Err(fault!(Internal, "no users were mapped")),
         Err(errno) => Err(Fault::system(&"wait for the mapping of users", errno)),
     }
@@ -88,6 +114,15 @@ mod tests {
         ] {
             assert!(check(Some(&bad)).is_err());
         }
+    }
+
+    #[test]
+    fn the_root_of_a_map_is_found_wherever_its_line_is() {
+        let map = "       1000       1000          1\n         0     100000      65536\n";
+        assert_eq!(mapped_root(map), Some(100_000));
+        assert_eq!(mapped_root("1 100000 65536\n"), None);
+        assert_eq!(mapped_root("0\n0 x 1\n"), None);
+        assert_eq!(root_of("/proc/9/ns/mnt").unwrap_err().code, crate::api::ttrpc::Code::InvalidArgument);
     }
 
     #[test]

@@ -13,8 +13,8 @@ use crate::spec::annotation::Scheduler;
 
 pub use linux_raw_sys::general::{
     CLONE_INTO_CGROUP, CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWTIME,
-    CLONE_NEWUSER, CLONE_NEWUTS, LINUX_REBOOT_CMD_CAD_OFF, LINUX_REBOOT_CMD_HALT, LINUX_REBOOT_CMD_POWER_OFF,
-    LINUX_REBOOT_CMD_RESTART, SIGCHLD, SIGINT, SIGKILL, SIGPWR, SIGTERM,
+    CLONE_NEWUSER, CLONE_NEWUTS, CLONE_PARENT, LINUX_REBOOT_CMD_CAD_OFF, LINUX_REBOOT_CMD_HALT,
+    LINUX_REBOOT_CMD_POWER_OFF, LINUX_REBOOT_CMD_RESTART, SIGCHLD, SIGINT, SIGKILL, SIGPWR, SIGTERM,
 };
 
 /// The two sides of a [`fork`].
@@ -25,16 +25,18 @@ pub enum Forked {
     Parent(i32),
 }
 
-/// Forks, into new namespaces (`CLONE_NEW*`) and into a cgroup if one is given.
+/// Forks, into new namespaces (`CLONE_NEW*`) and into a cgroup if one is given. With `CLONE_PARENT` the new process is a
+/// sister of this one.
 ///
 /// # Safety
 /// The program must have a single thread, so that the child's copy of memory is consistent.
-pub unsafe fn fork(namespaces: u32, cgroup: Option<&Fd>) -> Result<Forked> {
+pub unsafe fn fork(flags: u32, cgroup: Option<&Fd>) -> Result<Forked> {
     let (into, cgroup) = cgroup.map_or((0, 0), |cgroup| (c::CLONE_INTO_CGROUP, cgroup.raw() as u64));
-    let flags = u64::from(namespaces) | into;
+    // A sister ends with the signal that this one ends with.
+    let signal = if flags & CLONE_PARENT == 0 { SIGCHLD } else { 0 };
     // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size,
     // cgroup.
-    let arguments = [flags, 0, 0, 0, c::SIGCHLD.into(), 0, 0, 0, 0, 0, cgroup];
+    let arguments = [u64::from(flags) | into, 0, 0, 0, signal.into(), 0, 0, 0, 0, 0, cgroup];
     // SAFETY: without CLONE_VM the child gets a copy of all memory, so returning twice is sound in a program
     // of one thread (the caller's promise); the arguments outlive the call.
     let pid = unsafe { syscall!(Sysno::clone3, arguments.as_ptr(), size_of_val(&arguments)) }?;
