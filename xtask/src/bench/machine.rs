@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// What it has then to come to rest.
 const REST: Duration = Duration::from_millis(500);
 /// Starts of which the one with the least processor time counts.
-const STARTS: usize = 5;
+const STARTS: usize = 40;
 
 const FERRY: &str = "ferry";
 const FERRY_VMM: &str = "ferry-vmm (machine and devices only)";
