@@ -2,7 +2,7 @@
 
 use super::process::{Caller, Process};
 use super::system::StreamId;
-use crate::api::agent::Storage;
+use crate::api::agent::{Device, Storage};
 use crate::api::oci::Spec;
 use crate::prelude::*;
 
@@ -19,6 +19,8 @@ pub struct Container<C> {
     pub storages: Vec<Storage>,
     /// How many of them are mounted.
     pub mounted: usize,
+    /// Devices of the guest that it gets.
+    pub devices: Vec<Device>,
     /// What the system keeps of it.
     pub system: Option<C>,
     /// The process that holds its namespaces.

@@ -44,11 +44,7 @@ impl<S: System> Agent<S> {
             call.oci.ok_or_else(|| fault!(InvalidArgument, "a container needs a specification"))?;
         let mut process =
             spec.process.take().ok_or_else(|| fault!(InvalidArgument, "the specification has no process"))?;
-        if !call.shared_mounts.is_empty()
-            || call.devices.iter().any(|device| !device.container_path.is_empty())
-        {
-            return Err(fault!(Unimplemented, "shared mounts and passed devices are not supported"));
-        }
+        refuse_if!(!call.shared_mounts.is_empty(), Unimplemented, "shared mounts are not supported");
         if let Some(user) = call.string_user {
             name_user(&mut process, &user);
         }
@@ -65,6 +61,7 @@ impl<S: System> Agent<S> {
             stage: Stage::Mounting { caller, deadline },
             storages: call.storages,
             mounted: 0,
+            devices: call.devices,
             system: None,
             holder: None,
             processes,
@@ -78,20 +75,18 @@ impl<S: System> Agent<S> {
         Ok(None)
     }
 
-    /// Mounts the storages that are left, then begins the set-up.
+    /// Mounts the storages that are left, finds the devices, then begins the set-up.
     fn go_on_creating(&mut self, id: &str) {
         let Some(container) = self.containers.get_mut(id) else { return };
         let Stage::Mounting { caller, deadline } = container.stage else { return };
-        while let Some(storage) = container.storages.get(container.mounted) {
-            match self.system.mount(storage) {
-                Ok(Mounted::Yes) => container.mounted += 1,
-                Ok(Mounted::NotYet) if self.system.now() < deadline => return,
-                Ok(Mounted::NotYet) => {
-                    let fault = fault!(Internal, "storage {}: its device did not appear", storage.source);
-                    return self.fail_creation(id, caller, fault);
-                }
-                Err(fault) => return self.fail_creation(id, caller, fault),
+        match make_ready(&mut self.system, container) {
+            Ok(None) => {}
+            Ok(Some(_)) if self.system.now() < deadline => return,
+            Ok(Some(missing)) => {
+                let fault = fault!(Internal, "{missing}: no such device appeared");
+                return self.fail_creation(id, caller, fault);
             }
+            Err(fault) => return self.fail_creation(id, caller, fault),
         }
         let nothing = Sandbox::default();
         let sandbox = self.sandbox.as_ref().unwrap_or(&nothing);
@@ -488,6 +483,17 @@ impl<S: System> Agent<S> {
         let container = self.containers.get(id).ok_or_else(|| no_container(id))?;
         Ok(ProcessKey { container: id.into(), process: container.key(id, exec_id).into() })
     }
+}
+
+/// Mounts what is left of a container's storages, and finds its devices: what is not there yet, if something is not.
+fn make_ready<S: System>(system: &mut S, container: &mut Container<S::Container>) -> Result<Option<String>> {
+    while let Some(storage) = container.storages.get(container.mounted) {
+        if system.mount(storage)? == Mounted::NotYet {
+            return Ok(Some(storage.source.clone()));
+        }
+        container.mounted += 1;
+    }
+    system.pass(&container.devices, &mut container.spec)
 }
 
 fn first_of(id: &str) -> ProcessKey {

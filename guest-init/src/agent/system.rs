@@ -1,6 +1,6 @@
 //! What the agent needs of the machine. The real one is `guest`; tests have one in memory.
 
-use crate::api::agent::Storage;
+use crate::api::agent::{Device, Storage};
 use crate::api::appliance::Log;
 use crate::api::oci::{self, LinuxResources, Spec};
 use crate::api::stats::StatsContainerResponse;
@@ -92,6 +92,9 @@ pub trait System {
     fn begin_sandbox(&mut self, sandbox: &Sandbox) -> Result;
     /// Mounts a storage.
     fn mount(&mut self, storage: &Storage) -> Result<Mounted>;
+    /// Gives device nodes of a specification, and the rules for them, the numbers that devices of the guest have. What is
+    /// not there yet, if something is not; then nothing has changed.
+    fn pass(&mut self, devices: &[Device], spec: &mut Spec) -> Result<Option<String>>;
     /// Unmounts what [`mount`](Self::mount) mounted there.
     fn unmount(&mut self, mount_point: &str);
 

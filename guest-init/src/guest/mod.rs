@@ -33,7 +33,7 @@ use storage::Disks;
 use transport::SerialPort;
 
 use crate::agent::{Created, Frozen, Mounted, Sandbox, Started, StreamId, System, Which};
-use crate::api::agent::Storage;
+use crate::api::agent::{Device, Storage};
 use crate::api::appliance::Log;
 use crate::api::oci::{LinuxResources, Process, Spec};
 use crate::api::stats::StatsContainerResponse;
@@ -218,6 +218,10 @@ impl System for Guest {
 
     fn mount(&mut self, storage: &Storage) -> Result<Mounted> {
         storage::mount(storage, &mut self.disks)
+    }
+
+    fn pass(&mut self, devices: &[Device], spec: &mut Spec) -> Result<Option<String>> {
+        devices::pass(devices, spec, &mut self.disks)
     }
 
     fn unmount(&mut self, mount_point: &str) {

@@ -247,7 +247,12 @@ impl Space {
         let flags = self.new & !CLONE_NEWCGROUP;
         let gate = if self.new & CLONE_NEWUSER != 0 { Some(pipe(0).context("make a pipe")?) } else { None };
         let further = Further::parse(spec)?;
-        let joined = self.join.iter().map(hold_namespace).collect::<Result<Vec<_>>>()?;
+        // Who is in another user namespace cannot open them. A path may be anything, a pipe to which nobody writes as well.
+        let mut joined = Vec::new();
+        for (kind, path) in &self.join {
+            let namespace = open(CWD, path, O_RDONLY | O_NONBLOCK, 0);
+            joined.push((*kind, namespace.context(format_args!("join the namespace {path}"))?));
+        }
         let forked = if self.joins(CLONE_NEWPID | CLONE_NEWUSER) || !further.time_offsets.is_empty() {
             self.fork_ahead(flags, &joined, &further.time_offsets)
         } else {
@@ -369,13 +374,6 @@ fn is_ours(root: &Fd) -> bool {
         (Ok(root), Ok(ours)) => (root.st_dev, root.st_ino) == (ours.st_dev, ours.st_ino),
         _ => true,
     }
-}
-
-/// Takes hold of a namespace to be joined, which who is in another user namespace cannot.
-fn hold_namespace((kind, path): &(u32, String)) -> Result<(u32, Fd)> {
-    // The path may be anything, a pipe to which nobody writes as well.
-    let namespace = open(CWD, path, O_RDONLY | O_NONBLOCK, 0);
-    Ok((*kind, namespace.context(format_args!("join the namespace {path}"))?))
 }
 
 /// Joins those of `kinds`.

@@ -58,7 +58,7 @@ pub fn root_of(path: &str) -> Result<(u32, u32)> {
 /// Which id of the guest a map's lines (see [`lines`]) have for id 0.
 fn mapped_root(map: &str) -> Option<u32> {
     let outside = |line: &str| {
-        let mut words = line.split_whitespace();
+        let mut words = line.split_ascii_whitespace();
         (words.next() == Some("0")).then(|| words.next()?.parse().ok()).flatten()
     };
     map.lines().find_map(outside)

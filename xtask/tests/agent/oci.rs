@@ -1,6 +1,6 @@
 //! The OCI runtime specification, field by field: what a process sees of it from inside its container.
 
-use ferry_init::api::agent::UpdateContainerRequest;
+use ferry_init::api::agent::{Device, UpdateContainerRequest};
 use ferry_init::api::method;
 use ferry_init::api::oci::*;
 use ferry_init::api::ttrpc::Code;
@@ -485,6 +485,53 @@ fn device_nodes_and_rules() {
         linux(spec).resources.get_or_insert_default().devices = vec![rule(true, "z", 1, 1, "r")];
     };
     assert_eq!(refused(&client, bad).0, Code::InvalidArgument);
+}
+
+#[test]
+fn devices_of_the_guest_are_passed_on() {
+    let mut guest = guest();
+    let client = guest.client();
+    let change = |spec: &mut Spec| {
+        let linux = linux(spec);
+        let (path, kind) = ("/dev/given".to_owned(), "b".to_owned());
+        // What the client calls it, the guest does not have.
+        linux.devices.push(LinuxDevice {
+            path,
+            r#type: kind.clone(),
+            major: 8,
+            minor: 16,
+            ..Default::default()
+        });
+        let rule = |allow, kind: &str, (major, minor), access: &str| LinuxDeviceCgroup {
+            allow,
+            r#type: kind.to_owned(),
+            major,
+            minor,
+            access: access.to_owned(),
+        };
+        linux.resources.get_or_insert_default().devices = vec![
+            rule(false, "a", (-1, -1), "rwm"),
+            rule(true, "c", (-1, -1), "rwm"),
+            rule(true, &kind, (-1, -1), "m"),
+            rule(true, &kind, (8, 16), "r"),
+        ];
+    };
+    let script = "printf '%x:%x\\n' $(tr : ' ' < /sys/block/vda/dev); stat -c %t:%T /dev/given; head -c 1 /dev/given > /dev/null; \
+                  mknod /tmp/other b 8 16; head -c 1 /tmp/other 2> /dev/null || echo denied";
+    let container = container(&fresh("given"), &["sh", "-ec", script], change);
+    let mut request = create_request(&container);
+    let (vm_path, container_path) = ("/dev/vda".to_owned(), "/dev/given".to_owned());
+    request.devices = vec![Device { vm_path, container_path, ..Default::default() }];
+    client.create_container(&request).unwrap();
+    client.start_container(&container.id).unwrap();
+    let text = read_all(&client, OutputStream::Stdout, &container.id, &container.id);
+    let text = String::from_utf8(text).expect("text");
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!((lines.len(), lines[0], lines[2]), (3, lines[1], "denied"), "{text}");
+    assert_eq!(wait(&client, &container.id, &container.id).unwrap(), 0);
+    client.remove_container(&container.id, LONG).unwrap();
+    request.devices[0].container_path = "/dev/another".to_owned();
+    assert_eq!(code(&client.create_container(&request)), Code::InvalidArgument);
 }
 
 /// The device whose numbers are the last line, as the kernel writes them and one by one.

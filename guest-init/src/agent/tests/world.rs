@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::agent::connection::tests::frame_of;
 use crate::agent::*;
-use crate::api::agent::{self as api, Storage};
+use crate::api::agent::{self as api, Device, Storage};
 use crate::api::appliance::Log;
 use crate::api::frame::{HEADER_LEN, Header};
 use crate::api::method;
@@ -113,6 +113,10 @@ impl System for Machine {
         }
         self.mounted.push(storage.mount_point.clone());
         Ok(Mounted::Yes)
+    }
+
+    fn pass(&mut self, devices: &[Device], _: &mut Spec) -> Result<Option<String>> {
+        Ok(devices.first().filter(|_| self.missing_device).map(|device| device.vm_path.clone()))
     }
 
     fn unmount(&mut self, mount_point: &str) {
