@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Seek, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -109,9 +110,20 @@ impl Bench {
         // mkfs.erofs does not know zstd, so it gets what comes out: from here, while it works.
         let unpacked_for_it = || {
             make_room(&theirs)?;
-            let (reader, writer) = std::io::pipe()?;
-            let packed = File::open(&zstd)?;
-            std::thread::spawn(move || zstd::stream::copy_decode(packed, writer));
+            let (reader, mut writer) = std::io::pipe()?;
+            // Neither is to wait for the other as long as there is something to do.
+            // SAFETY: takes a descriptor, which is open, and a number.
+            unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETPIPE_SZ, 1 << 20) };
+            let mut archive = zstd::stream::read::Decoder::new(File::open(&zstd)?)?;
+            std::thread::spawn(move || -> std::io::Result<()> {
+                let mut piece = vec![0; 128 << 10];
+                loop {
+                    match archive.read(&mut piece)? {
+                        0 => return Ok(()),
+                        length => writer.write_all(&piece[..length])?,
+                    }
+                }
+            });
             let mut command = self.foreign.command("mkfs.erofs");
             command.args(["--quiet", "--tar=f"]).arg(&theirs).stdin(reader);
             Ok(command)
