@@ -128,7 +128,11 @@ impl Bench {
             command.args(["--quiet", "--tar=f"]).arg(&theirs).stdin(reader);
             Ok(command)
         };
-        let [zstd_time, mkfs_zstd] = in_turn([&|| convert(&zstd), &unpacked_for_it])?;
+        let [zstd_time, discard_zstd, mkfs_zstd] = in_turn([
+            &|| convert(&zstd),
+            &|| Ok(self.layer(&[Path::new("discard"), &zstd])),
+            &unpacked_for_it,
+        ])?;
         let mkfs_gzip = rounds(|| self.erofs(&["--gzip"], &theirs, &gzip))?;
         run(&mut self.erofs(&["-Enoinline_data"], &theirs, &plain)?)?;
         let theirs_bytes = fs::metadata(&theirs)?.len();
@@ -161,7 +165,9 @@ impl Bench {
             seconds("gzip, to EROFS", gzip_time),
             layer("gzip: the one beside the other (at most 1.15)", "x", ratio(gzip_time.time, discard.time)),
             seconds("gzip, mkfs.erofs --tar", mkfs_gzip),
+            seconds("zstd, decompressed to nowhere", discard_zstd),
             seconds("zstd, to EROFS", zstd_time),
+            layer("zstd: the one beside the other", "x", ratio(zstd_time.time, discard_zstd.time)),
             seconds("plain, to EROFS", none),
             seconds("plain, mkfs.erofs --tar", mkfs),
             seconds("zstd, decompressed into mkfs.erofs --tar", mkfs_zstd),
