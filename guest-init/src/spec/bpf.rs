@@ -101,6 +101,12 @@ fn condition(block: &mut Vec<Instruction>, argument: u8, comparison: Comparison)
     let upper = lower + 4;
     let halves = |value: u64| ((value >> 32) as u32, value as u32);
     let begin = block.len();
+    // Where the upper halves are equal, the lower ones decide.
+    let mut order = |lower_is, value, above, below| {
+        let (high, low) = halves(value);
+        block.extend([step(LOAD, upper), jump(ABOVE, high, above, 0), jump(EQUAL, high, 0, below)]);
+        block.extend([step(LOAD, lower), jump(lower_is, low, above, below)]);
+    };
     match comparison {
         Comparison::Equal(value) => condition(block, argument, Comparison::Masked(u64::MAX, value)),
         Comparison::Masked(mask, value) => {
@@ -118,18 +124,10 @@ fn condition(block: &mut Vec<Instruction>, argument: u8, comparison: Comparison)
             block.extend([step(LOAD, upper), jump(EQUAL, high, 0, PASS)]);
             block.extend([step(LOAD, lower), jump(EQUAL, low, FAIL, 0)]);
         }
-        Comparison::More(value) | Comparison::AtLeast(value) => {
-            let (high, low) = halves(value);
-            let last = if comparison == Comparison::More(value) { ABOVE } else { AT_LEAST };
-            block.extend([step(LOAD, upper), jump(ABOVE, high, PASS, 0), jump(EQUAL, high, 0, FAIL)]);
-            block.extend([step(LOAD, lower), jump(last, low, 0, FAIL)]);
-        }
-        Comparison::Less(value) | Comparison::AtMost(value) => {
-            let (high, low) = halves(value);
-            let last = if comparison == Comparison::Less(value) { AT_LEAST } else { ABOVE };
-            block.extend([step(LOAD, upper), jump(ABOVE, high, FAIL, 0), jump(EQUAL, high, 0, PASS)]);
-            block.extend([step(LOAD, lower), jump(last, low, FAIL, 0)]);
-        }
+        Comparison::More(value) => order(ABOVE, value, PASS, FAIL),
+        Comparison::AtLeast(value) => order(AT_LEAST, value, PASS, FAIL),
+        Comparison::Less(value) => order(AT_LEAST, value, FAIL, PASS),
+        Comparison::AtMost(value) => order(ABOVE, value, FAIL, PASS),
     }
     resolve(&mut block[begin..], PASS, usize::MAX);
 }

@@ -112,8 +112,7 @@ fn parse(rule: &LinuxDeviceCgroup) -> Result<Rule> {
     // The messages cannot leave a number out; 0:0 is no device.
     let is_any = kind.is_none() || (rule.major, rule.minor) == (0, 0);
     let number = |number: i64| match i32::try_from(number) {
-        _ if is_any => Ok(None),
-        Ok(-1) => Ok(None),
+        _ if is_any || number == -1 => Ok(None),
         Ok(number) if number >= 0 => Ok(Some(number)),
         _ => Err(fault!(InvalidArgument, "a rule about devices with the number {number}")),
     };
@@ -140,12 +139,10 @@ fn append(program: &mut Vec<Instruction>, rule: &Rule) {
         ])
     };
     effect.extend(answer(rule.allow.into()));
-    let conditions = [(KIND, rule.kind), (MAJOR, rule.major), (MINOR, rule.minor)];
-    let mut left = conditions.iter().filter(|(_, value)| value.is_some()).count();
-    for (register, value) in conditions {
+    // Before that the conditions: where one does not hold, all that is behind it is skipped.
+    for (register, value) in [(MINOR, rule.minor), (MAJOR, rule.major), (KIND, rule.kind)] {
         if let Some(value) = value {
-            left -= 1;
-            program.push(instruction(UNLESS_EQUAL, register, 0, (left + effect.len()) as i16, value));
+            effect.insert(0, instruction(UNLESS_EQUAL, register, 0, effect.len() as i16, value));
         }
     }
     program.append(&mut effect);

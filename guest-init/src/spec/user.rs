@@ -80,7 +80,11 @@ pub fn look_up(user: &str, passwd: &[u8], group: &[u8]) -> Result<Identity> {
     if !own_group.is_empty() {
         identity.gid = group_id(own_group, group)?;
     } else if let Some((entry, _)) = &entry {
-        identity.groups = memberships(entry.name, group);
+        let has_user =
+            |group: &Entry<'_>| group.next.split(|&byte| byte == b',').any(|name| name == entry.name);
+        for group in entries(group).filter(has_user).take(MAX_GROUPS) {
+            insert(&mut identity.groups, group.id);
+        }
     }
     insert(&mut identity.groups, identity.gid);
     Ok(identity)
@@ -103,16 +107,6 @@ pub fn home_of(uid: u32, passwd: &[u8]) -> Option<String> {
 fn home(entry: &Entry<'_>) -> Option<String> {
     let home = core::str::from_utf8(entry.home).ok()?;
     (!home.is_empty()).then(|| home.into())
-}
-
-fn memberships(user: &[u8], group: &[u8]) -> Vec<u32> {
-    entries(group)
-        .filter(|entry| entry.next.split(|&byte| byte == b',').any(|member| member == user))
-        .take(MAX_GROUPS)
-        .fold(Vec::new(), |mut groups, entry| {
-            insert(&mut groups, entry.id);
-            groups
-        })
 }
 
 fn insert(groups: &mut Vec<u32>, gid: u32) {
