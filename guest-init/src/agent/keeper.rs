@@ -144,7 +144,10 @@ impl<S: System> Agent<S> {
     fn act(&mut self, at: usize, action: Action) {
         let name = self.keeper.name(at);
         let (step, outcome) = match action {
-            Action::Create => (Step::Create, self.create_kept(at)),
+            Action::Create => {
+                let request = self.create_request(at);
+                (Step::Create, request.and_then(|call| self.create_container(caller(at, Step::Create), call)))
+            }
             Action::Start => {
                 self.open_writer(at);
                 (Step::Start, self.start_container(caller(at, Step::Start), &name))
@@ -166,11 +169,6 @@ impl<S: System> Agent<S> {
         if let Some(answer) = outcome.transpose() {
             self.keep_answer(caller(at, step).stream_id, answer);
         }
-    }
-
-    fn create_kept(&mut self, at: usize) -> Outcome {
-        let request = self.create_request(at)?;
-        self.create_container(caller(at, Step::Create), request)
     }
 
     fn create_request(&self, at: usize) -> Result<api::CreateContainerRequest> {

@@ -1,6 +1,6 @@
 //! A container's cgroup (cgroup v2, mounted on /sys/fs/cgroup).
 
-use core::cell::Cell;
+use core::cell::RefCell;
 
 use crate::agent::Frozen;
 use crate::api::oci::{LinuxDeviceCgroup, LinuxResources};
@@ -27,7 +27,7 @@ pub struct Cgroup {
     directory: Fd,
     path: String,
     /// The program that decides about devices, once there were rules about them.
-    devices: Cell<Option<Fd>>,
+    devices: RefCell<Option<Fd>>,
 }
 
 impl Cgroup {
@@ -43,7 +43,7 @@ impl Cgroup {
         }
         let directory =
             open(CWD, &at, O_RDONLY | O_DIRECTORY, 0).context(format_args!("open cgroup {at}"))?;
-        let cgroup = Cgroup { directory, path: at, devices: Cell::new(None) };
+        let cgroup = Cgroup { directory, path: at, devices: RefCell::new(None) };
         if let Some(resources) = resources {
             cgroup.update(resources)?;
         }
@@ -90,17 +90,11 @@ impl Cgroup {
 
     fn restrict_devices(&self, rules: &[LinuxDeviceCgroup]) -> Result {
         let Some(program) = device_filter::program(rules)? else { return Ok(()) };
-        let old = self.devices.take();
-        let result = bpf::load_device_filter(&program).and_then(|program| {
-            bpf::attach_device_filter(&self.directory, &program, old.as_ref())?;
-            Ok(program)
-        });
-        let (program, result) = match result {
-            Ok(program) => (Some(program), Ok(())),
-            Err(errno) => (old, Err(errno)),
-        };
-        self.devices.set(program);
-        result.context("restrict devices")
+        let mut devices = self.devices.borrow_mut();
+        let new = bpf::load_device_filter(&program).context("restrict devices")?;
+        bpf::attach_device_filter(&self.directory, &new, devices.as_ref()).context("restrict devices")?;
+        *devices = Some(new);
+        Ok(())
     }
 
     /// Kills every process in it.

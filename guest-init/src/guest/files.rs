@@ -172,13 +172,10 @@ fn begin(parent: &Fd, name: &str) -> SysResult<Fd> {
     match replace(parent, name) {
         Err(Errno::EBUSY) => {
             let file = go_on(parent, name)?;
-            file::set_length(file.raw(), 0)?;
-            Ok(file)
+            file::set_length(file.raw(), 0).map(|()| file)
         }
-        other => {
-            other?;
-            file::open(parent.raw(), name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600)
-        }
+        other => other
+            .and_then(|()| file::open(parent.raw(), name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600)),
     }
 }
 

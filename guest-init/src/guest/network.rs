@@ -253,13 +253,14 @@ pub fn update_routes(wanted: &[types::Route]) -> Result<Routes> {
     Ok(describe_routes(&[kept, new].concat(), &kernel))
 }
 
+fn unless_empty<T>(text: &str, parse: impl Fn(&str) -> Result<T>) -> Result<Option<T>> {
+    if text.is_empty() { Ok(None) } else { parse(text).map(Some) }
+}
+
 fn parse(route: &types::Route, kernel: &Kernel) -> Result<Route> {
-    let some = |text: &str| if text.is_empty() { Ok(None) } else { address::parse(text).map(Some) };
-    let destination = match route.dest.as_str() {
-        "" => None,
-        text => Some(address::parse_network(text)?),
-    };
-    let (gateway, source) = (some(&route.gateway)?, some(&route.source)?);
+    let destination = unless_empty(&route.dest, address::parse_network)?;
+    let gateway = unless_empty(&route.gateway, address::parse)?;
+    let source = unless_empty(&route.source, address::parse)?;
     let addresses = [destination.map(|(address, _)| address), gateway, source];
     let mut families = addresses.into_iter().flatten().map(|address| address::family(&address));
     let Some(family) = families.next() else {
@@ -311,11 +312,9 @@ pub fn add_neighbors(neighbors: &[ArpNeighbor]) -> Result {
     let mut requests = Vec::new();
     for ArpNeighbor { to_ip_address, device, lladdr, state, flags } in limit(neighbors)? {
         let address = address::parse(to_ip_address.as_ref().map_or("", |address| &address.address))?;
-        let state = match u16::try_from(*state) {
-            Ok(0) => n::NUD_PERMANENT as u16,
-            Ok(state) => state,
-            Err(_) => return Err(fault!(InvalidArgument, "a neighbour's state is 0 to 65535")),
-        };
+        let state = if *state == 0 { n::NUD_PERMANENT as i32 } else { *state };
+        let state =
+            u16::try_from(state).map_err(|_| fault!(InvalidArgument, "a neighbour's state is 0 to 65535"))?;
         let flags =
             u8::try_from(*flags).map_err(|_| fault!(InvalidArgument, "a neighbour's flags are 0 to 255"))?;
         let link = kernel.index(device)?;
