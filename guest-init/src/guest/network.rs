@@ -49,7 +49,7 @@ impl Kernel {
         Ok(Kernel { socket: net::rtnetlink()?, sequence: 0, buffer: vec![0; BUFFER] })
     }
 
-    fn ask(&mut self, request: Request, mut each: impl FnMut(u16, &[u8])) -> SysResult<()> {
+    fn ask(&mut self, request: Request, each: &mut dyn FnMut(u16, &[u8])) -> SysResult<()> {
         self.sequence += 1;
         net::send(&self.socket, &request.finish(self.sequence))?;
         for _ in 0..MESSAGE_LIMIT {
@@ -65,7 +65,7 @@ impl Kernel {
     }
 
     fn tell(&mut self, request: Request) -> SysResult<()> {
-        self.ask(request, |_, _| {})
+        self.ask(request, &mut |_, _| {})
     }
 
     /// What of a kind the answers to a request say.
@@ -76,7 +76,7 @@ impl Kernel {
         parse: impl Fn(&[u8]) -> Option<T>,
     ) -> Result<Vec<T>> {
         let mut list = Vec::new();
-        self.ask(request, |kind, body| list.extend(parse(body).filter(|_| kind == of_kind)))
+        self.ask(request, &mut |kind, body| list.extend(parse(body).filter(|_| kind == of_kind)))
             .context("read the network's state")?;
         Ok(list)
     }

@@ -102,7 +102,7 @@ impl<'a> Further<'a> {
         let is_known = ["monotonic", "boottime"].contains(&clock);
         refuse_if!(!is_known, InvalidArgument, "the clocks of a time namespace are monotonic and boottime");
         let (mut seconds, mut nanoseconds) = (0i64, 0u32);
-        pairs(value, |name, value| {
+        pairs(value, &mut |name, value| {
             match name {
                 "secs" => seconds = number(value)?,
                 "nanosecs" => nanoseconds = number(value)?,
@@ -116,7 +116,7 @@ impl<'a> Further<'a> {
 }
 
 /// Calls `each` with every `NAME=VALUE`; it says whether it knows the name.
-fn pairs(text: &str, mut each: impl FnMut(&str, &str) -> Result<bool>) -> Result {
+fn pairs(text: &str, each: &mut dyn FnMut(&str, &str) -> Result<bool>) -> Result {
     for pair in text.split(',') {
         if !pair.split_once('=').map_or(Ok(false), |(name, value)| each(name, value))? {
             return Err(fault!(InvalidArgument, "`{pair}` is none of its fields"));
@@ -138,7 +138,7 @@ fn named(list: &[u8], prefix: &str, word: &str) -> Result<u32> {
 
 fn scheduler(value: &str) -> Result<Scheduler> {
     let mut scheduler = Scheduler { size: size_of::<Scheduler>() as u32, ..Default::default() };
-    pairs(value, |name, value| {
+    pairs(value, &mut |name, value| {
         match name {
             "policy" => scheduler.policy = named(POLICIES, "SCHED_", value)?,
             "nice" => scheduler.nice = number(value)?,
@@ -161,7 +161,7 @@ fn scheduler(value: &str) -> Result<Scheduler> {
 /// The class at bit 13, and the level below it (include/uapi/linux/ioprio.h).
 fn io_priority(value: &str) -> Result<u32> {
     let (mut class, mut level) = (0, 0u32);
-    pairs(value, |name, value| {
+    pairs(value, &mut |name, value| {
         match name {
             "class" => class = named(CLASSES, "IOPRIO_CLASS_", value)?,
             "priority" => level = number(value)?,
@@ -176,7 +176,7 @@ fn io_priority(value: &str) -> Result<u32> {
 /// A line of rdma.max.
 fn rdma(device: &str, value: &str) -> Result<String> {
     let mut line = String::from(device);
-    pairs(value, |name, value| {
+    pairs(value, &mut |name, value| {
         let name = match name {
             "hcaHandles" => "hca_handle",
             "hcaObjects" => "hca_object",
