@@ -96,12 +96,10 @@ fn make(root: i32, path: &str, kind: Kind, mode: u32) -> SysResult<Fd> {
         }
         rest.extend(target.rsplit('/').map(String::from));
     }
-    match here.pop() {
-        None => open_inside(root, b".", kind.flags(), 0),
-        Some(found) => match kind {
-            Kind::Directory if Kind::of(found.raw(), "")? == Kind::File => Err(Errno::ENOTDIR),
-            _ => Ok(found),
-        },
+    let Some(found) = here.pop() else { return open_inside(root, b".", kind.flags(), 0) };
+    match kind {
+        Kind::Directory if Kind::of(found.raw(), "")? == Kind::File => Err(Errno::ENOTDIR),
+        _ => Ok(found),
     }
 }
 

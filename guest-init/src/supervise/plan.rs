@@ -14,13 +14,7 @@ fn or(number: u32, default: u32) -> u64 {
 
 /// What a number of the specification stands for.
 fn known<T: TryFrom<i32>>(number: i32) -> Result<T> {
-    T::try_from(number).map_err(|_| meaningless(number))
-}
-
-#[cold]
-#[inline(never)]
-fn meaningless(number: i32) -> Fault {
-    fault!(InvalidArgument, "{number} has no meaning there")
+    T::try_from(number).map_err(|_| fault!(InvalidArgument, "{number} has no meaning there"))
 }
 
 impl Supervisor {

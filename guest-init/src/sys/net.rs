@@ -3,13 +3,15 @@
 use linux_raw_sys::general as c;
 use linux_raw_sys::net as n;
 use linux_raw_sys::netlink::NETLINK_GET_STRICT_CHK;
-use linux_raw_sys::vm_sockets::sockaddr_vm;
 use syscalls::{Sysno, syscall};
 
 use super::{Errno, Fd, Result};
 
 /// The host's context id.
 pub const HOST_CID: u32 = 2;
+
+/// struct sockaddr_vm: the family (16 bits, and as many that are zero), the port, the context id, and zeros.
+type VsockAddress = [u32; 4];
 
 /// Any context id of ours.
 const ANY_CID: u32 = u32::MAX;
@@ -21,8 +23,7 @@ calls! { Result<Fd>;
 calls! { Result<()>;
     listen(socket: &Fd, backlog: u32) = listen(socket.raw(), backlog);
 
-    /// struct sockaddr_vm is 16 bytes long at the front of what its Rust name has.
-    bind(socket: &Fd, address: &sockaddr_vm) = bind(socket.raw(), &raw const *address, 16);
+    bind(socket: &Fd, address: &VsockAddress) = bind(socket.raw(), address.as_ptr(), size_of_val(address));
 
     connect(socket: &Fd, address: &[u8]) = connect(socket.raw(), address.as_ptr(), address.len());
 
@@ -39,28 +40,19 @@ calls! { Result<()>;
 /// Listens on a vsock port; `EAFNOSUPPORT` when the kernel has no vsock.
 pub fn listen_vsock(port: u32) -> Result<Fd> {
     let listener = socket(n::AF_VSOCK, n::SOCK_STREAM | c::O_NONBLOCK)?;
-    let address = sockaddr_vm {
-        svm_family: n::AF_VSOCK as u16,
-        svm_reserved1: 0,
-        svm_port: port,
-        svm_cid: ANY_CID,
-        svm_flags: 0,
-        svm_zero: [0; _],
-    };
-    bind(&listener, &address)?;
+    bind(&listener, &[n::AF_VSOCK, port, ANY_CID, 0])?;
     listen(&listener, 16)?;
     Ok(listener)
 }
 
 /// The next connection and who made it (its context id); `EAGAIN` when there is none.
 pub fn accept_vsock(listener: &Fd) -> Result<(Fd, u32)> {
-    let mut address = [0u32; 4];
+    let mut address: VsockAddress = [0; _];
     let mut length: u32 = 16;
     let (place, flags) = (address.as_mut_ptr(), c::O_CLOEXEC | c::O_NONBLOCK);
     // SAFETY: the kernel writes at most `length` bytes into `address`.
     let fd =
         unsafe { syscall!(Sysno::accept4, listener.raw(), place, &raw mut length, flags) }.map(Fd::new)?;
-    // struct sockaddr_vm: family u16, reserved u16, port u32, cid u32.
     if length < 12 || address[0] as u16 != n::AF_VSOCK as u16 {
         return Err(Errno::EAFNOSUPPORT);
     }

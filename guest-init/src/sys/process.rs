@@ -111,7 +111,7 @@ calls! { Result<()>;
     pub ignore_children() = rt_sigaction(c::SIGCHLD, IGNORE.as_ptr(), 0, size_of::<SignalSet>());
 
     /// Header and two data records, as capset(2) has them.
-    set_capability_words(header: &[u32; 2], data: &[u32; 6]) = capset(header.as_ptr(), data.as_ptr());
+    set_capability_words(header: &[u32; 2], data: &[[u32; 3]; 2]) = capset(header.as_ptr(), data.as_ptr());
 
     install_filter(flags: u32, program: &Program) = seccomp(SECCOMP_SET_MODE_FILTER, flags, &raw const *program);
 
@@ -201,15 +201,8 @@ pub fn take_signal(set: SignalSet) -> Result<u32> {
 /// Sets the effective, permitted and inheritable capabilities, capability N at bit N.
 pub fn set_capabilities(effective: u64, permitted: u64, inheritable: u64) -> Result<()> {
     let header = [c::_LINUX_CAPABILITY_VERSION_3, 0];
-    let data = [
-        effective as u32,
-        permitted as u32,
-        inheritable as u32,
-        (effective >> 32) as u32,
-        (permitted >> 32) as u32,
-        (inheritable >> 32) as u32,
-    ];
-    set_capability_words(&header, &data)
+    let words = |shift: u32| [effective, permitted, inheritable].map(|set| (set >> shift) as u32);
+    set_capability_words(&header, &[words(0), words(32)])
 }
 
 /// One instruction of a system call filter (struct sock_filter).
