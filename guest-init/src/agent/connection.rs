@@ -86,10 +86,7 @@ impl Connection {
             }
             let rest = &self.input[self.taken..];
             let message = rest.get(HEADER_LEN..HEADER_LEN + length)?;
-            let request = match header.kind() {
-                Some(Kind::Request) => Some(Request::decode(message)),
-                Some(Kind::Response | Kind::Data) | None => None,
-            };
+            let request = (header.kind() == Some(Kind::Request)).then(|| Request::decode(message));
             self.taken += HEADER_LEN + length;
             if self.taken == self.input.len() && self.input.capacity() > OUTPUT_LIMIT {
                 // A large message came: its room is not kept for small ones.

@@ -27,17 +27,11 @@ pub trait Put {
 }
 
 fn bytes<'a>(wire: Wire<'a>) -> Result<&'a [u8], DecodeError> {
-    match wire {
-        Wire::Bytes(bytes) => Ok(bytes),
-        Wire::Number(_) | Wire::Fixed => Err(DecodeError),
-    }
+    if let Wire::Bytes(bytes) = wire { Ok(bytes) } else { Err(DecodeError) }
 }
 
 fn number(wire: Wire<'_>) -> Result<u64, DecodeError> {
-    match wire {
-        Wire::Number(number) => Ok(number),
-        Wire::Bytes(_) | Wire::Fixed => Err(DecodeError),
-    }
+    if let Wire::Number(number) = wire { Ok(number) } else { Err(DecodeError) }
 }
 
 fn count(left: &mut usize) -> Result<(), DecodeError> {
