@@ -22,10 +22,7 @@ impl Kind {
     }
 
     fn flags(self) -> u32 {
-        match self {
-            Kind::Directory => O_PATH | O_DIRECTORY,
-            Kind::File => O_PATH,
-        }
+        if self == Kind::Directory { O_PATH | O_DIRECTORY } else { O_PATH }
     }
 }
 

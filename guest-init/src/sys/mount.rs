@@ -29,7 +29,7 @@ calls! { Result<Fd>;
 
     /// A detached copy of the mount at `path`, for a bind mount.
     pub clone_tree(dir: i32, path: &str, recursive: Recursion) =
-        open_tree(dir, text!(path), CLONE | recursive.flag());
+        open_tree(dir, text!(path), CLONE | recursive as u32);
 }
 
 calls! { Result<()>;
@@ -65,20 +65,12 @@ calls! { Result<()>;
 
 /// Whether a call is about one mount or about those below it too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
 pub enum Recursion {
     /// This one.
-    One,
+    One = 0,
     /// This one and those below.
-    Tree,
-}
-
-impl Recursion {
-    fn flag(self) -> u32 {
-        match self {
-            Recursion::One => 0,
-            Recursion::Tree => c::AT_RECURSIVE,
-        }
-    }
+    Tree = c::AT_RECURSIVE,
 }
 
 /// Changes attributes (`MOUNT_ATTR_*`) and propagation (`MS_*`, or 0) of the mount whose root is at a path below an open
@@ -97,5 +89,5 @@ pub fn set_attributes(
         propagation: u64::from(propagation),
         userns_fd: 0,
     };
-    change_attributes(dir, path, c::AT_EMPTY_PATH | recursive.flag(), &attributes)
+    change_attributes(dir, path, c::AT_EMPTY_PATH | recursive as u32, &attributes)
 }

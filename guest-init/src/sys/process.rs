@@ -40,10 +40,7 @@ pub unsafe fn fork(flags: u32, cgroup: Option<&Fd>) -> Result<Forked> {
     // SAFETY: without CLONE_VM the child gets a copy of all memory, so returning twice is sound in a program
     // of one thread (the caller's promise); the arguments outlive the call.
     let pid = unsafe { syscall!(Sysno::clone3, arguments.as_ptr(), size_of_val(&arguments)) }?;
-    match pid {
-        0 => Ok(Forked::Child),
-        pid => Ok(Forked::Parent(pid as i32)),
-    }
+    Ok(if pid == 0 { Forked::Child } else { Forked::Parent(pid as i32) })
 }
 
 /// The kernel's own struct sigaction: handler (SIG_IGN), flags, restorer, mask.
@@ -145,10 +142,8 @@ pub fn execute(path: &str, arguments: &[CString], environment: &[CString]) -> Er
     };
     let (arguments, environment) = (pointers(arguments), pointers(environment));
     // SAFETY: the arrays hold C strings and end with null.
-    match unsafe { syscall!(Sysno::execve, path, arguments.as_ptr(), environment.as_ptr()) } {
-        Ok(_) => Errno::EINVAL,
-        Err(errno) => errno,
-    }
+    let result = unsafe { syscall!(Sysno::execve, path, arguments.as_ptr(), environment.as_ptr()) };
+    result.err().unwrap_or(Errno::EINVAL)
 }
 
 /// Ends this process.
