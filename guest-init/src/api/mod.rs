@@ -1,8 +1,7 @@
 //! The agent API: the Kata Containers agent's protocol as both ends of a Ferry control channel speak it.
 //!
 //! Message types carry the names and field numbers of Kata's `agent.proto`, `oci.proto`, `types.proto` and
-//! `health.proto`; the definitions are written here, with the names in Rust's case. Counters that the guest does not keep
-//! are left out, which is the same on the wire. What Kata has no call for is
+//! `health.proto`; the definitions are written here, with the names in Rust's case. What Kata has no call for is
 //! in [`ferry`], a service beside it on the same connection. There is no behaviour in this module besides the
 //! [frame header](frame) and the [encoding](protobuf) that both ends read and write.
 //!

@@ -1,4 +1,4 @@
-//! Counters of containers: what `StatsContainer` answers (Kata's `agent.proto`), as far as the guest counts.
+//! Counters of containers: what `StatsContainer` answers (Kata's `agent.proto`).
 
 use super::protobuf::messages;
 use crate::prelude::*;
@@ -7,6 +7,7 @@ messages! {
     /// Processor time used, in nanoseconds.
     CpuUsage {
         1 total_usage: u64 => "All.",
+        2 percpu_usage: Vec<u64> => "By processor.",
         3 usage_in_kernelmode: u64 => "In the kernel.",
         4 usage_in_usermode: u64 => "In programs.",
     }
@@ -43,6 +44,7 @@ messages! {
         1 cache: u64 => "Page cache, in bytes.",
         2 usage: Option<MemoryData> => "Memory.",
         3 swap_usage: Option<MemoryData> => "Memory and swap.",
+        4 kernel_usage: Option<MemoryData> => "Kernel memory.",
         5 use_hierarchy: bool => "Always, with cgroup v2.",
         6 stats: Table<String, u64> => "Everything in `memory.stat`.",
     }
@@ -59,6 +61,19 @@ messages! {
     BlkioStats {
         1 io_service_bytes_recursive: Vec<BlkioStatsEntry> => "Bytes.",
         2 io_serviced_recursive: Vec<BlkioStatsEntry> => "Operations.",
+        3 io_queued_recursive: Vec<BlkioStatsEntry> => "Queued.",
+        4 io_service_time_recursive: Vec<BlkioStatsEntry> => "Service time.",
+        5 io_wait_time_recursive: Vec<BlkioStatsEntry> => "Waiting time.",
+        6 io_merged_recursive: Vec<BlkioStatsEntry> => "Merged.",
+        7 io_time_recursive: Vec<BlkioStatsEntry> => "Time.",
+        8 sectors_recursive: Vec<BlkioStatsEntry> => "Sectors.",
+    }
+
+    /// Huge pages of one size, in bytes.
+    HugetlbStats {
+        1 usage: u64 => "In use.",
+        2 max_usage: u64 => "In use at most.",
+        3 failcnt: u64 => "How often the limit was hit.",
     }
 
     /// Counters of a container's cgroup.
@@ -67,6 +82,7 @@ messages! {
         2 memory_stats: Option<MemoryStats> => "Memory.",
         3 pids_stats: Option<PidsStats> => "Tasks.",
         4 blkio_stats: Option<BlkioStats> => "Block devices.",
+        5 hugetlb_stats: Vec<HugetlbEntry> => "Huge pages, by size.",
     }
 
     /// Counters of a network interface.
@@ -86,5 +102,11 @@ messages! {
     StatsContainerResponse {
         1 cgroup_stats: Option<CgroupStats> => "Of its cgroup.",
         2 network_stats: Vec<NetworkStats> => "Of the sandbox's interfaces.",
+    }
+
+    /// Counters of huge pages by their size (an entry of a map).
+    HugetlbEntry {
+        1 key: String => "The size, such as `2MB`.",
+        2 value: Option<HugetlbStats> => "The counters.",
     }
 }

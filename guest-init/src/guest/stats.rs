@@ -42,6 +42,7 @@ fn of_files(file: impl Fn(&str) -> Vec<u8>) -> CgroupStats {
         cpu_stats: Some(CpuStats {
             cpu_usage: Some(CpuUsage {
                 total_usage: nanoseconds("usage_usec"),
+                percpu_usage: Vec::new(),
                 usage_in_kernelmode: nanoseconds("system_usec"),
                 usage_in_usermode: nanoseconds("user_usec"),
             }),
@@ -55,6 +56,7 @@ fn of_files(file: impl Fn(&str) -> Vec<u8>) -> CgroupStats {
             cache: keyed(&memory_stat, "file"),
             usage: Some(data("memory.current", "memory.peak", "memory.max", failures)),
             swap_usage: Some(data("memory.swap.current", "memory.swap.peak", "memory.swap.max", 0)),
+            kernel_usage: None,
             use_hierarchy: true,
             stats: memory_counters,
         }),
@@ -64,6 +66,7 @@ fn of_files(file: impl Fn(&str) -> Vec<u8>) -> CgroupStats {
             limit: number(&file("pids.max")),
         }),
         blkio_stats: Some(block(&file("io.stat"))),
+        hugetlb_stats: Vec::new(),
     }
 }
 

@@ -191,6 +191,7 @@ mod tests {
                 ],
                 ..BlkioStats::default()
             }),
+            ..CgroupStats::default()
         };
         let interface =
             |name: &str, rx_bytes| NetworkStats { name: name.into(), rx_bytes, ..NetworkStats::default() };
