@@ -27,6 +27,7 @@ mod tests;
 pub use held::Held;
 pub(crate) use held::Incoming;
 use publish::Yard;
+pub use publish::{is_at, sync_directory_of};
 pub use sweep::Swept;
 
 use std::fs::{self, File};

@@ -112,7 +112,7 @@ impl Store {
 }
 
 /// True if the file at `path` is this one.
-pub(super) fn is_at(file: &File, path: &Path) -> bool {
+pub fn is_at(file: &File, path: &Path) -> bool {
     let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
     let here = file.metadata().map(identity);
     here.is_ok_and(|here| fs::symlink_metadata(path).is_ok_and(|there| identity(there) == here))
@@ -144,7 +144,7 @@ impl Unfinished {
 }
 
 /// A name, too, must survive a power cut.
-pub(super) fn sync_directory_of(place: &Path) -> io::Result<()> {
+pub fn sync_directory_of(place: &Path) -> io::Result<()> {
     File::open(place.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -419,13 +419,6 @@ pub(super) fn open_lock(path: &Path) -> io::Result<File> {
 fn is_held(path: &Path) -> bool {
     let Ok(file) = File::open(path) else { return false };
     flock(&file, FlockOperation::NonBlockingLockShared).is_err()
-}
-
-/// Whether the file at `path` is this one.
-pub(super) fn is_at(file: &File, path: &Path) -> bool {
-    let identity = |found: fs::Metadata| (found.dev(), found.ino());
-    let here = file.metadata().map(identity);
-    here.is_ok_and(|here| fs::symlink_metadata(path).is_ok_and(|there| identity(there) == here))
 }
 
 fn read_record(path: &Path) -> io::Result<Record> {

@@ -6,10 +6,11 @@
 //! guest could not use behind a shared directory.
 
 use super::super::run::Ready;
-use super::{DATA, remove_tree, sync};
+use super::{DATA, remove_tree};
 use crate::backends::fs::give_to;
 use ferry_images::erofs::tree::{Attributes, Content, NodeId, Tree};
 use ferry_images::source::contents::Contents;
+use ferry_images::store::sync_directory_of;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags, lsetxattr, mkfifoat, utimensat};
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -36,7 +37,7 @@ pub(super) fn fill(directory: &Path, image: &Ready, place: &str) -> io::Result<(
         rustix::fs::syncfs(&File::open(&unfinished)?)?;
         // A directory takes an empty one's place in one step.
         fs::rename(&unfinished, &data)?;
-        sync(directory)
+        sync_directory_of(&data)
     });
     if copied.is_err() {
         // What cannot be removed now is removed before the next attempt.

@@ -4,6 +4,7 @@
 //! .lock               held while a volume appears or goes
 //! NAME/volume.json    what is known of it
 //! NAME/lock           shared by everybody who uses it, held alone by whoever fills or removes it
+//! NAME/begin          held while somebody finds out whether to fill it, does so, and begins to use it
 //! NAME/data/          what containers see
 //! NAME/data.new/      what an image has at the place of an empty volume, until all of it is here
 //! .new-ID/, .gone-ID/ one on its way in or out
@@ -19,8 +20,9 @@ mod tests;
 use super::clock;
 use super::name;
 use super::run::Ready;
-use super::state::{Listed, is_at, open_lock, private_directory, read_versioned};
+use super::state::{Listed, open_lock, private_directory, read_versioned};
 use super::volume::Volume;
+use ferry_images::store::{is_at, sync_directory_of};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
@@ -36,6 +38,8 @@ const VERSION: u32 = 1;
 const RECORD: &str = "volume.json";
 /// In a volume.
 const LOCK: &str = "lock";
+/// In a volume, too. With the other alone, who waits for one that fills it and is killed would use it as it is.
+const BEGIN: &str = "begin";
 /// Of all of them: like whatever else begins with a dot, no volume's name.
 const ALL: &str = ".lock";
 const DATA: &str = "data";
@@ -199,7 +203,7 @@ impl Volumes {
         let made = self.root.join(format!("{NEW}{}", name::id()));
         let directory = self.root.join(name);
         make(&made, &record).and_then(|()| fs::rename(&made, &directory)).map_err(io_at(&directory))?;
-        sync(&self.root).map_err(io_at(&self.root))?;
+        sync_directory_of(&directory).map_err(io_at(&self.root))?;
         Ok((Stored { record, directory }, true))
     }
 
@@ -239,13 +243,18 @@ impl Volumes {
     ) -> Result<(), E> {
         let stored = self.find(name)?;
         let path = stored.directory.join(LOCK);
-        let lock = open_lock(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => Error::NotFound(name.to_owned()),
-            _ => io_at(&path)(error),
-        })?;
+        let begin = open_lock(&stored.directory.join(BEGIN));
+        let (begin, lock) =
+            begin.and_then(|begin| Ok((begin, open_lock(&path)?))).map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => Error::NotFound(name.to_owned()),
+                _ => io_at(&path)(error),
+            })?;
         let until = Instant::now() + ENDING;
         loop {
-            let is_free = flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
+            // Nobody is to take this look for a use of it.
+            let is_free = [&begin, &lock]
+                .into_iter()
+                .all(|lock| flock(lock, FlockOperation::NonBlockingLockExclusive).is_ok());
             let containers = list()?;
             if let Some(user) = stored.user(&containers) {
                 let container = user.record.name.clone();
@@ -272,7 +281,7 @@ impl Volumes {
         {
             let _all = self.lock()?;
             fs::rename(&stored.directory, &gone).map_err(io_at(&stored.directory))?;
-            sync(&self.root).map_err(io_at(&self.root))?;
+            sync_directory_of(&gone).map_err(io_at(&self.root))?;
         }
         // What another process has left goes with it.
         self.clean(GONE)
@@ -305,10 +314,15 @@ impl Volumes {
         loop {
             let (stored, _) = self.create(name, BTreeMap::new(), anonymous)?;
             let path = stored.directory.join(LOCK);
-            let lock = match open_lock(&path) {
-                Ok(lock) => lock,
-                // It was removed meanwhile.
+            let opened = open_lock(&stored.directory.join(BEGIN)).and_then(|begin| {
+                flock(&begin, FlockOperation::LockExclusive)?;
+                Ok((begin, open_lock(&path)?))
+            });
+            let (_begin, lock) = match opened {
+                // It was removed meanwhile, and perhaps made again.
+                Ok((begin, _)) if !is_at(&begin, &stored.directory.join(BEGIN)) => continue,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Ok(locks) => locks,
                 Err(error) => return Err(io_at(&path)(error)),
             };
             let alone = flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() && is_at(&lock, &path);
@@ -319,7 +333,7 @@ impl Volumes {
                     error,
                 })?;
             }
-            // Whoever fills it is waited for, and whoever removes it.
+            // Whoever removes it is waited for.
             flock(&lock, FlockOperation::LockShared).map_err(|error| io_at(&path)(error.into()))?;
             if is_at(&lock, &path) {
                 return Ok((stored, lock));
@@ -360,9 +374,10 @@ impl Volumes {
 /// that nobody may enter, and more of them in one another than a path or a stack has room for: so each is opened up, and what
 /// is in it that is a directory is moved to the top.
 fn remove_tree(top: &Path) -> io::Result<()> {
-    let is_gone = |result: io::Result<()>| match result {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
+    // What another moves while this one looks, it may not see: then there is another round.
+    let is_gone = |result: io::Result<()>| match result.as_ref().map_err(io::Error::kind) {
+        Err(io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => Ok(()),
+        _ => result,
     };
     let open_up = |path: &Path| is_gone(fs::set_permissions(path, Permissions::from_mode(0o700)));
     let entries = |path: &Path| match fs::read_dir(path) {
@@ -372,14 +387,11 @@ fn remove_tree(top: &Path) -> io::Result<()> {
     };
     let is_directory = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
     let (prefix, mut moved) = (name::id(), 0_u64);
-    if !is_directory(top) {
-        return Ok(());
-    }
-    open_up(top)?;
-    loop {
+    while is_directory(top) {
+        open_up(top)?;
         let there = entries(top)?;
         if there.is_empty() {
-            return is_gone(fs::remove_dir(top));
+            is_gone(fs::remove_dir(top))?;
         }
         for path in there.iter().map(fs::DirEntry::path) {
             if !is_directory(&path) {
@@ -400,6 +412,7 @@ fn remove_tree(top: &Path) -> io::Result<()> {
             is_gone(fs::remove_dir(&path))?;
         }
     }
+    Ok(())
 }
 
 /// Makes a volume's directory, and what is known of it, on disk.
@@ -415,10 +428,6 @@ fn make(directory: &Path, record: &Record) -> io::Result<()> {
     serde_json::to_writer(&mut file, record)?;
     file.write_all(b"\n")?;
     file.sync_all()?;
-    sync(directory)
-}
-
-/// Names, too, must survive a power cut.
-fn sync(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
+    // Names, too, must survive a power cut.
+    sync_directory_of(&data)
 }

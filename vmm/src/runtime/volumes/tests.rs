@@ -238,7 +238,9 @@ const FILES: usize = 60;
 
 fn work(place: &Path) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "runtime::volumes::tests::work_of_other_processes"]).env(WORK, place);
+    command
+        .args(["--exact", "--nocapture", "runtime::volumes::tests::work_of_other_processes"])
+        .env(WORK, place);
     command.stdout(Stdio::null()).spawn().unwrap()
 }
 
