@@ -91,6 +91,7 @@ fn caller(at: usize, step: Step) -> Caller {
 impl<S: System> Agent<S> {
     /// Begins to keep an appliance's services.
     pub fn begin_appliance(&mut self, appliance: Appliance) -> Result {
+        refuse_if!(appliance.services.is_empty(), InvalidArgument, "the appliance has no services");
         let supervisor = Supervisor::new(&appliance)?;
         self.create_sandbox(appliance.sandbox.unwrap_or_default())?;
         let mut services = Vec::with_capacity(appliance.services.len());

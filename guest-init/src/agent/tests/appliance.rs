@@ -20,6 +20,7 @@ fn service(name: &str) -> Service {
 /// An appliance of this one service, which runs: the pids of its holder and its process.
 fn begun(service: Service) -> (World, i32, i32) {
     let mut world = World::new();
+    assert!(world.agent.begin_appliance(Appliance::default()).is_err(), "nothing to run");
     world.agent.begin_appliance(Appliance { services: vec![service], ..Default::default() }).unwrap();
     let (holder, pid) = come_up(&mut world);
     (world, holder, pid)
