@@ -72,14 +72,14 @@ fn what_is_shared_goes_with_its_helpers_and_memory_is_given_back_until_it_runs_o
     // The big process is a subshell with a long string, which it has twice while it makes it longer.
     let length = size(2 << 20, 256 << 20);
     let script = format!(
-        "echo aboard; cd /vol; read line < from-host; read setting < /etc/settings
+        "trap 'while :; do x=${{x:-xxxxxxxxxxxxxxxx}}$x; done' USR1
+         echo aboard; cd /vol; read line < from-host; read setting < /etc/settings
          echo $line $setting > a; mv a b; ln -s b l; read line < l
          exec 3<> gone; rm gone; echo \"$line, still\" >&3
          (echo no > /etc/settings) 2> refused || echo refused >> refused
          for place in /usr/share/doc/*; do echo $place; done > /usr/share/doc/seen; echo $line > /unnamed/file
          echo $line > told
          (x=xxxxxxxxxxxxxxxx; while [ ${{#x}} -lt {length} ]; do x=$x$x; done; echo ${{#x}} > filled)
-         trap 'while :; do x=${{x:-xxxxxxxxxxxxxxxx}}$x; done' USR1
          while :; do sleep 1000 & wait; done"
     );
     let (shared, file) =
