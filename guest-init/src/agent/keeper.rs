@@ -118,8 +118,9 @@ impl<S: System> Agent<S> {
         self.keeper.answers.push((number, answer));
     }
 
-    /// Does everything that is to be done for the services now. Returns when to look again, in milliseconds.
-    pub(super) fn keep_services(&mut self) -> Option<u32> {
+    /// Does everything that is to be done for the services now. Returns when to look again, by the system's
+    /// clock.
+    pub(super) fn keep_services(&mut self) -> Option<u64> {
         if !self.keeper.is_there() {
             return None;
         }
@@ -139,7 +140,7 @@ impl<S: System> Agent<S> {
         let stopped = stopped.map(|(caller, _)| caller).collect();
         let deadline = keeper.supervisor.deadline();
         self.answer_all(stopped, Ok(Vec::new()));
-        deadline.map(|deadline| u32::try_from(deadline.saturating_sub(self.system.now())).unwrap_or(u32::MAX))
+        deadline
     }
 
     fn act(&mut self, at: usize, action: Action) {

@@ -402,9 +402,8 @@ impl<S: System> Agent<S> {
         Ok(None)
     }
 
-    /// Tells those who wait for a removal no longer than they wanted to. Returns when to look again, in
-    /// milliseconds.
-    pub(super) fn give_up_removals(&mut self) -> Option<u32> {
+    /// Tells those who wait for a removal no longer than they wanted to. Returns when to look again, by the system's clock.
+    pub(super) fn give_up_removals(&mut self) -> Option<u64> {
         let now = || self.system.now();
         let mut late = Vec::new();
         let mut next: Option<u64> = None;
@@ -417,7 +416,7 @@ impl<S: System> Agent<S> {
         for caller in late {
             self.answer(caller, Err(fault!(DeadlineExceeded, "processes of the container are still ending")));
         }
-        next.map(|deadline| u32::try_from(deadline.saturating_sub(self.system.now())).unwrap_or(u32::MAX))
+        next
     }
 
     fn begin_removal(&mut self, id: &str) {

@@ -184,7 +184,9 @@ impl<S: System> Agent<S> {
         if !self.unheard.is_empty() || self.room {
             return Some(0);
         }
-        [mounts, removals, services].into_iter().flatten().min()
+        let until = |deadline: u64| deadline.saturating_sub(self.system.now()).try_into().unwrap_or(u32::MAX);
+        let deadline = [removals, services].into_iter().flatten().min().map(until);
+        [mounts, deadline].into_iter().flatten().min()
     }
 
     /// Reads what a client says, and does it.
