@@ -46,7 +46,7 @@ impl<S: System> Agent<S> {
             spec.process.take().ok_or_else(|| fault!(InvalidArgument, "the specification has no process"))?;
         refuse_if!(!call.shared_mounts.is_empty(), Unimplemented, "shared mounts are not supported");
         if let Some(user) = call.string_user {
-            name_user(&mut process, &user);
+            name_user(&mut process, &user)?;
         }
         if call.sandbox_pidns
             && let Some(linux) = &mut spec.linux
@@ -198,7 +198,7 @@ impl<S: System> Agent<S> {
         }
         let mut process = request.process.ok_or_else(|| fault!(InvalidArgument, "nothing to execute"))?;
         if let Some(user) = request.string_user {
-            name_user(&mut process, &user);
+            name_user(&mut process, &user)?;
         }
         container.processes.insert(key.process.clone(), Process { spec: process, ..Default::default() });
         if let Err(fault) = self.begin(caller, &key, Which::Another) {
@@ -500,11 +500,16 @@ fn first_of(id: &str) -> ProcessKey {
 }
 
 /// Turns a `StringUser` into the user string that the guest looks up.
-fn name_user(process: &mut crate::api::oci::Process, user: &api::StringUser) {
+fn name_user(process: &mut crate::api::oci::Process, user: &api::StringUser) -> Result {
     let target = process.user.get_or_insert_default();
     if !user.uid.is_empty() || !user.gid.is_empty() {
         target.username =
             if user.gid.is_empty() { user.uid.clone() } else { format!("{}:{}", user.uid, user.gid) };
     }
-    target.additional_gids.extend(user.additional_gids.iter().filter_map(|gid| gid.parse::<u32>().ok()));
+    for gid in &user.additional_gids {
+        let number =
+            gid.parse().map_err(|_| fault!(InvalidArgument, "additional group `{gid}` is no number"));
+        target.additional_gids.push(number?);
+    }
+    Ok(())
 }

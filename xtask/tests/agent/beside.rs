@@ -42,10 +42,12 @@ fn a_user_is_named_in_words() {
         assert_eq!(String::from_utf8_lossy(&text).trim(), seen, "{named:?}");
         assert_eq!(wait(&client, &id, &request.exec_id).expect("it ends"), 0);
     }
-    let mut nobody = further(&id, &fresh("nobody"), &["id"]);
-    nobody.string_user = Some(user("captain", "", &[]));
-    let refusal = tell(&client, method::EXEC_PROCESS, &nobody);
-    assert!(refusal.as_ref().is_err_and(|error| error.to_string().contains("captain")), "{refusal:?}");
+    for (unknown, word) in [(user("captain", "", &[]), "captain"), (user("crew", "", &["mates"]), "mates")] {
+        let mut nobody = further(&id, &fresh("nobody"), &["id"]);
+        nobody.string_user = Some(unknown);
+        let refusal = tell(&client, method::EXEC_PROCESS, &nobody);
+        assert!(refusal.as_ref().is_err_and(|error| error.to_string().contains(word)), "{refusal:?}");
+    }
     client.remove_container(&id, LONG).unwrap();
 }
 
