@@ -431,6 +431,10 @@ fn users_are_another_container_s() {
     assert_eq!(refused(&client, elsewhere).0, Code::InvalidArgument);
 }
 
+fn rule(allow: bool, kind: &str, major: i64, minor: i64, access: &str) -> LinuxDeviceCgroup {
+    LinuxDeviceCgroup { allow, r#type: kind.to_owned(), major, minor, access: access.to_owned() }
+}
+
 #[test]
 fn device_nodes_and_rules() {
     let mut guest = guest();
@@ -443,13 +447,6 @@ fn device_nodes_and_rules() {
         file_mode: 0o640,
         uid: 7,
         gid: 8,
-    };
-    let rule = |allow, kind: &str, major, minor, access: &str| LinuxDeviceCgroup {
-        allow,
-        r#type: kind.to_owned(),
-        major,
-        minor,
-        access: access.to_owned(),
     };
     let script = "stat -c '%F %a %u %g %t:%T' /dev/mine/null; echo x > /dev/mine/null; \
                   disk=$(cat /sys/block/vda/dev); mknod /tmp/disk b ${disk%:*} ${disk#*:}; \
@@ -502,18 +499,11 @@ fn devices_of_the_guest_are_passed_on() {
             minor: 16,
             ..Default::default()
         });
-        let rule = |allow, kind: &str, (major, minor), access: &str| LinuxDeviceCgroup {
-            allow,
-            r#type: kind.to_owned(),
-            major,
-            minor,
-            access: access.to_owned(),
-        };
         linux.resources.get_or_insert_default().devices = vec![
-            rule(false, "a", (-1, -1), "rwm"),
-            rule(true, "c", (-1, -1), "rwm"),
-            rule(true, &kind, (-1, -1), "m"),
-            rule(true, &kind, (8, 16), "r"),
+            rule(false, "a", -1, -1, "rwm"),
+            rule(true, "c", -1, -1, "rwm"),
+            rule(true, &kind, -1, -1, "m"),
+            rule(true, &kind, 8, 16, "r"),
         ];
     };
     let script = "printf '%x:%x\\n' $(tr : ' ' < /sys/block/vda/dev); stat -c %t:%T /dev/given; head -c 1 /dev/given > /dev/null; \
