@@ -268,8 +268,7 @@ impl Containers {
         if !volumes.iter().any(|volume| volume.anonymous().is_some()) {
             return;
         }
-        let others = self.list();
-        match others {
+        match self.list() {
             Ok(others) => self.drop_unused(volumes, &others),
             Err(error) => tracing::warn!(%error, "a container's volumes cannot be removed"),
         }

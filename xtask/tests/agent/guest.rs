@@ -163,8 +163,7 @@ pub fn container_with(id: &str, command: &[&str], change: impl FnOnce(&mut Optio
     change(&mut options);
     let mut container = oci::container_for(id, &ImageConfig::default(), &options).expect("a container");
     // It has neighbours, unlike those that ferry runs alone.
-    let linux = container.oci.linux.as_mut().expect("a part about Linux");
-    linux.namespaces.push(LinuxNamespace { r#type: "ipc".to_owned(), path: String::new() });
+    add_namespace(&mut container.oci, "ipc", "");
     container
 }
 
@@ -178,6 +177,12 @@ pub fn container(id: &str, command: &[&str], change: impl FnOnce(&mut Spec)) -> 
     let mut container = container_with(id, command, |_| {});
     change(&mut container.oci);
     container
+}
+
+/// Gives it a namespace: a new one where the path is empty.
+pub fn add_namespace(spec: &mut Spec, kind: &str, path: &str) {
+    let namespace = LinuxNamespace { r#type: kind.to_owned(), path: path.to_owned() };
+    spec.linux.as_mut().expect("a part about Linux").namespaces.push(namespace);
 }
 
 /// Lets it join namespaces of another one.

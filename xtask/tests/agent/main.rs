@@ -13,6 +13,7 @@ mod foreign;
 mod guest;
 mod life;
 mod many;
+mod namespaces;
 mod oci;
 mod pod;
 mod random;
